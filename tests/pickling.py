@@ -1,0 +1,30 @@
+"""Read checkpoints in the test's own process: the child that `convert` starts takes seconds to import torch."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vjepa_sdk import unpickle
+from vjepa_sdk.weights import Stored, read_headers
+
+
+@contextmanager
+def _unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], dict[str, Any]]]:
+    with tempfile.TemporaryDirectory(dir=near.parent) as directory:
+        out = Path(directory) / "tensors.safetensors"
+        facts = unpickle._extract(str(source), str(out))
+        yield read_headers([out]), {**facts, "network_isolated": False}
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Make `convert` read without a child until the block ends."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vjepa_sdk.convert.unpickled", _unpickled)
+        yield

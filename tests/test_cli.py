@@ -1,0 +1,337 @@
+"""The command line: options reach the library, errors are one line, exit codes mean what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from media import write_audio, write_video
+from tiny_models import save_tiny
+
+import vjepa_sdk
+from vjepa_sdk import cli, embed, trainer
+from vjepa_sdk.storage import Lock
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("clips")
+    for number in range(3):
+        write_video(directory / f"{number}.mp4", num_frames=8)
+    return directory
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """Run the command in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["vjepa", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+    return 0
+
+
+def test_embed_writes_one_row_per_clip(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "feats.npy"
+    assert run(monkeypatch, "embed", clips, "--out", out, "--model", model, "--num-workers", "0") == cli.COMPLETE
+    assert capsys.readouterr().out == f"{out}: 3 rows\n"
+    assert np.load(out).shape == (3, 24)
+
+
+def test_embed_of_corrupt_clips_skips_them_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, model: Path, tmp_path: Path
+) -> None:
+    (bad := tmp_path / "bad.mp4").write_text("not a video")
+    out = tmp_path / "feats.npy"
+    code = run(monkeypatch, "embed", clips, bad, "--out", out, "--model", model, "--num-workers", "0")
+    assert code == cli.SOME_SKIPPED
+    assert "3 rows, 1 skipped" in capsys.readouterr().out
+    errors = [json.loads(line) for line in (tmp_path / "feats.errors.jsonl").read_text().splitlines()]
+    assert [error["path"] for error in errors] == [str(bad)]
+
+
+def test_json_is_the_result(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "feats.npy"
+    assert run(monkeypatch, "embed", clips, "--out", out, "--model", model, "--num-workers", "0", "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["rows"], result["failed"], result["already_complete"]) == (3, 0, False)
+
+
+def test_every_embed_option_is_a_keyword_of_the_library_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[tuple[Any, dict[str, Any]]] = []
+
+    class Stop(Exception):
+        pass
+
+    def record(*arguments: Any, **keywords: Any) -> None:
+        calls.append((arguments, keywords))
+        raise Stop
+
+    monkeypatch.setattr(embed, "embed_files", record)
+    options = (
+        "--model m --revision r --weights context --pooling temporal --num-frames 4 --fps 2.5 --batch-size 3 "
+        "--normalize-embeddings --decoder decord --device cpu --num-workers 1 --deadline-seconds 9 --max-failures 0.5 "
+        "--on-error stop --overwrite --quiet"
+    ).split()
+    monkeypatch.setattr(sys, "argv", ["vjepa", "embed", "a", "b", "--out", str(tmp_path / "x.npy"), *options])
+    with pytest.raises(Stop):
+        cli.main()
+    [(arguments, keywords)] = calls
+    assert arguments == (["a", "b"], tmp_path / "x.npy")
+    assert keywords == {
+        "model": "m",
+        "revision": "r",
+        "weights": "context",
+        "pooling": "temporal",
+        "num_frames": 4,
+        "fps": 2.5,
+        "batch_size": 3,
+        "normalize_embeddings": True,
+        "decoder": "decord",
+        "device": "cpu",
+        "num_workers": 1,
+        "deadline_seconds": 9.0,
+        "max_failures": 0.5,
+        "on_error": "stop",
+        "overwrite": True,
+        "show_progress_bar": False,
+    }
+
+
+def _inputs(directory: Path) -> dict[str, Path]:
+    """One of each input that cannot work."""
+    (directory / "empty").mkdir()
+    (directory / "text.mp4").write_text("hello")
+    (directory / "zero.mp4").touch()
+    write_audio(directory / "audio.mp4")
+    return {path.name: path for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("bad", "code", "message"),
+    [
+        ("absent.mp4", cli.USAGE, "absent.mp4: does not exist"),
+        ("empty", cli.USAGE, "empty: "),
+        ("text.mp4", cli.FAILED, "text.mp4"),
+        ("zero.mp4", cli.FAILED, "zero.mp4"),
+        ("audio.mp4", cli.FAILED, "audio.mp4"),
+    ],
+)
+def test_unusable_inputs_are_one_line_and_leave_no_features(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    model: Path,
+    tmp_path: Path,
+    bad: str,
+    code: int,
+    message: str,
+) -> None:
+    _inputs(tmp_path)
+    out = tmp_path / "feats.npy"
+    assert run(monkeypatch, "embed", tmp_path / bad, "--out", out, "--model", model, "--num-workers", "0") == code
+    errors = capsys.readouterr().err
+    assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--out", "missing/feats.npy"), "missing"),
+        (("--out", "feats.xyz"), "feats.xyz"),
+        (("--out", "feats.npy", "--batch-size", "0"), "batch_size=0"),
+        (("--out", "feats.npy", "--model", "vjepa-tinny"), "did you mean 'vjepa-tiny'"),
+        (("--out", "feats.npy", "--num-frames", "3"), "num_frames=3"),
+        (("--out", "feats.npy", "--device", "tpu"), "device='tpu'"),
+        (("--out", "feats.npy", "--max-failures", "5"), "max_failures=5"),
+    ],
+)
+def test_bad_options_are_one_line_and_write_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    clips: Path,
+    model: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with_model = options if "--model" in options else (*options, "--model", str(model))
+    assert run(monkeypatch, "embed", clips, *with_model) == cli.USAGE
+    errors = capsys.readouterr().err
+    assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, model: Path, tmp_path: Path
+) -> None:
+    (out := tmp_path / "feats.npy").write_bytes(b"mine")
+    assert run(monkeypatch, "embed", clips, "--out", out, "--model", model) == cli.USAGE
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == b"mine"
+
+
+def test_the_same_command_again_is_already_complete(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("embed", clips, "--out", tmp_path / "feats.npy", "--model", model, "--num-workers", "0")
+    run(monkeypatch, *arguments)
+    assert run(monkeypatch, *arguments) == cli.COMPLETE
+    assert "already complete, 3 rows" in capsys.readouterr().out
+
+
+def test_pretrain_trains_and_exports(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, tmp_path: Path
+) -> None:
+    small = (
+        "model.img_size=64 model.num_frames=4 model.embed_dim=24 model.num_heads=2 model.depth=4 "
+        "model.level_layers=[0,1,2,3] model.predictor_embed_dim=12 model.predictor_num_heads=1 "
+        "model.predictor_depth=1 steps=2 batch_size=2 data.num_workers=0"
+    ).split()
+    settings = [part for setting in small for part in ("--set", setting)]
+    out = tmp_path / "run"
+    assert run(monkeypatch, "pretrain", clips, "--preset", "tiny", "--out", out, *settings) == cli.COMPLETE
+    assert capsys.readouterr().out == f"{out / 'model'}: trained 2 steps\n"
+    assert vjepa_sdk.VJEPA.from_pretrained(out / "model").config.depth == 4
+
+
+def test_pretrain_settings_reach_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found: list[Any] = []
+
+    def record(config: Any, **keywords: Any) -> None:
+        found.extend((config, keywords))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(trainer, "pretrain", record)
+    out = tmp_path / "run"
+    options = ("--split", "train", "--out", out, "--set", "optim.lr=3e-4", "--resume", "-q")
+    run(monkeypatch, "pretrain", "list.csv", *options)
+    config, keywords = found
+    assert (config.data.path, config.data.split, config.out, config.optim.lr) == ("list.csv", "train", str(out), 3e-4)
+    assert keywords == {"resume": True, "show_progress_bar": False}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--preset", "huge"), cli.USAGE, "unknown recipe 'huge'; available: tiny"),
+        (("--set", "optim.lrr=1"), cli.USAGE, "unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
+        (("--config", "absent.toml"), cli.USAGE, "absent.toml: cannot read the configuration"),
+        (("--resume",), cli.USAGE, "holds no run to resume"),
+    ],
+)
+def test_pretrain_mistakes_are_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    clips: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    assert run(monkeypatch, "pretrain", clips, "--out", tmp_path / "run", *options) == code
+    errors = capsys.readouterr().err
+    assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors
+
+
+def test_pretrain_in_a_used_directory_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").touch()
+    assert run(monkeypatch, "pretrain", clips, "--out", tmp_path) == cli.USAGE
+    assert "is not empty; pass --resume to continue it, or choose another --out" in capsys.readouterr().err
+
+
+def test_locked_output_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch, clips: Path, tmp_path: Path) -> None:
+    def refuse(*arguments: Any, **keywords: Any) -> None:
+        with Lock(tmp_path / "lock"), Lock(tmp_path / "lock"):
+            pass
+
+    monkeypatch.setattr(embed, "embed_files", refuse)
+    assert run(monkeypatch, "embed", clips, "--out", tmp_path / "feats.npy") == cli.IN_USE
+
+
+def test_models_lists_the_bundled_one_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch, "models")
+    assert capsys.readouterr().out.splitlines()[0].split()[0] == "vjepa-tiny"
+    run(monkeypatch, "models", "--json")
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "vjepa-tiny"
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"vjepa-sdk {vjepa_sdk.__version__}\n"
+
+
+def test_unknown_options_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "embed", "x", "--outt", "y") == cli.USAGE
+    assert run(monkeypatch) == cli.USAGE
+
+
+def test_names_with_escape_codes_do_not_reach_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run(monkeypatch, "embed", tmp_path / "\x1b]0;evil\x07.mp4", "--out", tmp_path / "feats.npy")
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_module_runs_as_a_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "vjepa_sdk", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"vjepa-sdk {vjepa_sdk.__version__}\n"
+
+
+def test_convert_writes_a_model_directory_and_says_what_was_dropped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (shape := tmp_path / "shape.toml").write_text(
+        "img_size = 64\nnum_frames = 8\nembed_dim = 48\ndepth = 3\nnum_heads = 3\nnum_mask_tokens = 10\n"
+        "predictor_embed_dim = 36\npredictor_depth = 2\npredictor_num_heads = 2\n"
+    )
+    checkpoint = Path(__file__).parent / "golden" / "vjepa2_tiny.pth.tar"
+    out = tmp_path / "model"
+    assert run(monkeypatch, "convert", checkpoint, out, "--config", shape) == cli.COMPLETE
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{out}: model custom, 120 tensors\n") and "not weights" in printed
+    assert vjepa_sdk.VJEPA.from_pretrained(out).config.embed_dim == 48
+    assert run(monkeypatch, "convert", out, tmp_path / "theirs", "--layout", "transformers") == cli.COMPLETE
+    assert (tmp_path / "theirs" / "video_preprocessor_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        ((), cli.USAGE, "the file does not tell its number of heads"),
+        (("--arch", "vjepa2-vitl17"), cli.USAGE, "did you mean 'vjepa2-vitl16"),
+        (("--arch", "vjepa2-vitl16", "--config", "x.toml"), cli.USAGE, "exclude each other; pass one"),
+    ],
+)
+def test_convert_mistakes_are_one_line_and_write_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    checkpoint = Path(__file__).parent / "golden" / "vjepa2_tiny.pth.tar"
+    assert run(monkeypatch, "convert", checkpoint, tmp_path / "model", *options) == code
+    errors = capsys.readouterr().err
+    assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors
+    assert not (tmp_path / "model").exists()

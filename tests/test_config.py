@@ -1,0 +1,159 @@
+"""Configurations refuse what cannot work, and survive TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from vjepa_sdk.config import (
+    DataConfig,
+    MaskConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    PreprocessConfig,
+    TrainConfig,
+)
+from vjepa_sdk.errors import ConfigError
+from vjepa_sdk.recipes import MODELS, RECIPES, train_config
+from vjepa_sdk.schema import from_dict, read_toml, to_dict, to_toml
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_survive_a_round_trip_through_toml(name: str) -> None:
+    recipe = RECIPES[name]
+    assert from_dict(TrainConfig, tomllib.loads(to_toml(recipe))) == recipe
+
+
+@pytest.mark.parametrize("cls", [ModelConfig, MaskConfig, ObjectiveConfig, DataConfig, OptimConfig, TrainConfig])
+def test_what_may_be_none_is_none_by_default(cls: type) -> None:
+    # TOML has no null: a value left out of a file must mean None
+    for item in dataclasses.fields(cls):
+        if "None" in str(item.type):
+            assert item.default is None, item.name
+
+
+def test_model_presets_have_the_official_shapes() -> None:
+    shapes = {name: (model.embed_dim, model.depth, model.num_heads) for name, model in MODELS.items()}
+    assert shapes == {
+        "vit_tiny": (192, 12, 3),
+        "vit_small": (384, 12, 6),
+        "vit_base": (768, 12, 12),
+        "vit_large": (1024, 24, 16),
+        "vit_huge": (1280, 32, 16),
+        "vit_giant": (1408, 40, 22),
+        "vit_gigantic": (1664, 48, 26),
+    }
+    assert int(1408 * MODELS["vit_giant"].mlp_ratio) == 6144
+    assert int(1664 * MODELS["vit_gigantic"].mlp_ratio) == 8192
+
+
+def test_configurations_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ModelConfig().depth = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_frames": 7}, "num_frames=7 must be a multiple of tubelet_size=2; pass 6 or 8"),
+        ({"num_frames": 1}, "num_frames=1 must be a multiple of tubelet_size=2; pass 2"),
+        ({"img_size": 100}, "img_size=100 must be a multiple of patch_size=16; pass 96 or 112"),
+        ({"embed_dim": 100}, "embed_dim=100 must be a multiple of num_heads=16; pass 96 or 112"),
+        ({"depth": 0}, "depth=0 must lie between 1 and 256; pass 1"),
+        ({"depth": 2**63}, "depth=9223372036854775808 must lie between"),
+        ({"depth": "12"}, "depth='12' must be an integer"),
+        ({"depth": True}, "depth=True must be an integer"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio=nan must be a number"),
+        ({"position": "learned"}, "position='learned' must be one of 'rope', 'sincos'"),
+        ({"level_layers": (3, 5)}, r"level_layers=\[3, 5\] must rise and end with the last block; end it with 23"),
+        ({"predictor_levels": 2}, "predictor_levels=2 must be 1 or the number of level_layers; pass 1 or 1"),
+        ({"embed_dim": 16384, "depth": 256}, "parameters; at most 8,000,000,000 are allowed"),
+    ],
+)
+def test_model_config_refuses(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_preprocess_config_refuses_a_crop_larger_than_the_frame() -> None:
+    with pytest.raises(ConfigError, match="resize_size=64 must lie between 96 and"):
+        PreprocessConfig(resize_size=64, crop_size=96)
+
+
+def test_columns_need_blocks_that_last_the_whole_clip() -> None:
+    with pytest.raises(ConfigError, match="pass equalize='truncate'"):
+        MaskConfig(temporal_scale=(0.5, 1.0))
+
+
+def test_context_loss_needs_a_predictor_that_returns_context() -> None:
+    with pytest.raises(ConfigError, match=r"set model\.predictor_context=true"):
+        TrainConfig(objective=ObjectiveConfig(context_weight=0.5))
+
+
+def test_each_mask_set_needs_its_mask_token() -> None:
+    with pytest.raises(ConfigError, match="num_mask_tokens=1 must be at least the number of mask sets; pass 2"):
+        TrainConfig(model=ModelConfig(num_mask_tokens=1))
+
+
+def test_stride_must_be_an_interval() -> None:
+    with pytest.raises(ConfigError, match=r"frame_stride=\(4, 2\) must be \(low, high\)"):
+        DataConfig(frame_stride=(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.lrr=1", "unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
+        ("modell.depth=1", "unknown key 'modell'; did you mean 'model'?"),
+        ("optim=3", r"optim=3 must be a table; write \[optim\]"),
+        ("optim.lr", "--set 'optim.lr' must be key=value"),
+        ("optim.lr.x=1", "'lr' is not a section"),
+        ("model.num_frames=7", "model.num_frames=7 must be a multiple of tubelet_size=2"),
+        ("precision=fp8", "precision='fp8' must be one of 'float32', 'bfloat16'"),
+    ],
+)
+def test_bad_settings_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_config(overrides=[override])
+
+
+def test_unknown_recipe_lists_what_exists() -> None:
+    with pytest.raises(ConfigError, match="unknown recipe 'huge'; available: tiny, "):
+        train_config(preset="huge")
+
+
+def test_settings_take_precedence_over_file_over_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("steps = 7\nseed = 3\n[optim]\nlr = 1e-3\n")
+    config = train_config(path=path, settings={"seed": 4}, overrides=["optim.warmup_steps=2"])
+    assert (config.steps, config.seed, config.optim.lr, config.optim.warmup_steps) == (7, 4, 1e-3, 2)
+    assert config.model == RECIPES["tiny"].model
+
+
+def test_integers_are_read_as_numbers_where_numbers_are_expected() -> None:
+    assert train_config(overrides=["optim.lr=1"]).optim.lr == 1.0
+
+
+def test_broken_toml_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("steps = ")
+    with pytest.raises(ConfigError, match=r"broken\.toml: not valid TOML"):
+        read_toml(path)
+
+
+def test_missing_toml_names_the_file() -> None:
+    with pytest.raises(ConfigError, match=r"absent\.toml: cannot read the configuration"):
+        read_toml("absent.toml")
+
+
+def test_missing_values_are_named() -> None:
+    with pytest.raises(ConfigError, match="PreprocessConfig lacks resize_size, crop_size; add it"):
+        from_dict(PreprocessConfig, {})
+
+
+def test_plain_data_leaves_out_what_is_unset() -> None:
+    assert "rope_grid" not in to_dict(ModelConfig())

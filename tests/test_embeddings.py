@@ -1,0 +1,142 @@
+"""Files of features are read back as written, by us and by the libraries that own the formats."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from vjepa_sdk.embeddings import load_embeddings, sidecar, write_features
+from vjepa_sdk.errors import ConfigError, InputError
+
+
+def _write(path: Path, rows: list[np.ndarray]) -> Path:
+    with open(path, "wb") as file:
+        write_features(file, rows, suffix=path.suffix, shapes=[row.shape for row in rows])
+    sidecar(path, "index.jsonl").write_text("".join(json.dumps({"row": i}) + "\n" for i in range(len(rows))))
+    sidecar(path, "meta.json").write_text(json.dumps({"output": path.name}))
+    return path
+
+
+def _rows(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal(shape, dtype=np.float32) for shape in shapes]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    features=arrays.arrays(np.float32, arrays.array_shapes(min_dims=2, max_dims=5, max_side=4)),
+    suffix=st.sampled_from([".npy", ".npz", ".safetensors"]),
+)
+def test_what_is_written_is_read_back_bit_for_bit(
+    features: np.ndarray, suffix: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = _write(tmp_path_factory.mktemp("features") / f"feats{suffix}", list(features))
+    loaded = load_embeddings(path).features
+    assert loaded.dtype == np.float32
+    assert loaded.shape == features.shape
+    assert loaded.tobytes() == features.tobytes()
+
+
+@pytest.mark.parametrize("shapes", [[(2, 3), (4, 3), (1, 3)], [(2, 3), (2, 4)], [(3,), (3, 1)]])
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_rows_may_differ_in_shape(tmp_path: Path, suffix: str, shapes: list[tuple[int, ...]]) -> None:
+    rows = _rows(*shapes)
+    features = load_embeddings(_write(tmp_path / f"feats{suffix}", rows)).features
+    assert features.dtype == object
+    assert all(np.array_equal(row, loaded) for row, loaded in zip(rows, features, strict=True))
+
+
+def test_npy_is_what_numpy_itself_writes(tmp_path: Path) -> None:
+    features = np.stack(_rows((3,), (3,)))
+    own = io.BytesIO()
+    np.save(own, features)
+    assert _write(tmp_path / "feats.npy", list(features)).read_bytes() == own.getvalue()
+
+
+def test_npz_and_safetensors_open_with_their_libraries(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    rows = _rows((3,), (3,))
+    with np.load(_write(tmp_path / "feats.npz", rows), allow_pickle=False) as archive:
+        assert sorted(archive.files) == ["00000000", "00000001"]
+    with safe_open(_write(tmp_path / "feats.safetensors", rows), framework="np") as file:
+        assert sorted(file.keys()) == ["00000000", "00000001"]
+        assert np.array_equal(file.get_tensor("00000001"), rows[1])
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+def test_bytes_depend_on_the_rows_alone(tmp_path: Path, suffix: str) -> None:
+    rows = _rows((2, 3), (2, 3))
+    assert _write(tmp_path / f"a{suffix}", rows).read_bytes() == _write(tmp_path / f"b{suffix}", rows).read_bytes()
+
+
+def test_index_and_meta_come_with_the_features(tmp_path: Path) -> None:
+    loaded = load_embeddings(_write(tmp_path / "feats.npy", _rows((3,), (3,))))
+    assert loaded.index == [{"row": 0}, {"row": 1}]
+    assert loaded.meta == {"output": "feats.npy"}
+
+
+def test_unknown_suffix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"feats\.csv: the suffix '\.csv' must be one of \.npy, \.npz, \.safetensors"):
+        load_embeddings(tmp_path / "feats.csv")
+
+
+@pytest.mark.parametrize("name", ["feats.npy", "feats.index.jsonl", "feats.meta.json"])
+def test_missing_files_are_named(tmp_path: Path, name: str) -> None:
+    _write(tmp_path / "feats.npy", _rows((3,)))
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=rf"{name}: does not exist; `vjepa embed --out .*feats\.npy` writes it"):
+        load_embeddings(tmp_path / "feats.npy")
+
+
+def test_an_index_of_another_length_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "feats.npy", _rows((3,), (3,)))
+    sidecar(path, "index.jsonl").write_text('{"row": 0}\n')
+    with pytest.raises(InputError, match=r"feats\.npy: has 2 rows, but its index has 1 lines"):
+        load_embeddings(path)
+
+
+def test_an_index_of_another_output_is_refused(tmp_path: Path) -> None:
+    path = _write(tmp_path / "feats.npy", _rows((3,)))
+    sidecar(path, "meta.json").write_text('{"output": "feats.npz"}')
+    with pytest.raises(InputError, match=r"belongs to 'feats\.npz'; keep the files of one run together"):
+        load_embeddings(path)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\xff\xff", b"\xff" * 64])
+def test_damaged_features_are_an_input_error(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = _write(tmp_path / f"feats{suffix}", _rows((3,)))
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged or not written by `vjepa embed`"):
+        load_embeddings(path)
+
+
+@pytest.mark.parametrize(("suffix", "other"), [(".npy", ".npz"), (".npz", ".npy")])
+def test_a_suffix_that_names_another_format_is_an_input_error(tmp_path: Path, suffix: str, other: str) -> None:
+    path, wrong = _write(tmp_path / f"a{suffix}", _rows((3,))), _write(tmp_path / f"b{other}", _rows((3,)))
+    path.write_bytes(wrong.read_bytes())
+    with pytest.raises(InputError, match="its suffix names another format"):
+        load_embeddings(path)
+
+
+@pytest.mark.parametrize(("name", "text"), [("index.jsonl", "{\n"), ("meta.json", "{"), ("meta.json", "[]")])
+def test_damaged_sidecars_are_an_input_error(tmp_path: Path, name: str, text: str) -> None:
+    path = _write(tmp_path / "feats.npy", _rows((3,)))
+    sidecar(path, name).write_text(text)
+    with pytest.raises(InputError, match=r"feats\.npy: "):
+        load_embeddings(path)
+
+
+def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
+    path = _write(tmp_path / "feats.npy", _rows((3,)))
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="Object arrays cannot be loaded"):
+        load_embeddings(path)

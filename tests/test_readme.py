@@ -1,0 +1,207 @@
+"""What the documentation says is so: its code runs, its output is the output, its links lead somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer.main
+from PIL import Image
+from tiny_models import save_tiny
+
+import vjepa_sdk
+from vjepa_sdk import cli, train_config
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKED = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md"))]
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+_NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n\Z")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block of a page."""
+
+    language: str
+    text: str
+    line: int
+    is_run: bool
+    output: str
+    """Of a python block: the `text` block right after it, empty if there is none."""
+
+
+def blocks_of(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    fences = list(_FENCE.finditer(text))
+    for number, fence in enumerate(fences):
+        output = ""
+        for after in fences[number + 1 : number + 2]:
+            if after[1] == "text" and not text[fence.end() : after.start()].strip():
+                output = after[2]
+        line = text.count("\n", 0, fence.start()) + 1
+        yield Block(fence[1], fence[2], line, _NOT_RUN.search(text[: fence.start()]) is None, output)
+
+
+def commands_of(block: Block) -> Iterator[tuple[str, str]]:
+    """Yield the commands of a console block, each with the output shown under it."""
+    for part in re.split(r"^\$ ", block.text, flags=re.M)[1:]:
+        command, _, output = part.partition("\n")
+        yield command, output
+
+
+def check_output(given: str, shown: str, where: str) -> None:
+    """Compare what is printed with what is shown, if anything is; a line `...` stands for any lines."""
+    if not shown.strip():
+        return
+    pattern = "".join(
+        r"(?:.*\n)*" if line == "..." else re.escape(line) + r"\n" for line in shown.rstrip("\n").split("\n")
+    )
+    assert re.fullmatch(pattern, given), f"{where} prints\n{given}\nand not\n{shown}"
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in a copy of the repository, in which `vjepa` is this package."""
+    shutil.copytree(ROOT / "examples", tmp_path / "root" / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    scripts = [Path(sys.executable).parent]
+    if not (scripts[0] / "vjepa").exists():
+        (script := tmp_path / "bin" / "vjepa").parent.mkdir()
+        package = Path(vjepa_sdk.__file__).parent.parent
+        script.write_text(f'#!/bin/sh\nPYTHONPATH="{package}" exec "{sys.executable}" -m vjepa_sdk "$@"\n')
+        script.chmod(0o755)
+        scripts.insert(0, script.parent)
+    monkeypatch.setenv("PATH", os.pathsep.join([*map(str, scripts), os.environ["PATH"]]))
+    monkeypatch.chdir(tmp_path / "root")
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_of_a_page_runs_and_prints_what_is_shown(page: Path, copy: Path) -> None:
+    namespace: dict[str, object] = {"__name__": page.stem}
+    for block in blocks_of(page):
+        where = f"{name_of(page)}:{block.line}"
+        if not block.is_run:
+            continue
+        if block.language == "python":
+            printed = io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(block.text, where, "exec"), namespace)
+            check_output(printed.getvalue(), block.output, where)
+        elif block.language in ("console", "bash"):
+            for command, shown in commands_of(block):
+                done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+                assert done.returncode == 0, f"{where}: $ {command}\n{done.stderr}"
+                check_output(done.stdout, shown, where)
+        elif block.language == "toml":
+            (copy / "example.toml").write_text(block.text)
+            assert train_config(path=copy / "example.toml")
+        else:
+            assert block.language == "text", f"{where}: a block in {block.language!r} is not checked"
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for text, target in _LINK.findall(page.read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path) if path else page
+        assert linked.exists(), f"{name_of(page)}: [{text}]({target})"
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in headings}, target
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_linked_classes_and_functions_exist(page: Path) -> None:
+    for text, target in _LINK.findall(page.read_text(encoding="utf-8")):
+        if target.endswith(".py") and Path(target).parent.name == "vjepa_sdk" and text.startswith("`"):
+            home = importlib.import_module(f"vjepa_sdk.{Path(target).stem}")
+            for name in text.strip("`()").split("."):
+                assert hasattr(home, name), f"{name_of(page)}: {text} is not in {target}"
+                home = getattr(home, name)
+            module = getattr(home, "__module__", None)
+            assert module == f"vjepa_sdk.{Path(target).stem}", f"{name_of(page)}: {text} is defined in {module}"
+
+
+@pytest.mark.parametrize("page", LINKED, ids=name_of)
+def test_commands_and_options_exist_even_in_blocks_that_are_not_run(page: Path) -> None:
+    known = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    text = page.read_text(encoding="utf-8")
+    calls = re.findall(r"^\$ (vjepa .*)$", text, re.M) + re.findall(r"`(vjepa [^`\n]+)`", text)
+    for call in calls:
+        _, name, *arguments = call.split()
+        assert name in known, f"{name_of(page)}: there is no `vjepa {name}`"
+        options = {option for parameter in known[name].params for option in parameter.opts} | {"--help"}
+        assert {argument for argument in arguments if argument.startswith("--")} <= options, call
+
+
+def test_exit_codes_are_those_of_the_command_line() -> None:
+    listed = re.findall(r"^\| (\d+) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    codes = (cli.COMPLETE, cli.FAILED, cli.USAGE, cli.SOME_SKIPPED, cli.IN_USE, cli.RESUME_REFUSED, cli.GUARDED)
+    assert [int(code) for code in listed] == [*codes, cli.STOPPED, 130]
+
+
+def test_the_picture_of_masks_is_what_the_example_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["draw_masks.py", str(tmp_path / "masks.png")])
+    runpy.run_path(str(ROOT / "examples" / "draw_masks.py"), run_name="__main__")
+    drawn, shown = (
+        np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
+        for path in (tmp_path / "masks.png", ROOT / "docs" / "masks.png")
+    )
+    assert drawn.shape == shown.shape
+    # fonts and palettes may differ a little between versions of Pillow, masks may not
+    assert np.abs(drawn - shown).mean() < 2
+
+
+@pytest.mark.parametrize("among", ["clips", "feats.npy"])
+def test_search_finds_the_query_itself_first(
+    among: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_tiny(tmp_path / "model")
+    clips = copy / "examples" / "clips"
+    if among == "feats.npy":
+        vjepa_sdk.embed_files(clips, copy / among, model=str(model), num_workers=0)
+        capsys.readouterr()
+    place = clips if among == "clips" else copy / among
+    query = str(clips / "03_down-left.mp4")
+    monkeypatch.setattr(sys, "argv", ["search_videos.py", query, str(place), "--model", str(model)])
+    runpy.run_path(str(ROOT / "examples" / "search_videos.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[0].split() == ["1", "+1.000", query]
+
+
+def test_decord_returns_other_frames_of_open_groups_and_cannot_read_gif(tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    from media import read_numbers, write_video
+
+    from vjepa_sdk.errors import VideoDecodeError
+    from vjepa_sdk.video import read_video
+
+    options = {"x264-params": "open-gop=1:keyint=10:min-keyint=10:scenecut=0"}
+    path = write_video(tmp_path / "open.mp4", num_b_frames=3, num_frames=40, options=options)
+    wanted = list(range(40))
+    assert read_numbers(np.concatenate([read_video(path, [i]) for i in wanted])) == wanted
+    assert read_numbers(np.concatenate([read_video(path, [i], decoder="decord") for i in wanted])) != wanted
+    with pytest.raises(VideoDecodeError, match="cannot be read by decord"):
+        read_video(write_video(tmp_path / "a.gif", codec="gif", pixel_format="rgb8"), decoder="decord")

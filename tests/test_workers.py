@@ -1,0 +1,402 @@
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vjepa_sdk import workers
+from vjepa_sdk.errors import ConfigError, VideoDecodeError, VJEPAError
+from vjepa_sdk.workers import WorkerPool
+
+Answer = tuple[np.ndarray, dict[str, Any]]
+
+
+def act(request: Any) -> Answer:
+    """Do what the request says; runs in the children."""
+    if isinstance(request, int):
+        return np.full((2, 3), request, dtype=np.int32), {"pid": os.getpid()}
+    kind, _, rest = str(request).partition(" ")
+    if kind == "sleep":
+        time.sleep(float(rest))
+    elif kind == "signal":
+        os.kill(os.getpid(), int(rest))
+    elif kind == "exit":
+        os._exit(int(rest))
+    elif kind == "refuse":
+        raise VideoDecodeError("a.mp4: is truncated")
+    elif kind == "fail":
+        raise KeyError("two\nlines \x1b[0m")
+    elif kind == "environment":
+        return np.zeros(1), {"value": os.environ.get(rest)}
+    elif kind == "bad-type":
+        return np.array(["text"]), {}
+    elif kind == "bad-info":
+        return np.zeros(1), {"object": object()}
+    elif kind == "dtype":
+        return np.arange(6, dtype=rest).reshape(2, 3).T, {}
+    elif kind == "empty":
+        return np.zeros((0, 3), dtype=np.uint8), {}
+    return np.zeros(1), {}
+
+
+def _pool(num_workers: int = 2, **options: Any) -> WorkerPool[Any]:
+    return WorkerPool(act, num_workers=num_workers, **{"deadline_seconds": 20.0, **options})
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[dict[int, WorkerPool[Any]]]:
+    """Pools by number of processes, for tests that leave a pool as good as new: starting processes takes time."""
+    pools = {num_workers: _pool(num_workers) for num_workers in (0, 1, 2)}
+    yield pools
+    for pool in pools.values():
+        pool.close()
+
+
+def _values(results: Iterator[workers.TaskResult[Any]]) -> list[int | str | None]:
+    return [result.error if result.array is None else int(result.array.flat[0]) for result in results]
+
+
+def _children() -> set[int]:
+    listing = subprocess.run(["ps", "-o", "pid=", "--ppid", str(os.getpid())], capture_output=True, text=True).stdout
+    return {pid for pid in map(int, listing.split()) if _is_alive(pid)}
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z" and "_serve" in Path(f"/proc/{pid}/cmdline").read_text()
+
+
+def _wait_until_gone(pids: set[int]) -> None:
+    deadline = time.monotonic() + 5
+    while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not [pid for pid in pids if _is_alive(pid)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_results_come_in_the_order_of_the_requests(num_workers: int, pools: dict[int, WorkerPool[Any]]) -> None:
+    requests = ["sleep 0.2", *range(1, 12)]
+    results = list(pools[num_workers].map(requests, prefetch=3))
+    assert [result.request for result in results] == requests
+    assert _values(iter(results)) == [0, *range(1, 12)]
+
+
+def test_work_happens_in_other_processes(pools: dict[int, WorkerPool[Any]]) -> None:
+    pids = {result.info["pid"] for result in pools[2].map(range(4), prefetch=0)}
+    assert os.getpid() not in pids
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
+def test_arrays_arrive_unchanged_and_writable(num_workers: int, dtype: str, pools: dict[int, WorkerPool[Any]]) -> None:
+    (result,) = pools[num_workers].map([f"dtype {dtype}"], prefetch=0)
+    assert result.array is not None and result.array.flags.writeable
+    np.testing.assert_array_equal(result.array, np.arange(6, dtype=dtype).reshape(2, 3).T, strict=True)
+
+
+def test_an_empty_array_arrives(pools: dict[int, WorkerPool[Any]]) -> None:
+    (result,) = pools[1].map(["empty"], prefetch=0)
+    assert result.array is not None and result.array.shape == (0, 3)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        ("refuse", "a.mp4: is truncated"),
+        ("fail", r"KeyError: 'two\nlines \x1b[0m'"),
+        ("bad-type", "TypeError: a task must return an array of"),
+        ("bad-info", "TypeError: Object of type object is not JSON serializable"),
+    ],
+)
+def test_a_failing_task_gives_its_reason_in_one_line(
+    num_workers: int, request_: str, error: str, pools: dict[int, WorkerPool[Any]]
+) -> None:
+    first, second = pools[num_workers].map([request_, 5], prefetch=0)
+    assert first.array is None and first.error is not None and first.error.startswith(error)
+    assert _values(iter([second])) == [5]
+
+
+def test_a_hanging_task_costs_itself_only() -> None:
+    with _pool(deadline_seconds=1.0) as pool:
+        started = time.monotonic()
+        values = _values(pool.map([1, "sleep 60", 2, 3, "sleep 60", 4], prefetch=2))
+        assert time.monotonic() - started < 10
+    hang = "no result within 1 s; the decoder hangs on this file"
+    assert values == [1, hang, 2, 3, hang, 4]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (f"signal {int(signal.SIGSEGV)}", "decoder process died (signal 11)"),
+        (f"signal {int(signal.SIGABRT)}", "decoder process died (signal 6)"),
+        (f"signal {int(signal.SIGKILL)}", "decoder process was killed (signal 9), probably for lack of memory"),
+        ("exit 3", "decoder process died (exit code 3)"),
+    ],
+)
+def test_a_dying_process_costs_its_task_only(request_: str, error: str, pools: dict[int, WorkerPool[Any]]) -> None:
+    values = _values(pools[1].map([1, request_, 2], prefetch=1))
+    assert (values[0], values[2]) == (1, 2)
+    assert str(values[1]).startswith(error)
+
+
+def test_a_slow_start_does_not_count_against_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_module.py").write_text(
+        "import time\ntime.sleep(0.8)\nimport numpy as np\ndef task(request): return np.zeros(1), {}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import slow_module  # type: ignore[import-not-found]
+
+    with WorkerPool(slow_module.task, num_workers=1, deadline_seconds=0.6) as pool:
+        assert _values(pool.map([1], prefetch=0)) == [0]
+
+
+def test_requests_are_consumed_as_results_are() -> None:
+    consumed: list[int] = []
+
+    def requests() -> Iterator[int]:
+        for number in range(100):
+            consumed.append(number)
+            yield number
+
+    with _pool(2) as pool:
+        results = pool.map(requests(), prefetch=3)
+        for number in range(10):
+            assert next(results).request == number
+            assert len(consumed) <= number + 5
+
+
+def test_children_work_while_the_caller_is_busy() -> None:
+    with _pool(1) as pool:
+        results = pool.map(["sleep 0", *["sleep 0.15"] * 4], prefetch=4)
+        next(results)
+        time.sleep(1.0)
+        started = time.monotonic()
+        assert len(list(results)) == 4
+        assert time.monotonic() - started < 0.3
+
+
+def test_processes_are_replaced_after_their_number_of_tasks() -> None:
+    with _pool(1, max_tasks_per_worker=3) as pool:
+        pids = [result.info["pid"] for result in pool.map(range(9), prefetch=1)]
+    assert [pids.count(pid) for pid in dict.fromkeys(pids)] == [3, 3, 3]
+
+
+def test_processes_are_kept_between_maps() -> None:
+    with _pool(1) as pool:
+        pids = {result.info["pid"] for _ in range(3) for result in pool.map(range(3), prefetch=0)}
+    assert len(pids) == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_retry_puts_another_request_in_a_failed_ones_place(num_workers: int, pools: dict[int, WorkerPool[Any]]) -> None:
+    results = list(pools[num_workers].map([1, "refuse", 3], prefetch=2, retry=lambda request: 77))
+    assert [result.request for result in results] == [1, 77, 3]
+    assert results[1].failures == (("refuse", "a.mp4: is truncated"),)
+    assert results[0].failures == ()
+
+
+def test_retry_ends_when_it_names_nothing(pools: dict[int, WorkerPool[Any]]) -> None:
+    (result,) = pools[1].map(["refuse"], prefetch=0, retry=lambda request: "fail" if request == "refuse" else None)
+    assert result.request == "fail" and str(result.error).startswith("KeyError")
+    assert result.failures == (("refuse", "a.mp4: is truncated"),)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@linux
+def test_closing_leaves_no_child() -> None:
+    before = _children()
+    with _pool() as pool:
+        list(pool.map(range(4), prefetch=0))
+        pids = _children() - before
+        assert len(pids) == 2
+    _wait_until_gone(pids)
+
+
+@linux
+@pytest.mark.parametrize("how", ["close", "forget", "interrupt"])
+def test_an_abandoned_iteration_leaves_no_child(how: str) -> None:
+    before = _children()
+    pool = _pool()
+    results = pool.map([1, *["sleep 60"] * 4], prefetch=2)
+    next(results)
+    pids = _children() - before
+    assert pids
+    if how == "close":
+        results.close()  # type: ignore[attr-defined]
+    elif how == "forget":
+        del results
+        gc.collect()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            results.throw(KeyboardInterrupt)  # type: ignore[attr-defined]
+    _wait_until_gone(pids)
+    pool.close()
+
+
+@linux
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_parent_that_dies_takes_its_children_along(how: signal.Signals) -> None:
+    code = textwrap.dedent(
+        """
+        import sys
+        from test_workers import _children, _pool
+        results = _pool().map([1, "sleep 60", "sleep 60"], prefetch=2)
+        next(results)
+        print(*_children(), flush=True)
+        next(results)
+        """
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    )
+    assert parent.stdout is not None
+    pids = {int(pid) for pid in parent.stdout.readline().split()}
+    assert pids
+    parent.send_signal(how)
+    parent.wait(10)
+    parent.stdout.close()
+    _wait_until_gone(pids)
+
+
+def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('started')\nfrom test_workers import _pool, _values\n"
+        "with _pool(2) as pool:\n    print(_values(pool.map(range(3), prefetch=1)))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout == "started\n[0, 1, 2]\n", done.stderr
+
+
+def test_secrets_stay_with_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("VJEPA_HARMLESS", "value")
+    with _pool(1) as pool:
+        token, harmless = pool.map(["environment HF_TOKEN", "environment VJEPA_HARMLESS"], prefetch=0)
+    assert (token.info["value"], harmless.info["value"]) == (None, "value")
+
+
+class _Child:
+    """Answer with prepared messages, as a decoder taken over by a hostile file might."""
+
+    def __init__(self, *messages: bytes) -> None:
+        self.messages = list(messages)
+
+    def recv_bytes(self, maxlength: int) -> bytes:
+        message = self.messages.pop(0)
+        if len(message) > maxlength:
+            raise OSError("bad message length")
+        return message
+
+
+def _header(**changes: Any) -> bytes:
+    return json.dumps({"dtype": "uint8", "shape": [4], "info": {}, "error": None} | changes).encode()
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([b"\x80\x04N."], "codec"),  # a pickle
+        ([b"[" * 100_000], "nested"),
+        ([b"[]"], "not an object"),
+        ([_header(info=3)], "not an object"),
+        ([_header(dtype="object")], "dtype 'object' is not allowed"),
+        ([_header(dtype=["uint8"])], "is not allowed"),
+        ([_header(shape=[-4])], "shape"),
+        ([_header(shape=[True])], "shape"),
+        ([_header(shape=[1] * 9)], "shape"),
+        ([_header(shape="4")], "shape"),
+        ([_header(shape=[1 << 40, 1 << 40])], "bytes, more than"),
+        ([_header(), b"123"], "3 bytes instead of 4"),
+    ],
+)
+def test_an_answer_that_breaks_the_protocol_is_refused(messages: list[bytes], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        workers._read_answer(_Child(*messages))  # type: ignore[arg-type]
+
+
+def test_more_bytes_than_announced_are_never_read() -> None:
+    with pytest.raises(OSError, match="bad message length"):
+        workers._read_answer(_Child(_header(), b"12345"))  # type: ignore[arg-type]
+
+
+def test_errors_from_a_child_cannot_drive_a_terminal() -> None:
+    _, _, error = workers._read_answer(_Child(_header(error="a\x1b]0;x\n\nb")))  # type: ignore[arg-type]
+    assert error == r"a\x1b]0;x b"
+
+
+def test_a_task_that_cannot_be_loaded_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tmp_path / "vanishing_module.py"
+    module.write_text("def task(request): ...\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import vanishing_module  # type: ignore[import-not-found]
+
+    module.unlink()
+    with (
+        WorkerPool(vanishing_module.task, num_workers=1, deadline_seconds=5) as pool,
+        pytest.raises(VJEPAError, match="cannot be loaded in a worker process: ModuleNotFoundError"),
+    ):
+        list(pool.map([1], prefetch=0))
+
+
+def test_an_error_in_the_requests_reaches_the_caller() -> None:
+    def requests() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("no more")
+
+    with _pool(1) as pool, pytest.raises(RuntimeError, match="no more"):
+        list(pool.map(requests(), prefetch=0))
+
+
+def test_a_closed_pool_says_so() -> None:
+    pool = _pool(1)
+    pool.close()
+    with pytest.raises(VJEPAError, match="is closed"):
+        pool.map([1], prefetch=0)
+
+
+def test_one_pool_maps_once_at_a_time() -> None:
+    with _pool(1) as pool:
+        first = pool.map([1, 2, 3], prefetch=0)
+        next(first)
+        with pytest.raises(VJEPAError, match="already maps"):
+            next(pool.map([4], prefetch=0))
+        assert _values(first) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_workers": -1}, "num_workers=-1 must be at least 0"),
+        ({"deadline_seconds": 0.0}, r"deadline_seconds=0\.0 must be above 0"),
+        ({"max_tasks_per_worker": 0}, "max_tasks_per_worker=0 must be at least 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _pool(**options)
+
+
+def test_negative_prefetch_is_refused() -> None:
+    with _pool(0) as pool, pytest.raises(ConfigError, match="prefetch=-1 must be at least 0"):
+        pool.map([1], prefetch=-1)

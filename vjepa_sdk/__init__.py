@@ -1,0 +1,55 @@
+"""Turn video into features with joint-embedding predictive models."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import VJEPA
+    from .config import ModelConfig, PreprocessConfig, TrainConfig
+    from .embed import embed_files, load_embeddings
+    from .errors import VJEPAError
+    from .recipes import train_config
+    from .registry import list_models
+    from .trainer import pretrain
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "VJEPA": "api",
+    "ModelConfig": "config",
+    "PreprocessConfig": "config",
+    "TrainConfig": "config",
+    "VJEPAError": "errors",
+    "embed_files": "embed",
+    "list_models": "registry",
+    "load_embeddings": "embed",
+    "pretrain": "trainer",
+    "train_config": "recipes",
+}
+
+__all__ = [
+    "VJEPA",
+    "ModelConfig",
+    "PreprocessConfig",
+    "TrainConfig",
+    "VJEPAError",
+    "__version__",
+    "embed_files",
+    "list_models",
+    "load_embeddings",
+    "pretrain",
+    "train_config",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes seconds to import; only a name that needs it pays
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

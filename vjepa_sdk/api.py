@@ -1,0 +1,456 @@
+"""Encode videos with a pretrained model: the class most users need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .cards import model_card
+from .config import EncoderWeights, ModelConfig, PreprocessConfig
+from .devices import best_device
+from .errors import ConfigError, InputError, WeightsError
+from .hub import Pretrained, load_model_directory, locate_model, save_model_directory
+from .inputs import Frames, Sampling, is_image, load_frames, split_batch
+from .model import Predictor, VideoEncoder
+from .preprocess import normalize, resize_and_crop
+from .progress import progress_bar
+
+Pooling = Literal["mean", "temporal", "none"]
+"""`mean`: one vector; `temporal`: one for each tubelet in time; `none`: one for each token."""
+
+_MAX_FUTURE = 1024
+"""Tubelets that predictions reach at most, counted from a clip's start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipLoader:
+    """Turn one video into the clip a model takes; small enough to send to a decoding process."""
+
+    preprocess: PreprocessConfig
+    sampling: Sampling
+    tubelet_size: int
+    takes_images: bool
+    """The model's clips are single images (I-JEPA)."""
+    has_image_tokenizer: bool
+    """Single images have a path of their own in the model (V-JEPA 2.1)."""
+
+    def __call__(self, video: object) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return pixels `uint8 [T, 3, crop, crop]` and, under `frames`, which frames of the source they are."""
+        still = is_image(video)
+        if self.takes_images and not still:
+            raise InputError("this model encodes images; pass an image file, a PIL image or an array [H, W, 3]")
+        frames = load_frames(video, replace(self.sampling, num_frames=1, fps=None) if still else self.sampling)
+        if still and not (self.takes_images or self.has_image_tokenizer):
+            frames = Frames(frames.pixels.expand(self.tubelet_size, -1, -1, -1), frames.indices * self.tubelet_size)
+        pixels = resize_and_crop(
+            frames.pixels,
+            resize_size=self.preprocess.resize_size,
+            crop_size=self.preprocess.crop_size,
+            crop_offset=self.preprocess.crop_offset,
+        )
+        return pixels.contiguous().numpy(), {"frames": list(frames.indices)}
+
+
+class VJEPA:
+    """A pretrained encoder with its preprocessing and, where there is one, its predictor."""
+
+    def __init__(self, pretrained: Pretrained, *, device: torch.device) -> None:
+        self._pretrained = pretrained
+        self.device = device
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+        weights: EncoderWeights | None = None,
+    ) -> VJEPA:
+        """Load a model.
+
+        Args:
+            name_or_path: a name from `list_models()`, a model directory, or a hub id `owner/name`.
+            revision: branch, tag or commit of a hub repository.
+            cache_dir: hub cache; None: the hub's own default.
+            token: hub token for private repositories; None: the stored one.
+            local_files_only: never touch the network.
+            force_download: fetch again what is cached.
+            device: `cuda`, `mps` or `cpu`; None: the best there is.
+            dtype: of the weights in memory; None: the model's own.
+            weights: `target` or `context` encoder; None takes what is there, target first.
+
+        Raises:
+            ConfigError: an unknown name, or a configuration that is not valid.
+            WeightsError: weights that are missing or do not fit their configuration.
+        """
+        if weights is not None and weights not in get_args(EncoderWeights):
+            raise ConfigError(f"weights={weights!r} must be 'target' or 'context'")
+        place = best_device(device)
+        directory = locate_model(
+            name_or_path if isinstance(name_or_path, str) else Path(name_or_path),
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return cls(load_model_directory(directory, weights=weights, device=place, dtype=dtype), device=place)
+
+    @classmethod
+    def untrained(cls, config: ModelConfig, *, seed: int = 0, device: str | None = None) -> VJEPA:
+        """Build a model with random weights: the baseline that a trained one has to beat."""
+        place = best_device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            encoder, predictor = VideoEncoder(config), Predictor(config)
+        pretrained = Pretrained(
+            config=config,
+            preprocess=PreprocessConfig.for_crop(config.img_size),
+            encoder=encoder.to(place).eval().requires_grad_(False),
+            predictor=predictor.to(place).eval().requires_grad_(False),
+            encoder_weights="target",
+            provenance={"made_by": "random initialisation", "seed": seed},
+        )
+        return cls(pretrained, device=place)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Shape of the model."""
+        return self._pretrained.config
+
+    @property
+    def preprocess(self) -> PreprocessConfig:
+        """How frames become clips."""
+        return self._pretrained.preprocess
+
+    @property
+    def encoder(self) -> VideoEncoder:
+        """The network, in evaluation mode."""
+        return self._pretrained.encoder
+
+    @property
+    def predictor(self) -> Predictor | None:
+        """The predictor, if the model has one."""
+        return self._pretrained.predictor
+
+    @property
+    def encoder_weights(self) -> EncoderWeights:
+        """Whether `encoder` is the `target` or the `context` encoder."""
+        return self._pretrained.encoder_weights
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Where the weights come from."""
+        return self._pretrained.provenance
+
+    def __repr__(self) -> str:
+        config = self.config
+        return (
+            f"VJEPA({config.family}, {config.embed_dim} x {config.depth}, {config.num_frames} frames of "
+            f"{self.preprocess.crop_size} px, {self.encoder_weights} encoder, {self.device})"
+        )
+
+    @overload
+    def encode(
+        self,
+        videos: object,
+        *,
+        pooling: Pooling = ...,
+        num_frames: int | None = ...,
+        fps: float | None = ...,
+        source_fps: float | None = ...,
+        batch_size: int = ...,
+        normalize_embeddings: bool = ...,
+        convert_to_tensor: Literal[False] = ...,
+        show_progress_bar: bool | None = ...,
+        decoder: Literal["pyav", "decord"] = ...,
+    ) -> np.ndarray: ...
+
+    @overload
+    def encode(
+        self,
+        videos: object,
+        *,
+        pooling: Pooling = ...,
+        num_frames: int | None = ...,
+        fps: float | None = ...,
+        source_fps: float | None = ...,
+        batch_size: int = ...,
+        normalize_embeddings: bool = ...,
+        convert_to_tensor: Literal[True],
+        show_progress_bar: bool | None = ...,
+        decoder: Literal["pyav", "decord"] = ...,
+    ) -> Tensor: ...
+
+    def encode(
+        self,
+        videos: object,
+        *,
+        pooling: Pooling = "mean",
+        num_frames: int | None = None,
+        fps: float | None = None,
+        source_fps: float | None = None,
+        batch_size: int = 8,
+        normalize_embeddings: bool = False,
+        convert_to_tensor: bool = False,
+        show_progress_bar: bool | None = None,
+        decoder: Literal["pyav", "decord"] = "pyav",
+    ) -> np.ndarray | Tensor:
+        """Summarise each video by the features of one clip.
+
+        Args:
+            videos: one video or a batch. One video is a path, a directory of frames, a list of PIL images, an array
+                `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, of uint8 or floats in [0, 1] (which are rounded to 8 bits).
+                Any other list, or a 5-D array, is a batch. For image models (I-JEPA) one image is a path, a PIL image
+                or an array `[H, W, 3]`, and a list of them a batch.
+            pooling: `mean` [D], `temporal` [T', D] or `none` [T', H', W', D], where a token covers
+                `tubelet_size` frames and `patch_size` x `patch_size` pixels.
+            num_frames: frames of the clip; None: the model's own. They lie at `round(linspace(0, n - 1, num_frames))`;
+                a shorter video repeats frames.
+            fps: take frames at this rate from the video's start instead; the last one repeats.
+            source_fps: frame rate of arrays and frame directories, needed with `fps`.
+            batch_size: clips encoded together.
+            normalize_embeddings: scale each vector to length 1.
+            convert_to_tensor: return a tensor on the model's device instead of a numpy array.
+            show_progress_bar: on stderr; None: for batches, if it is a terminal.
+            decoder: `pyav`, or `decord` for frame-for-frame parity with the official pipelines.
+
+        Returns:
+            float32 features; a batch adds a first axis.
+
+        Raises:
+            InputError: not a video, or an ambiguous layout.
+            VideoDecodeError: a file that cannot be decoded.
+        """
+        if pooling not in get_args(Pooling):
+            raise ConfigError(f"pooling={pooling!r} must be one of {', '.join(get_args(Pooling))}")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size} must be at least 1; pass 1 or more")
+        items, is_batch = split_batch(videos, images=self.config.is_image_model)
+        load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
+        rows: list[Tensor] = []
+        show = show_progress_bar if is_batch else bool(show_progress_bar)
+        with progress_bar("encode", total=len(items), show=show, unit="clip") as bar:
+            for first in range(0, len(items), batch_size):
+                clips = [torch.from_numpy(load(item)[0]) for item in items[first : first + batch_size]]
+                for group in _by_shape(clips):
+                    rows.extend(self.embed_clips(group, pooling=pooling))
+                bar.advance(by=len(clips))
+        features = _stack(rows)
+        if normalize_embeddings:
+            features = F.normalize(features, dim=-1)
+        features = features if is_batch else features[0]
+        return features if convert_to_tensor else features.cpu().numpy()
+
+    def clip_loader(
+        self,
+        *,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        source_fps: float | None = None,
+        decoder: Literal["pyav", "decord"] = "pyav",
+    ) -> ClipLoader:
+        """Return the function that turns a video into this model's clip, for use in decoding processes."""
+        count, tubelet = num_frames or self.config.num_frames, self.config.tubelet_size
+        if count < 1 or (count % tubelet and not (count == 1 and self.config.image_tokenizer)):
+            below = max(count // tubelet * tubelet, tubelet)
+            raise ConfigError(
+                f"num_frames={count} must be a multiple of tubelet_size={tubelet}; pass {below} or {below + tubelet}"
+            )
+        for name, rate in (("fps", fps), ("source_fps", source_fps)):
+            if rate is not None and not 0 < rate < 1e6:
+                raise ConfigError(f"{name}={rate} must be above 0; pass for example 4")
+        return ClipLoader(
+            preprocess=self.preprocess,
+            sampling=Sampling(num_frames=count, fps=fps, source_fps=source_fps, decoder=decoder),
+            tubelet_size=tubelet,
+            takes_images=self.config.is_image_model,
+            has_image_tokenizer=self.config.image_tokenizer,
+        )
+
+    def embed_clips(self, clips: Tensor, *, pooling: Pooling = "mean") -> Tensor:
+        """Encode clips of cropped pixels `uint8 [B, T, 3, H, W]` and pool their tokens; float32, batch first."""
+        normalized = normalize(clips.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
+        return self.pool(self.forward_features(normalized), self.encoder.grid_of(normalized), pooling=pooling)
+
+    @staticmethod
+    def pool(tokens: Tensor, grid: tuple[int, int, int], *, pooling: Pooling) -> Tensor:
+        """Pool tokens `[B, N, D]` of a grid (frames, rows, columns): `[B, D]`, `[B, T', D]` or `[B, T', H', W', D]`."""
+        tokens = tokens.float()
+        if pooling == "mean":
+            return tokens.mean(dim=1)
+        volume = tokens.view(len(tokens), *grid, -1)
+        return volume.mean(dim=(2, 3)) if pooling == "temporal" else volume
+
+    @torch.inference_mode()
+    def forward_features(self, clips: Tensor) -> Tensor:
+        """Encode normalised clips `[B, 3, T, H, W]` into tokens `[B, N, D]`, row-major in (t, h, w), layer-normed.
+
+        Raises:
+            InputError: frames, height or width do not divide into tokens.
+        """
+        return self.encoder(self._to_weights(clips))  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def get_intermediate_layers(self, clips: Tensor, n: int | list[int] = 1, *, norm: bool = True) -> list[Tensor]:
+        """Return tokens `[B, N, D]` after chosen blocks.
+
+        Args:
+            clips: normalised, `[B, 3, T, H, W]`.
+            n: the last `n` blocks, or their numbers from 0.
+            norm: apply the final norm to each.
+
+        Raises:
+            ConfigError: a block that the model does not have.
+        """
+        depth = self.config.depth
+        layers = list(range(depth - n, depth)) if isinstance(n, int) else list(n)
+        if not layers or min(layers) < 0 or max(layers) >= depth:
+            raise ConfigError(f"n={n} must name blocks of the {depth} from 0 to {depth - 1}")
+        return self.encoder.get_intermediate_layers(self._to_weights(clips), tuple(layers), norm=norm)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        video: object,
+        *,
+        context: Sequence[int] | np.ndarray | Tensor,
+        target: Sequence[int] | np.ndarray | Tensor,
+        mask_index: int = 0,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        source_fps: float | None = None,
+        decoder: Literal["pyav", "decord"] = "pyav",
+    ) -> Tensor:
+        """Predict the features of hidden tokens from visible ones; what is not in `context` is never encoded.
+
+        Tokens count row-major in (frame, row, column) from 0. The predictor was trained on the context encoder's
+        output: load the model with `weights="context"` where it has both.
+
+        Args:
+            video: one video, as for `encode`; or normalised clips, a float tensor `[B, 3, T, H, W]` of any size.
+            context: visible tokens, `[K]`, or `[B, K]` to differ between clips.
+            target: tokens to predict, `[M]` or `[B, M]`; numbers beyond the clip's last token lie in its future.
+            mask_index: which of the predictor's mask tokens stands for the hidden ones. Only token 0 is trained in
+                released V-JEPA 2 and 2.1 weights; V-JEPA 1 has one for each of its two mask sets.
+            num_frames: frames of a video's clip; None: the model's own.
+            fps: take a video's frames at this rate; None: spread over the whole video.
+            source_fps: frame rate of arrays and frame directories, needed with `fps`.
+            decoder: `pyav` or `decord`.
+
+        Returns:
+            float32 `[M, O]` for one video, `[B, M, O]` for clips, on the model's device; O is the width of the features
+            the predictor was trained on, which are layer-normed.
+
+        Raises:
+            WeightsError: the model has no predictor.
+            InputError: not a video, or indices that are empty, repeated or out of range.
+        """
+        if self.predictor is None:
+            raise WeightsError("this model has no predictor; load one whose directory holds predictor.* weights")
+        if isinstance(video, Tensor) and video.ndim == 5 and video.is_floating_point():
+            return self._predict_clips(self._to_weights(video), context, target, mask_index)
+        load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
+        pixels = torch.from_numpy(load(video)[0])[None].to(self.device)
+        clips = normalize(pixels, mean=self.preprocess.mean, std=self.preprocess.std)
+        return self._predict_clips(self._to_weights(clips), context, target, mask_index)[0]
+
+    def _predict_clips(self, clips: Tensor, context: object, target: object, mask_index: int) -> Tensor:
+        grid, predictor = self.encoder.grid_of(clips), self.predictor
+        assert predictor is not None
+        is_image = self.config.is_image_model or (self.config.image_tokenizer and clips.shape[2] == 1)
+        # a still has no future
+        last = grid[0] if is_image else max(grid[0], _MAX_FUTURE)
+        visible = _indices("context", context, len(clips), limit=grid[0] * grid[1] * grid[2]).to(self.device)
+        hidden = _indices("target", target, len(clips), limit=last * grid[1] * grid[2]).to(self.device)
+        if any(len(row.unique()) != len(row) for row in visible):
+            raise InputError("context names a token twice; pass each once")
+        if type(mask_index) is not int or not 0 <= mask_index < self.config.num_mask_tokens:
+            raise InputError(f"mask_index={mask_index!r} must be from 0 to {self.config.num_mask_tokens - 1}; pass 0")
+        encode = self.encoder if self.config.predictor_levels == 1 else self.encoder.forward_levels
+        frames = max(grid[0], int(hidden.max()) // (grid[1] * grid[2]) + 1)
+        prediction: Tensor = predictor(
+            encode(clips, visible),
+            visible,
+            hidden,
+            grid=(frames, *grid[1:]),
+            mask_index=mask_index,
+            is_image=is_image,
+            clip_frames=grid[0],
+        )
+        return prediction.float()
+
+    def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write a model directory that `from_pretrained` reads.
+
+        Args:
+            dtype: of the weights on disk, for example `torch.float16`; None: as in memory.
+        """
+        modules: dict[str, torch.nn.Module] = {"encoder": self.encoder}
+        if self.predictor is not None:
+            modules["predictor"] = self.predictor
+        return save_model_directory(
+            directory,
+            config=self.config,
+            preprocess=self.preprocess,
+            modules=modules,
+            encoder_weights=self.encoder_weights,
+            provenance=self.provenance,
+            card=model_card(self.config, provenance=self.provenance),
+            dtype=dtype,
+        )
+
+    def _to_weights(self, clips: Tensor) -> Tensor:
+        weight = self.encoder.patch_embed.proj.weight
+        return clips.to(weight.device, weight.dtype)
+
+
+def _indices(name: str, values: object, batch: int, *, limit: int) -> Tensor:
+    """Return token numbers as `int64 [B, K]`, checked."""
+    try:
+        index = torch.as_tensor(values).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be a list of token numbers, [K] or [B, K]: {error}") from error
+    if index.ndim == 1:
+        index = index.expand(batch, -1)
+    if index.ndim != 2 or index.numel() == 0 or len(index) != batch:
+        raise InputError(f"{name} of shape {list(index.shape)} must hold at least one token for each of {batch} clips")
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise InputError(f"{name} must be integers [K] or [B, K], got {index.dtype}")
+    index = index.long()
+    if int(index.min()) < 0 or int(index.max()) >= limit:
+        worst = int(index.min()) if int(index.min()) < 0 else int(index.max())
+        raise InputError(f"{name} holds token {worst}; tokens go from 0 to {limit - 1} here")
+    return index
+
+
+def _by_shape(clips: list[Tensor]) -> list[Tensor]:
+    """Stack clips, in order, into runs of one shape: a still among videos has fewer frames."""
+    groups: list[list[Tensor]] = []
+    for clip in clips:
+        if groups and groups[-1][0].shape == clip.shape:
+            groups[-1].append(clip)
+        else:
+            groups.append([clip])
+    return [torch.stack(group) for group in groups]
+
+
+def _stack(rows: list[Tensor]) -> Tensor:
+    shapes = {tuple(row.shape) for row in rows}
+    if len(shapes) > 1:
+        raise InputError(f"stills and videos give features of different shapes {sorted(shapes)}; encode them apart")
+    return torch.stack(rows)

@@ -1,0 +1,240 @@
+"""The `vjepa` command: parse, call one library function, print one line per result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from . import __version__
+from .config import EncoderWeights, ModelConfig
+from .errors import ConfigError, GuardError, InputError, InUseError, OutputError, ResumeError, VJEPAError, WriteError
+from .recipes import RECIPES, train_config
+from .registry import DEFAULT_MODEL, list_models
+from .schema import from_dict, read_json, read_toml
+
+app = typer.Typer(
+    help="Turn video into features with joint-embedding predictive models, and train such models.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+COMPLETE, FAILED, USAGE, SOME_SKIPPED, IN_USE, RESUME_REFUSED, GUARDED, STOPPED = 0, 1, 2, 3, 4, 5, 6, 75
+
+# the first class that fits decides
+_EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
+    (InUseError, IN_USE),
+    (WriteError, FAILED),
+    (ResumeError, RESUME_REFUSED),
+    (GuardError, GUARDED),
+    (ConfigError, USAGE),
+    (InputError, USAGE),
+    (OutputError, USAGE),
+    (VJEPAError, FAILED),
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, warnings only for failures.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+
+
+def main() -> None:
+    """Run the command line; every error of ours becomes one line on stderr and an exit code."""
+    try:
+        app()
+    except VJEPAError as error:
+        code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+        print(f"vjepa: {_one_line(error)}", file=sys.stderr)
+        sys.exit(code)
+    except KeyboardInterrupt:
+        print("vjepa: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vjepa-sdk {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def embed(
+    inputs: Annotated[list[str], typer.Argument(help="Video files, directories (searched recursively) or globs.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Output; the suffix decides the format: .npy, .npz or .safetensors.")],
+    model: Annotated[str, typer.Option(help="Name from `vjepa models`, model directory or hub id.")] = DEFAULT_MODEL,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
+    weights: Annotated[EncoderWeights | None, typer.Option(help="Which encoder, where both exist.")] = None,
+    pooling: Annotated[
+        Literal["mean", "temporal", "none"], typer.Option(help="One vector a video, one a tubelet, or one a token.")
+    ] = "mean",
+    num_frames: Annotated[int | None, typer.Option(help="Frames of a clip; the model's own if left out.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Sample at this rate instead of evenly over the video.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Clips encoded together.")] = 8,
+    normalize_embeddings: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = False,
+    decoder: Annotated[Literal["pyav", "decord"], typer.Option(help="Video decoder.")] = "pyav",
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
+    num_workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
+    deadline_seconds: Annotated[float, typer.Option(help="Give up on a clip that decodes longer than this.")] = 60.0,
+    max_failures: Annotated[
+        float | None, typer.Option(help="Stop when more than this share of the clips fails, 0 to 1.")
+    ] = None,
+    on_error: Annotated[
+        Literal["skip", "stop"], typer.Option(help="List a clip that fails and go on, or stop at it.")
+    ] = "skip",
+    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Export features of videos: one row per video, in the order of the sorted paths."""
+    from .embed import embed_files
+
+    _set_up_logging(quiet, verbose)
+    result = embed_files(
+        inputs,
+        out,
+        model=model,
+        revision=revision,
+        weights=weights,
+        pooling=pooling,
+        num_frames=num_frames,
+        fps=fps,
+        batch_size=batch_size,
+        normalize_embeddings=normalize_embeddings,
+        decoder=decoder,
+        device=device,
+        num_workers=num_workers,
+        deadline_seconds=deadline_seconds,
+        max_failures=max_failures,
+        on_error=on_error,
+        overwrite=overwrite,
+        show_progress_bar=False if quiet else None,
+    )
+    if result.interrupted:
+        _print(result, as_json, f"{out}: stopped; run the same command again to go on")
+        raise typer.Exit(STOPPED)
+    state = "already complete, " if result.already_complete else ""
+    skipped = f", {result.failed} skipped (see {result.errors_path})" if result.failed else ""
+    _print(result, as_json, f"{out}: {state}{result.rows} rows{skipped}")
+    raise typer.Exit(SOME_SKIPPED if result.failed else COMPLETE)
+
+
+@app.command()
+def pretrain(
+    clips: Annotated[str | None, typer.Argument(help="Directory of videos, or a CSV with a column `path`.")] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    preset: Annotated[str | None, typer.Option(help=f"Recipe: {', '.join(RECIPES)}.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings over the recipe.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, for example optim.lr=3e-4; may be repeated.")
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only rows of the CSV with this value in the column `split`.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Pretrain a model on videos, without labels; exports a model directory to OUT/model."""
+    _set_up_logging(quiet, verbose)
+    data = {key: value for key, value in (("path", clips), ("split", split)) if value is not None}
+    run = {key: value for key, value in (("out", str(out)), ("device", device)) if value is not None}
+    resolved = train_config(preset=preset, path=config, settings={**run, "data": data}, overrides=set_ or ())
+    # imported only now: a mistake in the settings is told before torch takes its seconds
+    from .trainer import pretrain as run_pretraining
+
+    result = run_pretraining(resolved, resume=resume, show_progress_bar=False if quiet else None)
+    if not result.finished:
+        _print(result, as_json, f"{out}: stopped after step {result.step}; add --resume to go on")
+        raise typer.Exit(STOPPED)
+    bad = f"; {len(result.bad_clips)} clips could not be decoded" if result.bad_clips else ""
+    _print(result, as_json, f"{result.model_directory}: trained {result.step} steps{bad}")
+    raise typer.Exit(SOME_SKIPPED if result.bad_clips else COMPLETE)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Official checkpoint or probe file, or model directory.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Directory to write; must not hold anything.")],
+    *,
+    arch: Annotated[
+        str | None, typer.Option(help="Published model or probe the file is, where the file cannot tell.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML or JSON file with the model's shape, instead of --arch.")
+    ] = None,
+    layout: Annotated[
+        Literal["vjepa", "transformers"], typer.Option(help="Write our layout, or transformers' for V-JEPA 2.")
+    ] = "vjepa",
+    weights: Annotated[
+        EncoderWeights | None, typer.Option(help="Encoder to write in transformers' layout, which holds one.")
+    ] = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
+    """Convert official checkpoints and transformers directories; says what became of every tensor."""
+    _set_up_logging(False, verbose)
+    if arch is not None and config is not None:
+        raise ConfigError(f"--arch {arch} and --config {config} exclude each other; pass one")
+    shape = (
+        from_dict(ModelConfig, read_json(config) if config.suffix == ".json" else read_toml(config)) if config else arch
+    )
+    from .convert import convert as run_conversion
+
+    report = run_conversion(source, out, arch=shape, layout=layout, weights=weights)
+    reasons = Counter(report.dropped.values())
+    dropped = "".join(f"\n  dropped {count}: {reason}" for reason, count in sorted(reasons.items()))
+    _print(report, as_json, f"{out}: {report.kind} {report.architecture}, {len(report.mapped)} tensors{dropped}")
+
+
+@app.command()
+def models(as_json: Json = False) -> None:
+    """List the models known by name."""
+    known = list_models()
+    if as_json:
+        print(json.dumps([dataclasses.asdict(model) for model in known], indent=2))
+        return
+    for model in known:
+        print(
+            f"{model.name:<20} {model.family:<9} {model.parameters / 1e6:>7.1f} M  {model.num_frames} x "
+            f"{model.resolution} px  {model.licence:<12} {model.source}"
+        )
+
+
+def _print(result: Any, as_json: bool, text: str) -> None:
+    print(json.dumps(dataclasses.asdict(result), default=os.fspath, indent=2) if as_json else text)
+
+
+def _set_up_logging(quiet: bool, verbose: bool) -> None:
+    level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vjepa: %(message)s")
+    logging.getLogger("vjepa_sdk").setLevel(level)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

@@ -1,0 +1,370 @@
+"""Describe models and training runs as frozen, validated data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .errors import ConfigError
+from .schema import check_interval, check_multiple, check_range, check_types
+
+FORMAT_VERSION = 1
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Family = Literal["vjepa", "vjepa2", "vjepa2.1", "ijepa"]
+Position = Literal["rope", "sincos"]
+RopeLayout = Literal["tiled", "interleaved"]
+CropOffset = Literal["round", "floor"]
+EncoderWeights = Literal["target", "context"]
+Equalize = Literal["columns", "truncate"]
+LearningRateSchedule = Literal["cosine", "constant", "linear", "wsd"]
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of an encoder and its predictor; stored in `config.json` beside the weights.
+
+    Tokens are tubelets of `tubelet_size` frames by `patch_size` x `patch_size` pixels, row-major in (t, h, w).
+    Sources: V-JEPA (arXiv 2404.08471), V-JEPA 2 (2506.09985), V-JEPA 2.1 (2603.14482), I-JEPA (2301.08243).
+    """
+
+    img_size: int = 256
+    """Height and width in pixels the model was built for; other multiples of `patch_size` work too."""
+    num_frames: int = 16
+    """Frames per clip the model was built for; any multiple of `tubelet_size` works."""
+    patch_size: int = 16
+    tubelet_size: int = 2
+    embed_dim: int = 1024
+    depth: int = 24
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    norm_eps: float = 1e-6
+    """Added to the variance in every LayerNorm; 1e-6 in all official models."""
+    position: Position = "rope"
+    """`rope` rotates queries and keys (V-JEPA 2, 2.1); `sincos` adds a table to the tokens (V-JEPA 1, I-JEPA)."""
+    rope_layout: RopeLayout = "tiled"
+    """`tiled` is V-JEPA 2's order of angles within a head, `interleaved` V-JEPA 2.1's."""
+    rope_grid: int | None = None
+    """Rows (and columns) of the grid that encoder positions are scaled to, V-JEPA 2.1: 16. None: integer positions."""
+    predictor_rope_grid: int | None = None
+    """The same for the predictor; None is what the official hub code runs, 16 what its training code runs."""
+    level_layers: tuple[int, ...] = ()
+    """Blocks (from 0) whose normed outputs are the feature levels (V-JEPA 2.1). Empty: the last block only."""
+    image_tokenizer: bool = False
+    """Single frames have their own patch embedding, and both modalities a learnt offset (V-JEPA 2.1)."""
+    predictor_embed_dim: int = 384
+    predictor_depth: int = 12
+    predictor_num_heads: int = 12
+    predictor_mlp_ratio: float = 4.0
+    predictor_levels: int = 1
+    """Feature levels the predictor reads, 1 or all of `level_layers`."""
+    predictor_out_dim: int | None = None
+    """Features predicted per token; None: `predictor_levels * embed_dim`. Distilled V-JEPA 2.1 predicts 1664."""
+    predictor_context: bool = False
+    """The predictor also returns features of the context tokens (V-JEPA 2.1's context loss)."""
+    num_mask_tokens: int = 2
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        bounds = {
+            "img_size": (1, 4096), "num_frames": (1, 4096), "patch_size": (1, 256), "tubelet_size": (1, 64),
+            "embed_dim": (1, 16384), "depth": (1, 256), "num_heads": (1, 256),
+            "predictor_embed_dim": (1, 16384), "predictor_depth": (1, 256), "predictor_num_heads": (1, 256),
+            "predictor_levels": (1, 16), "num_mask_tokens": (1, 64),
+        }  # fmt: skip
+        for name, (low, high) in bounds.items():
+            check_range(name, getattr(self, name), low, high)
+        for name in ("mlp_ratio", "predictor_mlp_ratio"):
+            check_range(name, getattr(self, name), 0.1, 32)
+        check_range("norm_eps", self.norm_eps, 1e-15, 1e-2)
+        for name, value, unit in (
+            ("img_size", self.img_size, "patch_size"),
+            ("num_frames", self.num_frames, "tubelet_size"),
+        ):
+            check_multiple(name, value, unit, getattr(self, unit))
+        for prefix in ("", "predictor_"):
+            check_multiple(
+                f"{prefix}embed_dim",
+                getattr(self, f"{prefix}embed_dim"),
+                f"{prefix}num_heads",
+                getattr(self, f"{prefix}num_heads"),
+            )
+        self._check_levels()
+        if self.num_parameters > 8_000_000_000:
+            raise ConfigError(
+                f"the model would have {self.num_parameters:,} parameters; at most 8,000,000,000 are allowed; "
+                f"lower embed_dim={self.embed_dim} or depth={self.depth}"
+            )
+
+    def _check_levels(self) -> None:
+        levels = self.level_layers
+        if levels and (list(levels) != sorted(set(levels)) or levels[0] < 0 or levels[-1] != self.depth - 1):
+            raise ConfigError(
+                f"level_layers={list(levels)} must rise and end with the last block; end it with {self.depth - 1}"
+            )
+        if self.predictor_levels not in (1, self.num_levels):
+            raise ConfigError(
+                f"predictor_levels={self.predictor_levels} must be 1 or the number of level_layers; "
+                f"pass 1 or {self.num_levels}"
+            )
+        for name in ("rope_grid", "predictor_rope_grid"):
+            if (value := getattr(self, name)) is not None:
+                check_range(name, value, 2, 4096)
+        if self.predictor_out_dim is not None:
+            check_range("predictor_out_dim", self.predictor_out_dim, 1, 65536)
+
+    @property
+    def num_levels(self) -> int:
+        """Normed feature levels the encoder can return."""
+        return max(1, len(self.level_layers))
+
+    @property
+    def prediction_dim(self) -> int:
+        """Features the predictor returns per token."""
+        return self.predictor_out_dim or self.predictor_levels * self.embed_dim
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Tokens of one clip as (frames, rows, columns)."""
+        side = self.img_size // self.patch_size
+        return self.num_frames // self.tubelet_size, side, side
+
+    @property
+    def is_image_model(self) -> bool:
+        """Whether one input is one image (I-JEPA)."""
+        return self.num_frames == 1
+
+    @property
+    def family(self) -> Family:
+        """Which published family this shape belongs to."""
+        if self.position == "sincos":
+            return "ijepa" if self.is_image_model else "vjepa"
+        return "vjepa2" if self.rope_layout == "tiled" else "vjepa2.1"
+
+    @property
+    def num_parameters(self) -> int:
+        """Parameters of encoder and predictor, estimated from the shape to within a percent."""
+
+        def blocks(dim: int, depth: int, ratio: float) -> int:
+            return depth * int(dim * dim * (4 + 2 * ratio) + dim * (9 + ratio))
+
+        patch = 3 * self.tubelet_size * self.patch_size**2 * self.embed_dim
+        width = self.predictor_embed_dim
+        ends = width * (self.predictor_levels * self.embed_dim + self.prediction_dim)
+        return (
+            patch
+            + ends
+            + blocks(self.embed_dim, self.depth, self.mlp_ratio)
+            + blocks(width, self.predictor_depth, self.predictor_mlp_ratio)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig:
+    """How frames become a clip: short side to `resize_size`, centre crop of `crop_size`, normalise."""
+
+    resize_size: int
+    crop_size: int
+    crop_offset: CropOffset = "round"
+    """`round`: the official evaluation code; `floor`: transformers' V-JEPA 2 video processor."""
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range("crop_size", self.crop_size, 1, 4096)
+        check_range("resize_size", self.resize_size, self.crop_size, 8192)
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"mean={self.mean} and std={self.std} must hold three numbers, std above 0; the usual ones are "
+                f"{IMAGENET_MEAN} and {IMAGENET_STD}"
+            )
+
+    @classmethod
+    def for_crop(cls, crop_size: int) -> PreprocessConfig:
+        """Return the official evaluation transform for a crop: short side `int(crop_size * 256 / 224)`."""
+        return cls(resize_size=int(crop_size * 256 / 224), crop_size=crop_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskConfig:
+    """One set of hidden blocks; each set gives one prediction task per step (V-JEPA section 3.2)."""
+
+    num_blocks: int = 8
+    spatial_scale: tuple[float, float] = (0.15, 0.15)
+    """Share of a frame that one block covers, (low, high)."""
+    aspect_ratio: tuple[float, float] = (0.75, 1.5)
+    temporal_scale: tuple[float, float] = (1.0, 1.0)
+    """Share of the clip's duration that one block covers."""
+    equalize: Equalize = "columns"
+    """How a batch's index lists get one length: `columns` drops whole spatial positions over all frames, `truncate`
+    cuts the late tokens (the official code)."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range("num_blocks", self.num_blocks, 1, 256)
+        for name, high in (("spatial_scale", 1.0), ("temporal_scale", 1.0), ("aspect_ratio", 16.0)):
+            check_interval(name, getattr(self, name), 0.0, high)
+        if self.equalize == "columns" and self.temporal_scale != (1.0, 1.0):
+            raise ConfigError(
+                f"temporal_scale={self.temporal_scale} must be (1.0, 1.0) with equalize='columns', which hides "
+                "the same area in every frame; pass equalize='truncate'"
+            )
+
+
+def paper_masks(equalize: Equalize) -> tuple[MaskConfig, MaskConfig]:
+    """Return the short-range and long-range mask sets of V-JEPA (section 3.2) and V-JEPA 2."""
+    return (
+        MaskConfig(num_blocks=8, spatial_scale=(0.15, 0.15), equalize=equalize),
+        MaskConfig(num_blocks=2, spatial_scale=(0.7, 0.7), equalize=equalize),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """What is minimised: L1 between predicted and layer-normed target features, and optional extra terms."""
+
+    context_weight: float = 0.0
+    """Weight of the loss on the context tokens themselves (V-JEPA 2.1); needs `model.predictor_context`."""
+    context_distance_weighted: bool = True
+    """Divide each context token's loss by the root of its distance to the nearest hidden token (V-JEPA 2.1)."""
+    variance_weight: float = 0.0
+    """Weight of the hinge that keeps each context feature's standard deviation above 1 (VICReg, arXiv 2105.04906)."""
+    covariance_weight: float = 0.0
+    """Weight of the squared off-diagonal covariance of the context features (VICReg)."""
+    mask_token: Literal["per_mask", "shared"] = "per_mask"
+    """`per_mask`: mask set i uses mask token i (V-JEPA 1); `shared`: all use token 0 (V-JEPA 2, 2.1)."""
+    ema_start: float = 0.998
+    ema_end: float = 1.0
+    """Momentum of the target encoder, linear from start to end over the schedule."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("context_weight", "variance_weight", "covariance_weight"):
+            check_range(name, getattr(self, name), 0.0, 1000.0)
+        for name in ("ema_start", "ema_end"):
+            check_range(name, getattr(self, name), 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which clips are read and how they are cut and augmented."""
+
+    path: str = ""
+    """Directory of videos, a CSV (`path[,split,label,group]`, or the official headerless `path label`)."""
+    split: str | None = None
+    """Only rows of a CSV with this value in the column `split`."""
+    frame_stride: tuple[int, int] = (4, 4)
+    """Frames from one sampled frame to the next, drawn from (low, high) for each clip."""
+    crop_scale: tuple[float, float] = (0.3, 1.0)
+    """Share of the frame's area that the random crop covers."""
+    crop_aspect_ratio: tuple[float, float] = (0.75, 1.35)
+    horizontal_flip: bool = True
+    num_workers: int = 2
+    """Decoding processes; 0 decodes in the training process, without a deadline."""
+    prefetch: int = 32
+    """Clips decoded ahead of the step that needs them."""
+    deadline_seconds: float = 60.0
+    """A clip that takes longer to decode counts as bad."""
+    max_bad_fraction: float = 0.1
+    """Training stops when more than this share of the clips it tried cannot be decoded."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        low, high = self.frame_stride
+        if not 1 <= low <= high <= 1000:
+            raise ConfigError(f"frame_stride={self.frame_stride} must be (low, high) with 1 <= low <= high <= 1000")
+        check_interval("crop_scale", self.crop_scale, 0.0, 1.0)
+        check_interval("crop_aspect_ratio", self.crop_aspect_ratio, 0.0, 16.0)
+        check_range("num_workers", self.num_workers, 0, 256)
+        check_range("prefetch", self.prefetch, 1, 65536)
+        check_range("deadline_seconds", self.deadline_seconds, 0.1, 86400)
+        check_range("max_bad_fraction", self.max_bad_fraction, 0.0, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedules; every value is a function of the step."""
+
+    lr: float = 6.25e-4
+    start_lr: float = 2e-4
+    final_lr: float = 1e-6
+    schedule: LearningRateSchedule = "cosine"
+    """After warm-up: `cosine` or `linear` to `final_lr`, `constant`, or `wsd`: constant, then linear to `final_lr` over
+    the last `decay_steps`."""
+    warmup_steps: int = 0
+    decay_steps: int = 0
+    schedule_scale: float = 1.0
+    """Schedules are laid out over `steps * schedule_scale`; above 1 they stop early (1.25 in the official recipes)."""
+    weight_decay: float = 0.04
+    final_weight_decay: float = 0.4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    max_grad_norm: float | None = None
+    """Gradients of encoder and predictor are clipped to this norm, each on its own; None: not clipped."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("lr", "start_lr", "final_lr", "weight_decay", "final_weight_decay"):
+            check_range(name, getattr(self, name), 0.0, 100.0)
+        for name in ("warmup_steps", "decay_steps"):
+            check_range(name, getattr(self, name), 0, 1_000_000_000)
+        check_range("schedule_scale", self.schedule_scale, 1.0, 100.0)
+        check_range("eps", self.eps, 1e-16, 1.0)
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(f"betas={self.betas} must lie in [0, 1); the usual ones are (0.9, 0.999)")
+        if self.max_grad_norm is not None:
+            check_range("max_grad_norm", self.max_grad_norm, 1e-6, 1e6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One pretraining run, complete: the same file, clips and machine give the same weights."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    masks: tuple[MaskConfig, ...] = field(default_factory=lambda: paper_masks("columns"))
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    preset: str | None = None
+    """Name of the recipe this run started from."""
+    out: str = ""
+    """Directory of the run: `config.toml`, `metrics.jsonl`, `checkpoints/`, `model/`."""
+    steps: int = 90_000
+    batch_size: int = 24
+    seed: int = 0
+    precision: Precision = "float32"
+    device: str | None = None
+    """`cuda`, `mps` or `cpu`; None: the best there is."""
+    log_every: int = 10
+    save_every: int = 1000
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_range("steps", self.steps, 1, 1_000_000_000)
+        check_range("batch_size", self.batch_size, 1, 65536)
+        check_range("seed", self.seed, 0, 2**31 - 1)
+        for name in ("log_every", "save_every", "keep_checkpoints"):
+            check_range(name, getattr(self, name), 1, 1_000_000_000)
+        if not self.masks:
+            raise ConfigError("masks=[] must hold at least one mask set; add a [[masks]] table")
+        if self.objective.context_weight and not self.model.predictor_context:
+            raise ConfigError(
+                f"objective.context_weight={self.objective.context_weight} needs predicted context features; "
+                "set model.predictor_context=true"
+            )
+        if self.model.prediction_dim != self.model.predictor_levels * self.model.embed_dim:
+            raise ConfigError(
+                f"model.predictor_out_dim={self.model.predictor_out_dim} must equal the target features "
+                f"{self.model.predictor_levels * self.model.embed_dim}; leave it out"
+            )
+        if self.objective.mask_token == "per_mask" and self.model.num_mask_tokens < len(self.masks):
+            raise ConfigError(
+                f"model.num_mask_tokens={self.model.num_mask_tokens} must be at least the number of mask sets; "
+                f"pass {len(self.masks)} or objective.mask_token='shared'"
+            )

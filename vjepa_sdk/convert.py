@@ -1,0 +1,382 @@
+"""Convert official checkpoints to model directories, and V-JEPA 2 between our layout and transformers'."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import official_layout, transformers_layout
+from .cards import model_card
+from .config import EncoderWeights, ModelConfig, PreprocessConfig
+from .errors import ConfigError, OutputError, WeightsError, WriteError
+from .heads import AttentiveProbe, ProbeConfig
+from .hub import load_model_directory, save_model_directory
+from .model import Predictor, VideoEncoder
+from .pickles import unpickled
+from .probe import save_probe
+from .registry import MODELS
+from .schema import read_json
+from .storage import atomic_path, sha256_of, write_json, write_text
+from .weights import (
+    WEIGHTS_NAME,
+    Source,
+    Stored,
+    check_stored,
+    expected_shapes,
+    is_pickle,
+    load_module,
+    read_headers,
+    to_stored,
+    weight_files,
+)
+
+logger = logging.getLogger(__name__)
+
+Layout = Literal["vjepa", "transformers"]
+
+_CPU = torch.device("cpu")
+_REMEDY = "name the right architecture with arch= (--arch) or pass the model's configuration"
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What a conversion did with every tensor."""
+
+    out: Path
+    kind: Literal["model", "probe"]
+    architecture: str
+    """Published model the source was taken for, or `custom`."""
+    mapped: dict[str, tuple[str, ...]]
+    """Tensors of our layout, and those of the other layout that they are made of."""
+    dropped: dict[str, str]
+    """What was left out, and why."""
+    network_isolated: bool | None
+    """Whether the process that read a pickle had no network; None: no pickle was read."""
+
+
+def convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    arch: str | ModelConfig | ProbeConfig | None = None,
+    layout: Layout = "vjepa",
+    weights: EncoderWeights | None = None,
+) -> ConversionReport:
+    """Convert a model or an attentive probe to another layout, bit by bit.
+
+    Args:
+        source: an official checkpoint or probe (a file that `torch.save` wrote), or a model directory of ours or of
+            transformers.
+        out: directory to write; it must not exist or be empty.
+        arch: published model (`vjepa models`) or probe the file is, or its configuration, where the file can't tell.
+        layout: of `out`; `transformers` for V-JEPA 2 models of ours.
+        weights: encoder to write in transformers' layout, which holds one; None: the directory's main one.
+
+    Raises:
+        ConfigError: an unknown architecture, one that the file can't tell, or a layout that does not apply.
+        WeightsError: the source holds something else, or tensors are missing or do not fit.
+        OutputError: `out` is not empty or cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    if layout not in get_args(Layout):
+        raise ConfigError(f"layout={layout!r} must be one of {', '.join(get_args(Layout))}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out}: exists and is not empty; choose another directory")
+    if not out.parent.is_dir():
+        raise OutputError(f"{out.parent}: no such directory; create it first")
+    if source.is_dir():
+        return _convert_directory(source, out, layout, weights)
+    if not source.is_file():
+        raise WeightsError(f"{source}: no such file or directory; check the path")
+    if layout != "vjepa":
+        raise ConfigError(f"layout={layout!r} applies to model directories; convert the file to layout='vjepa' first")
+    return _convert_checkpoint(source, out, arch)
+
+
+def official_state(directory: str | Path) -> dict[str, dict[str, Tensor]]:
+    """Return a model directory's weights under the official names, as the official code saves and loads them.
+
+    Returns:
+        `target_encoder` (`ema_encoder` for distilled models), `encoder` and `predictor`, as far as the directory holds
+        them; each maps names such as `module.backbone.norm.bias` to tensors.
+    """
+    first = load_model_directory(directory, device=_CPU)
+    networks: dict[str, nn.Module] = {}
+    target = "ema_encoder" if first.config.predictor_out_dim else "target_encoder"
+    networks[target if first.encoder_weights == "target" else "encoder"] = first.encoder
+    if any(name.startswith("context_encoder.") for name in read_headers(weight_files(Path(directory)))):
+        networks["encoder"] = load_model_directory(directory, weights="context", device=_CPU).encoder
+    if first.predictor is not None:
+        networks["predictor"] = first.predictor
+    result = {}
+    for key, network in networks.items():
+        state = network.state_dict()
+        sources = {name: official_layout.official_source(name, key=key, config=first.config) for name in state}
+        result[key] = {name[len(key) + 1 :]: value for name, value in to_stored(state, sources).items()}
+    return result
+
+
+def _convert_directory(source: Path, out: Path, layout: Layout, weights: EncoderWeights | None) -> ConversionReport:
+    data = read_json(source / "config.json") if (source / "config.json").is_file() else {}
+    if ("model_type" in data) == (layout == "transformers"):
+        raise ConfigError(f"{source}: is in the layout {layout!r} already; pass the other one")
+    return _to_transformers(source, out, weights) if layout == "transformers" else _from_transformers(source, out)
+
+
+def _from_transformers(source: Path, out: Path) -> ConversionReport:
+    loaded = load_model_directory(source, device=_CPU)
+    modules: dict[str, nn.Module] = {"encoder": loaded.encoder}
+    if loaded.predictor is not None:
+        modules["predictor"] = loaded.predictor
+    provenance = {**loaded.provenance, "source": source.name}
+    save_model_directory(
+        out,
+        config=loaded.config,
+        preprocess=loaded.preprocess,
+        modules=modules,
+        encoder_weights=loaded.encoder_weights,
+        provenance=provenance,
+        card=model_card(loaded.config, provenance=provenance),
+    )
+    stored = read_headers(weight_files(source))
+    kind = "ijepa" if loaded.config.is_image_model else "vjepa2"
+    prefix = f"{kind}." if any(name.startswith(f"{kind}.") for name in stored) else ""
+    reason = "classification head; load_probe reads it from the source directory"
+    return ConversionReport(
+        out=out,
+        kind="model",
+        architecture="custom",
+        mapped=_mapped(
+            modules, {key: _transformers_sources(key, modules[key], kind, prefix, loaded.config) for key in modules}
+        ),
+        dropped={name: reason for name in stored if name.startswith(transformers_layout.HEAD_PREFIXES)},
+        network_isolated=None,
+    )
+
+
+def _to_transformers(source: Path, out: Path, weights: EncoderWeights | None) -> ConversionReport:
+    loaded = load_model_directory(source, weights=weights, device=_CPU)
+    if loaded.config.family != "vjepa2":
+        raise ConfigError(
+            f"{source}: is a {loaded.config.family} model; transformers' layout is written for vjepa2 only"
+        )
+    if loaded.predictor is None:
+        raise WeightsError(
+            f"{source}: holds no predictor, which transformers' V-JEPA 2 needs; convert the official file"
+        )
+    dtype = str(loaded.encoder.patch_embed.proj.weight.dtype).removeprefix("torch.")
+    config = transformers_layout.write_config(loaded.config, encoder_weights=loaded.encoder_weights, dtype=dtype)
+    processor = transformers_layout.write_processor(loaded.preprocess)
+    if transformers_layout.read_preprocess(config, processor, loaded.config) != loaded.preprocess:
+        logger.warning(
+            "%s: transformers' processor cannot resize and crop as this model does (%s); features will differ a little",
+            out, loaded.preprocess,
+        )  # fmt: skip
+    modules: dict[str, nn.Module] = {"encoder": loaded.encoder, "predictor": loaded.predictor}
+    sources = {key: _transformers_sources(key, modules[key], "vjepa2", "", loaded.config) for key in modules}
+    tensors: dict[str, Tensor] = {}
+    for key, module in modules.items():
+        tensors.update(to_stored(module.state_dict(), sources[key]))
+    try:
+        out.mkdir(exist_ok=True)
+        with atomic_path(out / WEIGHTS_NAME) as path:
+            save_file(tensors, path, metadata={"format": "pt"})
+        write_json(out / transformers_layout.PROCESSOR_NAMES[0], processor)
+        write_text(out / "README.md", model_card(loaded.config, provenance=loaded.provenance))
+        write_json(out / "config.json", config)
+    except OSError as error:
+        raise WriteError(f"{out}: cannot write the model ({error.strerror or error})") from error
+    stored = read_headers(weight_files(source))
+    has_both = any(name.startswith("context_encoder.") for name in stored)
+    taken = "context_encoder." if has_both and loaded.encoder_weights == "context" else "encoder."
+    other = [name for name in stored if not name.startswith((taken, "predictor."))]
+    return ConversionReport(
+        out=out,
+        kind="model",
+        architecture="custom",
+        mapped=_mapped(modules, sources),
+        dropped={name: "transformers' layout holds one encoder" for name in other},
+        network_isolated=None,
+    )
+
+
+def _transformers_sources(
+    key: str, module: nn.Module, kind: str, prefix: str, config: ModelConfig
+) -> dict[str, Source]:
+    return transformers_layout.sources(
+        key, module.state_dict(), kind=kind, prefix=prefix, num_mask_tokens=config.num_mask_tokens
+    )
+
+
+def _mapped(
+    modules: Mapping[str, nn.Module], sources: Mapping[str, Mapping[str, Source]]
+) -> dict[str, tuple[str, ...]]:
+    return {
+        f"{key}.{name}": sources[key][name].names for key, module in modules.items() for name in module.state_dict()
+    }
+
+
+def _convert_checkpoint(source: Path, out: Path, arch: str | ModelConfig | ProbeConfig | None) -> ConversionReport:
+    if not is_pickle(source):
+        raise WeightsError(
+            f"{source}: is no checkpoint that torch.save wrote, by its content; pass an official file or a directory"
+        )
+    with unpickled(source, near=out) as (stored, facts):
+        dropped = {name: f"not weights ({kind})" for name, kind in facts["others"].items()}
+        for key in official_layout.PROBES:
+            if found := official_layout.under(stored, key):
+                return _convert_probe(source, out, arch, stored, found, dropped, facts["network_isolated"])
+        return _convert_model(source, out, arch, stored, dropped, facts["network_isolated"])
+
+
+def _convert_model(
+    source: Path,
+    out: Path,
+    arch: str | ModelConfig | ProbeConfig | None,
+    stored: dict[str, Stored],
+    dropped: dict[str, str],
+    isolated: bool,
+) -> ConversionReport:
+    found = _networks(source, stored, dropped)
+    shapes = {key: {plain: stored[name].shape for plain, name in names.items()} for key, (_, names) in found.items()}
+    name, config = _architecture(arch, shapes)
+    held: EncoderWeights = "target" if found["encoder"][0] in official_layout.ENCODERS["target"] else "context"
+    with torch.device("meta"):
+        modules: dict[str, nn.Module] = {
+            key: Predictor(config) if key == "predictor" else VideoEncoder(config) for key in found
+        }
+    sources = {
+        key: official_layout.sources(modules[key].state_dict(), names, stored, key=place)
+        for key, (place, names) in found.items()
+    }
+    for _, names in found.values():
+        for table in official_layout.STALE_TABLES if config.position == "rope" else ():
+            if table in names:
+                dropped[names[table]] = "left-over table; this model's positions are rotary"
+    expected = {name: shape for key in modules for name, shape in expected_shapes(modules[key], sources[key]).items()}
+    check_stored(source, expected, {key: value for key, value in stored.items() if key not in dropped}, remedy=_REMEDY)
+    for key, module in modules.items():
+        load_module(module, sources=sources[key], stored=stored, device=_CPU, dtype=None)
+    provenance = _provenance(source, name)
+    save_model_directory(
+        out,
+        config=config,
+        preprocess=PreprocessConfig.for_crop(config.img_size),
+        modules=modules,
+        encoder_weights=held,
+        provenance=provenance,
+        card=model_card(config, provenance=provenance),
+    )
+    return ConversionReport(out, "model", name, _mapped(modules, sources), dropped, isolated)
+
+
+def _networks(
+    source: Path, stored: Mapping[str, Stored], dropped: dict[str, str]
+) -> dict[str, tuple[str, dict[str, str]]]:
+    """Return, for each network of ours, its top-level key in the file and its tensors by plain name."""
+    held = {
+        key: official_layout.under(stored, key) for key in (*sum(official_layout.ENCODERS.values(), ()), "predictor")
+    }
+    found = {}
+    targets = [key for key in official_layout.ENCODERS["target"] if held[key]]
+    encoders = targets[:1] + [key for key in official_layout.ENCODERS["context"] if held[key]]
+    if not encoders:
+        raise WeightsError(f"{source}: holds no encoder; pass an official checkpoint of V-JEPA or I-JEPA")
+    for ours, key in zip(("encoder", "context_encoder"), encoders, strict=False):
+        found[ours] = (key, held[key])
+    if "action_encoder.weight" in held["predictor"]:
+        reason = "action-conditioned predictor (V-JEPA 2-AC), which this package does not run"
+        dropped.update({name: reason for name in held["predictor"].values()})
+    elif held["predictor"]:
+        found["predictor"] = ("predictor", held["predictor"])
+    return found
+
+
+def _architecture(
+    arch: str | ModelConfig | ProbeConfig | None, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> tuple[str, ModelConfig]:
+    if isinstance(arch, ModelConfig):
+        return "custom", arch
+    if isinstance(arch, ProbeConfig):
+        raise ConfigError("arch=ProbeConfig(...) does not fit: the file holds a model; pass a ModelConfig")
+    if arch is not None:
+        return arch, official_layout.find_architecture(arch)
+    return official_layout.recognise(shapes["encoder"], shapes.get("predictor", {}))
+
+
+def _provenance(source: Path, name: str) -> dict[str, Any]:
+    facts = {"source": source.name, "sha256": sha256_of(source), "architecture": name}
+    published = [MODELS[alias] for alias in name.split(" or ") if alias in MODELS]
+    for info in published:
+        if info.sha256 not in ("", facts["sha256"]):
+            logger.warning("%s: sha256 %s is not that of %s, %s", source, facts["sha256"], info.url, info.sha256)
+    licences = {info.licence for info in published}
+    return {**facts, "licence": licences.pop()} if len(licences) == 1 else facts
+
+
+def _convert_probe(
+    source: Path,
+    out: Path,
+    arch: str | ModelConfig | ProbeConfig | None,
+    stored: dict[str, Stored],
+    found: dict[str, str],
+    dropped: dict[str, str],
+    isolated: bool,
+) -> ConversionReport:
+    for plain, name in found.items():
+        if plain.startswith(official_layout.UNUSED_IN_PROBES):
+            dropped[name] = "never used by the official forward pass"
+    kept = set(found.values())
+    dropped.update({name: "another probe of the same file; the first is taken" for name in stored if name not in kept})
+    name, config = _probe_config(source, arch, {plain: stored[place].shape for plain, place in found.items()})
+    with torch.device("meta"):
+        probe = AttentiveProbe(config)
+    sources = {key: Source((found.get(key, key),)) for key in probe.state_dict()}
+    kept_tensors = {key: value for key, value in stored.items() if key not in dropped}
+    check_stored(
+        source, expected_shapes(probe, sources), kept_tensors, remedy="pass a probe of a V-JEPA 1 or 2 encoder"
+    )
+    load_module(probe, sources=sources, stored=stored, device=_CPU, dtype=None)
+    save_probe(out, probe, provenance=_provenance(source, name))
+    return ConversionReport(out, "probe", name, {key: place.names for key, place in sources.items()}, dropped, isolated)
+
+
+def _probe_config(
+    source: Path, arch: str | ModelConfig | ProbeConfig | None, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, ProbeConfig]:
+    """Read a probe's shape off its tensors; which layers it reads, they do not say."""
+    if isinstance(arch, ProbeConfig):
+        return "custom", arch
+    if isinstance(arch, ModelConfig):
+        raise ConfigError("arch=ModelConfig(...) does not fit: the file holds a probe; pass a ProbeConfig")
+    if arch is not None and arch not in official_layout.PROBE_LAYERS:
+        known = ", ".join(official_layout.PROBE_LAYERS)
+        raise ConfigError(f"unknown probe {arch!r}; available: {known}; or pass a ProbeConfig")
+    query, linear = shapes.get("pooler.query_tokens", ()), shapes.get("linear.weight", ())
+    hidden = shapes.get("pooler.cross_attention_block.mlp.fc1.bias", ())
+    if len(query) != 3 or len(linear) != 2 or len(hidden) != 1 or query[1] != 1:
+        raise WeightsError(
+            f"{source}: holds another kind of probe, not one query and one classifier; it is not supported"
+        )
+    if arch is None and linear[0] in official_layout.MULTI_LAYER_CLASSES:
+        raise ConfigError(
+            f"{source}: probes of {linear[0]} classes were trained on four layers, which the file does not name; "
+            f"pass arch= (--arch), one of {', '.join(official_layout.PROBE_LAYERS)}"
+        )
+    blocks = {name.split(".")[2] for name in shapes if name.startswith("pooler.blocks.")}
+    is_first = any(name.startswith(official_layout.UNUSED_IN_PROBES) for name in shapes)
+    return arch or "custom", ProbeConfig(
+        embed_dim=query[2],
+        num_classes=linear[0],
+        depth=1 + len(blocks),
+        mlp_ratio=transformers_layout.mlp_ratio(query[2], hidden[0]),
+        self_attention="after" if is_first else "before",
+        layers=official_layout.PROBE_LAYERS[arch] if arch is not None else (),
+    )

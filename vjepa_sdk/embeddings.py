@@ -1,0 +1,162 @@
+"""Write and read files of features: the rows, and beside them what each row is.
+
+feats.npy            one row for each good clip; .npz and .safetensors: one array for each
+feats.index.jsonl    line i describes row i
+feats.errors.jsonl   clips that failed, with the reason
+feats.meta.json      model, settings, versions, and the sha256 of feats.npy
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .errors import ConfigError, InputError
+
+SUFFIXES = (".npy", ".npz", ".safetensors")
+
+_DTYPE = np.dtype("<f4")
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Features of a set of clips."""
+
+    features: np.ndarray
+    """float32 `[rows, ...]`; if the rows differ in shape, an object array of `rows` float32 arrays."""
+    index: list[dict[str, Any]]
+    """What row i is: `path`, `frames` (their numbers in the video), `decoder`, `size` (of the file, in bytes)."""
+    meta: dict[str, Any]
+    """Model, settings and versions."""
+
+
+def load_embeddings(path: str | Path) -> Embeddings:
+    """Load what `embed_files` wrote.
+
+    Args:
+        path: the file of features; its `.index.jsonl` and `.meta.json` must be beside it.
+
+    Raises:
+        ConfigError: a suffix that is none of the formats.
+        InputError: a file is missing, damaged, or they do not belong together.
+    """
+    path = Path(path)
+    check_suffix(path)
+    try:
+        meta = json.loads(sidecar(path, "meta.json").read_bytes())
+        index = [json.loads(line) for line in sidecar(path, "index.jsonl").read_bytes().splitlines()]
+        features = _read(path)
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: does not exist; `vjepa embed --out {path}` writes it") from error
+    except Exception as error:  # numpy, zipfile and safetensors raise half a dozen classes on damaged files
+        raise InputError(f"{path}: is damaged or not written by `vjepa embed` ({error})") from error
+    if not isinstance(meta, dict) or meta.get("output") != path.name or len(features) != len(index):
+        raise InputError(
+            f"{path}: has {len(features)} rows, but its index has {len(index)} lines and belongs to "
+            f"{meta.get('output') if isinstance(meta, dict) else None!r}; keep the files of one run together"
+        )
+    return Embeddings(features, index, meta)
+
+
+def check_suffix(path: Path) -> None:
+    """Raise ConfigError unless the suffix names a format."""
+    if path.suffix not in SUFFIXES:
+        raise ConfigError(f"{path}: the suffix {path.suffix!r} must be one of {', '.join(SUFFIXES)}; rename the output")
+
+
+def sidecar(path: Path, name: str) -> Path:
+    """Return the path of a file beside the features, for example with `index.jsonl`."""
+    return path.with_suffix(f".{name}")
+
+
+def json_line(data: object) -> bytes:
+    """Return plain data as one line of a `.jsonl` file; ASCII, so that any file name survives."""
+    return json.dumps(data, ensure_ascii=True).encode() + b"\n"
+
+
+def check_shapes(path: Path, shapes: Iterable[Sequence[int]]) -> None:
+    """Raise InputError if the format holds rows of one shape only and these differ."""
+    found = sorted({tuple(shape) for shape in shapes})
+    if path.suffix == ".npy" and len(found) > 1:
+        raise InputError(
+            f"{path}: rows must have one shape in .npy, got {' and '.join(map(str, found))}; "
+            "write .npz or .safetensors, or embed stills and videos apart"
+        )
+
+
+def write_features(
+    file: IO[bytes], rows: Iterable[np.ndarray], *, suffix: str, shapes: Sequence[Sequence[int]]
+) -> None:
+    """Write rows one by one, so that memory does not grow with their number; the bytes depend on the rows alone.
+
+    Args:
+        rows: float32, as many as `shapes`.
+        shapes: of each row, at least one.
+    """
+    if suffix == ".npz":
+        _write_npz(file, rows)
+        return
+    if suffix == ".npy":
+        layout = {"descr": _DTYPE.str, "fortran_order": False, "shape": (len(shapes), *shapes[0])}
+        np.lib.format.write_array_header_1_0(file, layout)
+    else:
+        file.write(_safetensors_header(shapes))
+    for row in rows:
+        file.write(np.ascontiguousarray(row, _DTYPE).tobytes())
+
+
+def _key(row: int) -> str:
+    return f"{row:08d}"
+
+
+def _write_npz(file: IO[bytes], rows: Iterable[np.ndarray]) -> None:
+    with zipfile.ZipFile(file, "w", allowZip64=True) as archive:
+        for number, row in enumerate(rows):
+            # a ZipInfo of its own: zipfile would write the time of day
+            with archive.open(zipfile.ZipInfo(f"{_key(number)}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(row, _DTYPE), allow_pickle=False)
+
+
+def _safetensors_header(shapes: Sequence[Sequence[int]]) -> bytes:
+    # written by hand, since the library wants all tensors in memory at once
+    header, start = {}, 0
+    for number, shape in enumerate(shapes):
+        end = start + _DTYPE.itemsize * math.prod(shape)
+        header[_key(number)] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _read(path: Path) -> np.ndarray:
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import load_file
+
+        arrays = load_file(path)
+        return _stack([arrays[key] for key in sorted(arrays)])
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray) != (path.suffix == ".npy"):
+        raise ValueError("its suffix names another format")
+    if path.suffix == ".npy":
+        features: np.ndarray = loaded
+        return features
+    with loaded:
+        return _stack([loaded[key] for key in sorted(loaded.files)])
+
+
+def _stack(rows: list[np.ndarray]) -> np.ndarray:
+    if len({row.shape for row in rows}) == 1:
+        return np.stack(rows)
+    ragged = np.empty(len(rows), dtype=object)
+    for number, row in enumerate(rows):  # ragged[:] = rows would try to broadcast
+        ragged[number] = row
+    return ragged

@@ -1,0 +1,312 @@
+"""Read and write model directories: `config.json`, `model.safetensors`, `README.md`."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import transformers_layout
+from .config import FORMAT_VERSION, EncoderWeights, ModelConfig, PreprocessConfig
+from .errors import ConfigError, WeightsError, WriteError
+from .model import Predictor, VideoEncoder
+from .registry import MODELS
+from .schema import from_dict, read_json, to_dict, unknown
+from .storage import atomic_path, write_json, write_text
+from .weights import (
+    WEIGHTS_NAME,
+    Source,
+    Stored,
+    check_stored,
+    expected_shapes,
+    load_module,
+    read_headers,
+    weight_files,
+)
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.json"
+
+_CONFIG_KEYS = ("compute_dtype", "encoder_weights", "format_version", "model", "preprocess", "provenance")
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_NETWORKS: dict[str, type[VideoEncoder] | type[Predictor]] = {
+    "encoder": VideoEncoder,
+    "context_encoder": VideoEncoder,
+    "predictor": Predictor,
+}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What a model directory holds."""
+
+    config: ModelConfig
+    preprocess: PreprocessConfig
+    encoder: VideoEncoder
+    predictor: Predictor | None
+    """None where the directory holds no predictor."""
+    encoder_weights: EncoderWeights
+    """Which of the two encoders `encoder` is: `target` (the moving average) or `context` (the trained one)."""
+    provenance: Mapping[str, Any]
+    """Where the weights come from, as plain JSON data."""
+
+
+def load_model_directory(
+    directory: str | Path,
+    *,
+    weights: EncoderWeights | None = None,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> Pretrained:
+    """Load encoder and predictor from a model directory, ours or transformers'.
+
+    Keys and shapes are checked against `config.json` before any weight is read. Only safetensors are read, never
+    pickle.
+
+    Args:
+        directory: holds `config.json` and `model.safetensors` (or shards with an index).
+        weights: `target` or `context` encoder; None takes what is there, target first.
+        device: where the weights go.
+        dtype: of the weights in memory; None: what `config.json` asks for, else as stored.
+
+    Raises:
+        WeightsError: no such directory, no safetensors, or tensors that do not fit the configuration.
+        ConfigError: `config.json` is missing, malformed or holds unknown keys.
+    """
+    directory = Path(directory)
+    data = _read_config(directory)
+    stored = read_headers(weight_files(directory))
+    read = _read_transformers if "model_type" in data else _read_ours
+    described = read(directory, data, stored)
+    key = _encoder_key(directory, described, weights)
+    expected = {
+        name: shape
+        for key, network in described.networks.items()
+        for name, shape in expected_shapes(network, described.sources[key]).items()
+    }
+    if "model_type" in data:
+        heads = transformers_layout.HEAD_PREFIXES
+        stored = {name: tensor for name, tensor in stored.items() if not name.startswith(heads)}
+    check_stored(directory, expected, stored, remedy=f"correct {CONFIG_NAME}, or fetch or convert the model again")
+    for name in {key, "predictor"} & described.networks.keys():
+        load_module(
+            described.networks[name],
+            sources=described.sources[name],
+            stored=stored,
+            device=device,
+            dtype=dtype or described.dtype,
+        )
+    _state_licence(directory, described.provenance.get("licence"))
+    encoder, predictor = described.networks[key], described.networks.get("predictor")
+    assert isinstance(encoder, VideoEncoder) and (predictor is None or isinstance(predictor, Predictor))
+    return Pretrained(
+        described.config, described.preprocess, encoder, predictor, weights or described.held, described.provenance
+    )
+
+
+def save_model_directory(
+    directory: str | Path,
+    *,
+    config: ModelConfig,
+    preprocess: PreprocessConfig,
+    modules: Mapping[str, nn.Module],
+    encoder_weights: EncoderWeights,
+    provenance: Mapping[str, Any],
+    card: str,
+    dtype: torch.dtype | None = None,
+) -> Path:
+    """Write a model directory; every file appears whole, `config.json` last.
+
+    Args:
+        modules: by name in the file: `encoder`, `predictor` and, where both encoders are kept, `context_encoder`.
+        encoder_weights: which of the two `encoder` is.
+        card: text of `README.md`.
+        dtype: of the tensors on disk; None: as they are. In memory they become float32 again.
+
+    Raises:
+        WriteError: the directory cannot be written.
+    """
+    directory = Path(directory)
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            tensors[f"{name}.{key}"] = value.detach().to("cpu", dtype or value.dtype).contiguous()
+    data = {
+        "format_version": FORMAT_VERSION,
+        "model": to_dict(config),
+        "preprocess": to_dict(preprocess),
+        "encoder_weights": encoder_weights,
+        "provenance": dict(provenance),
+    }
+    if dtype is not None:
+        data["compute_dtype"] = "float32"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_path(directory / WEIGHTS_NAME) as path:
+            save_file(tensors, path, metadata={"format": "pt"})
+        write_text(directory / "README.md", card)
+        write_json(directory / CONFIG_NAME, data)
+    except OSError as error:
+        raise WriteError(f"{directory}: cannot write the model ({error.strerror or error})") from error
+    return directory
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What a directory's configuration says is in its files; the networks are on the meta device."""
+
+    config: ModelConfig
+    preprocess: PreprocessConfig
+    held: EncoderWeights
+    provenance: Mapping[str, Any]
+    dtype: torch.dtype | None
+    networks: dict[str, nn.Module]
+    sources: dict[str, dict[str, Source]]
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    if directory.is_file():
+        raise WeightsError(
+            f"{directory}: is a file; pass a model directory, or run `vjepa convert` on an official file"
+        )
+    if not directory.is_dir():
+        raise WeightsError(f"{directory}: no such directory; pass a model directory or a name from `vjepa models`")
+    if not (directory / CONFIG_NAME).is_file():
+        raise ConfigError(f"{directory}: holds no {CONFIG_NAME}; pass a directory that vjepa-sdk or transformers saved")
+    return read_json(directory / CONFIG_NAME)
+
+
+def _read_ours(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> _Described:
+    path = directory / CONFIG_NAME
+    for key in data:
+        if key not in _CONFIG_KEYS:
+            raise ConfigError(f"{path}: {unknown(f'key {key!r}', key, _CONFIG_KEYS)}")
+    if data.get("format_version") != FORMAT_VERSION:
+        raise ConfigError(
+            f"{path}: format_version={data.get('format_version')!r} must be {FORMAT_VERSION}; "
+            "a newer vjepa-sdk may read it"
+        )
+    held: Any = data.get("encoder_weights")
+    if held not in get_args(EncoderWeights):
+        raise ConfigError(f"{path}: encoder_weights={held!r} must be 'target' or 'context'")
+    for key in ("model", "preprocess", "provenance"):
+        if not isinstance(data.get(key, {}), dict):
+            raise ConfigError(f"{path}: {key}={data[key]!r} must be an object")
+    dtype = data.get("compute_dtype")
+    if dtype is not None and (not isinstance(dtype, str) or dtype not in _DTYPES):
+        raise ConfigError(f"{path}: compute_dtype={dtype!r} must be one of {', '.join(_DTYPES)}")
+    config = from_dict(ModelConfig, data.get("model", {}), where="model.")
+    preprocess = from_dict(PreprocessConfig, data.get("preprocess", {}), where="preprocess.")
+    present = [key for key in _NETWORKS if key == "encoder" or any(name.startswith(f"{key}.") for name in stored)]
+    networks = _lay_out(config, present)
+    sources = {
+        key: {name: Source((f"{key}.{name}",)) for name in network.state_dict()} for key, network in networks.items()
+    }
+    return _Described(
+        config, preprocess, held, data.get("provenance", {}), _DTYPES[dtype] if dtype else None, networks, sources
+    )
+
+
+def _read_transformers(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> _Described:
+    kind = data["model_type"]
+    config = transformers_layout.read_config(data)
+    found = [path for name in transformers_layout.PROCESSOR_NAMES if (path := directory / name).is_file()]
+    processor = read_json(found[0]) if found else {}
+    networks = _lay_out(config, ["encoder"] if kind == "ijepa" else ["encoder", "predictor"])
+    # a classification model keeps its backbone under its own name
+    prefix = f"{kind}." if any(name.startswith(f"{kind}.") for name in stored) else ""
+    sources = {
+        key: transformers_layout.sources(
+            key, network.state_dict(), kind=kind, prefix=prefix, num_mask_tokens=config.num_mask_tokens
+        )
+        for key, network in networks.items()
+    }
+    return _Described(
+        config,
+        transformers_layout.read_preprocess(data, processor, config),
+        transformers_layout.read_encoder_weights(data),
+        {"layout": f"transformers {kind}"},
+        None,
+        networks,
+        sources,
+    )
+
+
+def _lay_out(config: ModelConfig, keys: list[str]) -> dict[str, nn.Module]:
+    with torch.device("meta"):
+        return {key: _NETWORKS[key](config) for key in keys}
+
+
+def _encoder_key(directory: Path, described: _Described, weights: EncoderWeights | None) -> str:
+    if weights is None or weights == described.held:
+        return "encoder"
+    if weights == "context" and "context_encoder" in described.networks:
+        return "context_encoder"
+    held = described.held
+    raise WeightsError(f"{directory}: holds only the {held} encoder; pass weights={held!r} or leave it out")
+
+
+def locate_model(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """Return the local directory of a model: a path, a known name, or a hub id fetched into the hub's cache.
+
+    Raises:
+        ConfigError: neither a directory, a known name nor a hub id.
+    """
+    if isinstance(name_or_path, Path) or Path(name_or_path).is_dir() or name_or_path.startswith((".", "/", "~")):
+        return Path(name_or_path).expanduser()
+    known = MODELS.get(name_or_path)
+    if known is not None and known.is_bundled:
+        return known.directory
+    if known is not None and not known.is_on_hub:
+        raise ConfigError(
+            f"model {name_or_path!r} is published only as a pickle; download {known.url} and run `vjepa convert "
+            f"{known.url.rpartition('/')[2]} DIRECTORY --arch {known.name}`, then pass that directory"
+        )
+    repository = known.source if known is not None else name_or_path
+    if repository.count("/") != 1 or Path(repository).is_file():
+        raise _unknown_model(repository)
+    info = known or next((model for model in MODELS.values() if model.source == repository), None)
+    _state_licence(repository, info.licence if info is not None else None)
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            repository,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            allow_patterns=["*.json", "*.safetensors"],
+            library_name="vjepa-sdk",
+        )
+    )
+
+
+def _unknown_model(name: str) -> ConfigError:
+    if Path(name).is_file():
+        return ConfigError(f"{name!r} is a file; pass a model directory, or run `vjepa convert` on an official file")
+    near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"available: {', '.join(MODELS)}"
+    return ConfigError(f"unknown model {name!r}; {hint} (or pass a directory or a hub id such as owner/name)")
+
+
+def _state_licence(name: str | Path, licence: object) -> None:
+    if isinstance(licence, str) and "-NC" in licence.upper():
+        logger.warning("%s: these weights are licensed %s, for non-commercial use only", name, licence)

@@ -1,0 +1,183 @@
+"""Turn whatever a user calls a video into frames, or say why not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+from .video import (
+    IMAGE_SUFFIXES,
+    list_frame_directory,
+    open_video,
+    read_frame_directory,
+    read_image,
+    sample_indices,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Video: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image | Sequence[Image]"
+"""A path, a directory of frames, an array `[T, H, W, 3]`, a tensor `[T, 3, H, W]`, an image, a list of images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """Which frames of a video make its clip."""
+
+    num_frames: int
+    fps: float | None = None
+    """None: `num_frames` spread evenly over the whole video; else this many a second from its start."""
+    source_fps: float | None = None
+    """Frame rate of arrays, for `fps`."""
+    decoder: Literal["pyav", "decord"] = "pyav"
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of one video."""
+
+    pixels: Tensor
+    """`uint8 [T, 3, H, W]`."""
+    indices: tuple[int, ...]
+    """Which frames of the source these are."""
+
+
+def is_image(video: object) -> bool:
+    """Whether an input is one still image."""
+    if isinstance(video, str | os.PathLike):
+        path = Path(video)
+        return path.suffix.lower() in IMAGE_SUFFIXES - {".gif"} and not path.is_dir()
+    if isinstance(video, np.ndarray | Tensor):
+        return video.ndim == 3
+    return _is_pil(video)
+
+
+def split_batch(videos: object, *, images: bool) -> tuple[list[object], bool]:
+    """Return the single inputs in `videos`, and whether it was a batch.
+
+    Args:
+        images: the model takes single images, so a list of images is a batch and not a video.
+    """
+    if isinstance(videos, np.ndarray | Tensor):
+        is_batch = videos.ndim == (4 if images else 5)
+        return (list(videos) if is_batch else [videos]), is_batch
+    if isinstance(videos, list | tuple):
+        if not videos:
+            raise InputError("got an empty list; pass at least one video")
+        if all(map(_is_pil, videos)) and not images:
+            return [videos], False
+        return list(videos), True
+    return [videos], False
+
+
+def load_frames(video: object, sampling: Sampling) -> Frames:
+    """Read and sample one input.
+
+    Raises:
+        InputError: not a video, an ambiguous layout, or pixels neither uint8 nor in [0, 1].
+        VideoDecodeError: a file that cannot be decoded.
+    """
+    if isinstance(video, str | os.PathLike):
+        return _from_path(video, sampling)
+    if isinstance(video, np.ndarray | Tensor):
+        pixels = _from_array(video)
+    elif _is_pil(video):
+        pixels = _from_images([video])
+    elif isinstance(video, list | tuple) and video and all(map(_is_pil, video)):
+        pixels = _from_images(video)
+    else:
+        raise InputError(
+            f"a {type(video).__name__} is not a video; pass a path, an array [T, H, W, 3], a tensor [T, 3, H, W], "
+            "an image or a list of images"
+        )
+    indices = _choose(
+        np.arange(len(pixels)) / (sampling.source_fps or 1.0), sampling, has_rate=sampling.source_fps is not None
+    )
+    return Frames(pixels[torch.from_numpy(indices)], tuple(indices.tolist()))
+
+
+def _from_path(path: str | os.PathLike[str], sampling: Sampling) -> Frames:
+    if Path(path).is_dir():
+        count = len(list_frame_directory(path))
+        seconds = np.arange(count) / (sampling.source_fps or 1.0)
+        indices = _choose(seconds, sampling, has_rate=sampling.source_fps is not None)
+        frames = read_frame_directory(path, indices)
+    elif is_image(path):
+        indices, frames = np.zeros(1, np.int64), read_image(path)[None]
+    else:
+        with open_video(path, decoder=sampling.decoder) as reader:
+            indices = _choose(reader.timestamps - reader.timestamps[0], sampling, has_rate=True)
+            frames = reader.get_frames(indices)
+    return Frames(torch.from_numpy(frames).permute(0, 3, 1, 2), tuple(indices.tolist()))
+
+
+def _choose(seconds: np.ndarray, sampling: Sampling, *, has_rate: bool) -> np.ndarray:
+    """Return frame indices; `seconds` are the times of all frames, from 0."""
+    if sampling.fps is None:
+        return sample_indices(len(seconds), sampling.num_frames)
+    if not has_rate:
+        raise InputError(f"fps={sampling.fps:g} needs the frame rate of arrays and frame directories; pass source_fps=")
+    # the frame on screen at each moment; the small step absorbs rounding in container times
+    moments = np.arange(sampling.num_frames) / sampling.fps + 1e-6
+    return np.searchsorted(seconds, moments, side="right") - 1
+
+
+def _from_array(array: np.ndarray | Tensor) -> Tensor:
+    """Return `uint8 [T, 3, H, W]`."""
+    shape = tuple(array.shape)
+    if isinstance(array, np.ndarray):
+        if array.dtype == object or array.dtype.kind not in "uf":
+            raise InputError(f"pixels of dtype {array.dtype} must be uint8 or float in [0, 1]; convert them")
+        if array.ndim not in (3, 4) or shape[-1] != 3:
+            raise InputError(f"an array of shape {shape} must be [T, H, W, 3]; transpose it")
+        if array.ndim == 4 and shape[1] == 3:
+            raise InputError(
+                f"an array of shape {shape} could be [T, H, W, 3] or [T, 3, H, W]; pass a tensor [T, 3, H, W]"
+            )
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = (tensor if tensor.ndim == 4 else tensor[None]).permute(0, 3, 1, 2)
+    else:
+        if array.ndim not in (3, 4) or shape[-3] != 3:
+            raise InputError(f"a tensor of shape {shape} must be [T, 3, H, W]; permute it")
+        tensor = array.detach().cpu() if array.ndim == 4 else array.detach().cpu()[None]
+    if 0 in tensor.shape:
+        raise InputError(f"a video of shape {shape} is empty; pass at least one frame")
+    return _to_uint8(tensor)
+
+
+def _to_uint8(pixels: Tensor) -> Tensor:
+    if pixels.dtype == torch.uint8:
+        return pixels
+    if not pixels.is_floating_point():
+        raise InputError(f"pixels of dtype {pixels.dtype} must be uint8 or float in [0, 1]; convert them")
+    if not torch.isfinite(pixels).all():
+        raise InputError("pixels must be finite, got NaN or infinity; clean them")
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0.0 or high > 1.0:
+        raise InputError(
+            f"float pixels must lie in [0, 1], got {low:g} to {high:g}; divide by 255, "
+            "or pass clips that are normalised already to forward_features"
+        )
+    return (pixels.float() * 255.0).round().to(torch.uint8)
+
+
+def _from_images(images: Sequence[object]) -> Tensor:
+    arrays = [np.asarray(image.convert("RGB")) for image in images]  # type: ignore[attr-defined]
+    sizes = {array.shape[:2] for array in arrays}
+    if len(sizes) > 1:
+        raise InputError(f"the images of one video must have one size, got {sorted(sizes)}; resize them")
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _is_pil(value: object) -> bool:
+    # without importing pillow: only an instance of an imported class can be one
+    return any(base.__module__.startswith("PIL.") for base in type(value).__mro__)

@@ -1,0 +1,181 @@
+"""Join context encoder, target encoder and predictor into one training objective."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import ModelConfig, ObjectiveConfig
+from .layers import gather_tokens
+from .masks import Masks
+from .model import Predictor, VideoEncoder
+from .positions import Grid
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The objective of one batch and what it is made of; each a scalar tensor."""
+
+    total: Tensor
+    prediction: Tensor
+    """L1 between predicted and target features of hidden tokens, mean over mask sets."""
+    context: Tensor
+    """The same for visible tokens; zero unless `context_weight` is set."""
+    variance: Tensor
+    covariance: Tensor
+
+
+class JEPA(nn.Module):
+    """Predict the features of hidden tokens from visible ones (V-JEPA section 3, arXiv 2404.08471).
+
+    `context_encoder` (x-encoder) sees only the visible tokens. `target_encoder` (y-encoder) sees the whole clip, gets
+    no gradient and follows the context encoder as an exponential moving average.
+    """
+
+    def __init__(self, model: ModelConfig, objective: ObjectiveConfig) -> None:
+        super().__init__()
+        self.model_config, self.objective = model, objective
+        self.context_encoder = VideoEncoder(model)
+        self.predictor = Predictor(model)
+        self.target_encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
+
+    def forward(self, clips: Tensor, masks: Masks, *, context_weight: float | None = None) -> Losses:
+        """Compute the objective of a batch.
+
+        Args:
+            clips: normalised pixels `[B, 3, T, H, W]`.
+            masks: what is visible and what is hidden, one pair of index lists per mask set.
+            context_weight: overrides `ObjectiveConfig.context_weight`, for its ramp over training.
+        """
+        grid = self.context_encoder.grid_of(clips)
+        targets = self.targets(clips)
+        weight = self.objective.context_weight if context_weight is None else context_weight
+        parts = [
+            self._mask_set(index, clips, targets, context, target, grid, with_context=weight > 0)
+            for index, (context, target) in enumerate(zip(masks.context, masks.target, strict=True))
+        ]
+        prediction, context_loss, variance, covariance = (
+            torch.stack(terms).mean() for terms in zip(*parts, strict=True)
+        )
+        total = (
+            prediction
+            + weight * context_loss
+            + self.objective.variance_weight * variance
+            + self.objective.covariance_weight * covariance
+        )
+        return Losses(total, prediction, context_loss, variance, covariance)
+
+    @torch.no_grad()
+    def targets(self, clips: Tensor) -> Tensor:
+        """Return the target features of whole clips, layer-normed level by level: `[B, N, levels * D]`."""
+        if self.model_config.predictor_levels == 1:
+            return layer_norm_levels(self.target_encoder(clips), 1)
+        return layer_norm_levels(self.target_encoder.forward_levels(clips), self.model_config.predictor_levels)
+
+    @torch.no_grad()
+    def update_target(self, momentum: float) -> None:
+        """Average the context encoder in: `target = momentum * target + (1 - momentum) * context`."""
+        torch._foreach_lerp_(
+            list(self.target_encoder.parameters()), list(self.context_encoder.parameters()), 1.0 - momentum
+        )
+
+    def _mask_set(
+        self,
+        index: int,
+        clips: Tensor,
+        targets: Tensor,
+        context_index: Tensor,
+        target_index: Tensor,
+        grid: Grid,
+        *,
+        with_context: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return prediction, context, variance and covariance terms of one mask set."""
+        encode = (
+            self.context_encoder if self.model_config.predictor_levels == 1 else self.context_encoder.forward_levels
+        )
+        features = encode(clips, context_index)
+        mask_index = index if self.objective.mask_token == "per_mask" else 0
+        is_image = self.model_config.image_tokenizer and clips.shape[2] == 1
+        zero = features.new_zeros(())
+        if with_context:
+            predicted, restored = self.predictor.forward_with_context(
+                features, context_index, target_index, grid=grid, mask_index=mask_index, is_image=is_image
+            )
+            error = (restored - gather_tokens(targets, context_index)).abs()
+            if self.objective.context_distance_weighted:
+                error = error / distance_to_nearest(context_index, target_index, grid=grid).sqrt().unsqueeze(-1)
+            context_loss = error.mean()
+        else:
+            predicted = self.predictor(
+                features, context_index, target_index, grid=grid, mask_index=mask_index, is_image=is_image
+            )
+            context_loss = zero
+        prediction_loss = (predicted - gather_tokens(targets, target_index)).abs().mean()
+        if not (self.objective.variance_weight or self.objective.covariance_weight):
+            return prediction_loss, context_loss, zero, zero
+        variance, covariance = variance_covariance(features[..., -self.model_config.embed_dim :])
+        return prediction_loss, context_loss, variance, covariance
+
+
+def layer_norm_levels(features: Tensor, levels: int) -> Tensor:
+    """Layer-norm each level's channels on their own, without affine (eps 1e-5, the official default)."""
+    chunks = features.float().chunk(levels, dim=-1)
+    return torch.cat([F.layer_norm(chunk, chunk.shape[-1:]) for chunk in chunks], dim=-1)
+
+
+def distance_to_nearest(index: Tensor, others: Tensor, *, grid: Grid) -> Tensor:
+    """Return the distance in tokens from each place `[B, K]` to the nearest of `others` `[B, M]`."""
+    _, rows, columns = grid
+
+    def places(flat: Tensor) -> Tensor:
+        frame, rest = flat // (rows * columns), flat % (rows * columns)
+        return torch.stack([frame, rest // columns, rest % columns], dim=-1).float()
+
+    # the matrix-product shortcut of cdist loses the exact integers under the root
+    distances = torch.cdist(places(index), places(others), compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.amin(dim=-1)
+
+
+def variance_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return VICReg's two terms (arXiv 2105.04906, eq. 1-3) over all tokens `[B, K, D]` of a batch."""
+    tokens = features.float().flatten(0, 1)
+    tokens = tokens - tokens.mean(dim=0)
+    variance = tokens.square().sum(dim=0) / (len(tokens) - 1)
+    hinge = F.relu(1.0 - (variance + 1e-4).sqrt()).mean()
+    covariance = tokens.T @ tokens / (len(tokens) - 1)
+    off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
+    return hinge, off_diagonal / tokens.shape[1]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Signs of collapse in a batch of features; all fall together when features become one point."""
+
+    std: float
+    """Mean standard deviation of a feature dimension."""
+    effective_rank: float
+    """RankMe (arXiv 2210.02885): exponential of the entropy of the singular values; between 1 and D."""
+    mean_cosine: float
+    """Mean cosine of two tokens' features; 1 when all point one way."""
+
+
+@torch.no_grad()
+def spread(features: Tensor, *, max_tokens: int = 4096) -> Spread:
+    """Measure how far apart the tokens `[B, N, D]` of a batch are, on at most `max_tokens` of them, evenly spaced."""
+    tokens = features.float().flatten(0, 1)
+    tokens = tokens[:: max(1, len(tokens) // max_tokens)]
+    values = torch.linalg.svdvals(tokens)
+    shares = values / values.sum() + 1e-7
+    unit = F.normalize(tokens, dim=-1)
+    count = len(tokens)
+    cosine = (unit.sum(dim=0).square().sum() - count) / max(1, count * (count - 1))
+    return Spread(
+        std=float(tokens.std(dim=0).mean()),
+        effective_rank=float(torch.exp(-(shares * shares.log()).sum())),
+        mean_cosine=float(cosine),
+    )

@@ -1,0 +1,275 @@
+"""Keep a resumable job on disk: its frozen plan, its finished parts, and a journal of which parts count.
+
+    feats.npy.work/
+      lock             held while a run is alive
+      plan.json        what is to be done, with its own checksum
+      part-00000016    results of the units from number 16 on
+      journal.jsonl    one line for each finished part, with its own checksum
+
+A part counts once its journal line is on disk. A kill at any moment, a full disk or a damaged byte costs the parts it
+touches and nothing else; the next run finds out which by their checksums.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .errors import OutputError, VJEPAError, WriteError
+from .storage import Lock, atomic_file, sync_directory, write_json
+
+logger = logging.getLogger(__name__)
+
+_LOCK, _PLAN, _JOURNAL = "lock", "plan.json", "journal.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A finished part: results of the units `first` to `last - 1`."""
+
+    first: int
+    last: int
+    sha256: str
+    facts: dict[str, Any]
+    """What the job wants to know without opening the part, as plain JSON data."""
+
+    @property
+    def name(self) -> str:
+        """Of the part's file."""
+        return f"part-{self.first:08d}"
+
+
+class Workspace:
+    """Directory of one job, owned by one run at a time while the block lasts.
+
+    A block that ends without a plan on disk leaves no directory behind.
+
+    Raises:
+        InUseError: another live run owns it.
+        OutputError: it cannot be made.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._lock = _RemovableLock(directory / _LOCK)
+        self._is_removed = False
+
+    def __enter__(self) -> Workspace:
+        with disk_errors(self.directory):
+            self._lock.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not self._is_removed and not (self.directory / _PLAN).exists():
+                with suppress(OSError):  # an empty directory harms nobody, and must not hide the block's own error
+                    self._remove_files()
+        finally:
+            self._lock.__exit__(kind, error, trace)
+
+    def read_plan(self) -> dict[str, Any] | None:
+        """Return the plan, or None where there is none that can be trusted."""
+        path = self.directory / _PLAN
+        try:
+            stored = json.loads(path.read_bytes())
+            plan: dict[str, Any] = stored["plan"]
+            if stored["sha256"] == digest_of(plan):
+                return plan
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        logger.warning("%s is damaged; starting over", path)
+        return None
+
+    def start(self, plan: dict[str, Any]) -> None:
+        """Forget whatever was here and freeze a new plan."""
+        with disk_errors(self.directory):
+            # the plan goes first: parts without one are never taken for results
+            (self.directory / _PLAN).unlink(missing_ok=True)
+            self._keep_only([])
+            with atomic_file(self.directory / _JOURNAL):
+                pass
+            write_json(self.directory / _PLAN, {"plan": plan, "sha256": digest_of(plan)})
+
+    def recover(self) -> list[Part]:
+        """Return the finished parts in order, and delete what is torn, damaged or left over."""
+        with disk_errors(self.directory):
+            path = self.directory / _JOURNAL
+            lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+            parts: list[Part] = []
+            for part in sorted(filter(None, map(_parse, lines)), key=lambda part: part.first):
+                if (not parts or part.first >= parts[-1].last) and self._damage(part) is None:
+                    parts.append(part)
+            if len(parts) != len(lines) - 1 or lines[-1]:
+                logger.warning("%s: %d parts are intact, the rest is done again", self.directory, len(parts))
+                with atomic_file(path) as file:
+                    file.writelines(_line(part) for part in parts)
+            self._keep_only([part.name for part in parts])
+        return parts
+
+    def commit(self, *, first: int, last: int, data: Sequence[bytes], facts: dict[str, Any]) -> Part:
+        """Write a part and then its journal line, each forced to disk.
+
+        Args:
+            data: the part's content, in pieces.
+            facts: plain JSON data to keep in the journal.
+
+        Raises:
+            WriteError: the disk is full or not writable; parts committed before are intact.
+        """
+        sha256 = hashlib.sha256()
+        for piece in data:
+            sha256.update(piece)
+        part = Part(first=first, last=last, sha256=sha256.hexdigest(), facts=facts)
+        with disk_errors(self.directory, needed=sum(map(len, data))):
+            with atomic_file(self.directory / part.name) as file:
+                file.writelines(data)
+            with open(self.directory / _JOURNAL, "ab") as journal:
+                journal.write(_line(part))
+                journal.flush()
+                os.fsync(journal.fileno())
+        return part
+
+    def read(self, part: Part) -> bytes:
+        """Return a part's content.
+
+        Raises:
+            OutputError: it is no longer what was committed.
+        """
+        try:
+            data = (self.directory / part.name).read_bytes()
+            damage = None if hashlib.sha256(data).hexdigest() == part.sha256 else "its content changed"
+        except OSError as error:
+            data, damage = b"", error.strerror or str(error)
+        if damage is not None:
+            raise OutputError(f"{self.directory / part.name}: is damaged ({damage}); run again to redo this part")
+        return data
+
+    def publish(self, files: Sequence[tuple[str, Path]], *, stale: Path) -> None:
+        """Move finished files of this directory to their final places; the last one makes the output complete.
+
+        Args:
+            files: name here and final path; on disk already.
+            stale: an older output, removed first, so that it never stands beside files that belong to the new one.
+        """
+        with disk_errors(stale):
+            stale.unlink(missing_ok=True)
+            for name, final in files[:-1]:
+                os.replace(self.directory / name, final)
+            sync_directory(stale.parent)
+            name, final = files[-1]
+            os.replace(self.directory / name, final)
+            sync_directory(stale.parent)
+
+    def remove(self) -> None:
+        """Delete the directory; the job is over."""
+        with disk_errors(self.directory):
+            self._remove_files()
+
+    def _remove_files(self) -> None:
+        self._is_removed = True  # from here on the directory may belong to the next run
+        (self.directory / _PLAN).unlink(missing_ok=True)
+        self._keep_only([])
+        (self.directory / _JOURNAL).unlink(missing_ok=True)
+        self._lock.path.unlink(missing_ok=True)
+        try:
+            self.directory.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # the next run has moved in already
+                raise
+
+    def _keep_only(self, parts: Sequence[str]) -> None:
+        kept = {_LOCK, _PLAN, _JOURNAL, *parts}
+        for path in self.directory.iterdir():
+            if path.name not in kept:
+                path.unlink()
+
+    def _damage(self, part: Part) -> str | None:
+        try:
+            self.read(part)
+        except OutputError as error:
+            return str(error)
+        return None
+
+
+class _RemovableLock(Lock):
+    """A lock whose owner may delete its file: a lock won on a file that is gone does not count."""
+
+    def __enter__(self) -> _RemovableLock:
+        while True:
+            with suppress(FileExistsError):  # not mkdir(exist_ok=True): that fails if the directory goes meanwhile
+                os.mkdir(self.path.parent)
+            try:
+                super().__enter__()
+            except FileNotFoundError:  # the owner before removed the directory this very moment
+                continue
+            if self._is_on_disk():
+                return self
+
+    def _is_on_disk(self) -> bool:
+        held = os.fstat(self._descriptor)
+        try:
+            if os.path.samestat(held, os.stat(self.path)):
+                return True
+        except FileNotFoundError:
+            pass
+        os.close(self._descriptor)
+        return False
+
+
+@contextmanager
+def disk_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
+    """Turn what the file system refuses into a WriteError that says how much room there is."""
+    try:
+        yield
+    except VJEPAError:
+        raise
+    except OSError as error:
+        what = "cannot write" if needed is None else f"cannot write {needed:,} bytes"
+        raise WriteError(
+            f"{path}: {what} ({error.strerror or error}), {_free_bytes(path):,} bytes are free; "
+            "what is finished is kept, run again once this is solved"
+        ) from error
+
+
+def digest_of(data: Any) -> str:
+    """Return the sha256 of plain JSON data, whatever the order of its keys."""
+    return hashlib.sha256(_canonical(data)).hexdigest()
+
+
+def _canonical(data: Any) -> bytes:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
+
+
+def _line(part: Part) -> bytes:
+    body = asdict(part)
+    return _canonical({**body, "crc32": zlib.crc32(_canonical(body))}) + b"\n"
+
+
+def _parse(line: bytes) -> Part | None:
+    try:
+        body = json.loads(line)
+        checksum = body.pop("crc32")
+        return Part(**body) if checksum == zlib.crc32(_canonical(body)) else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _free_bytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

@@ -1,0 +1,76 @@
+"""The parts a JEPA network is made of: tubelet embedding, transformer block, token gather."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from timm.models.eva import EvaBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PatchEmbed3D(nn.Module):
+    """Embed tubelets of `tubelet_size` frames by `patch_size` x `patch_size` pixels.
+
+    The weight has the shape and name of the official `Conv3d`; a convolution whose stride is its kernel is one matrix
+    product over cut-out tubelets, which is faster and lets tokens be dropped before they are computed.
+    """
+
+    def __init__(self, *, patch_size: int, tubelet_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.kernel = (tubelet_size, patch_size, patch_size)
+        self.proj = nn.Conv3d(3, embed_dim, kernel_size=self.kernel, stride=self.kernel)
+
+    def forward(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Map clips `[B, 3, T, H, W]` to tokens `[B, N, D]`, or to `[B, K, D]` for the tokens `keep` `[B, K]`."""
+        batch, channels, *size = clips.shape
+        (t, p, q), (frames, rows, columns) = self.kernel, (n // k for n, k in zip(size, self.kernel, strict=True))
+        tubelets = clips.view(batch, channels, frames, t, rows, p, columns, q)
+        tubelets = tubelets.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(
+            batch, frames * rows * columns, channels * t * p * q
+        )
+        if keep is not None:
+            tubelets = gather_tokens(tubelets, keep)
+        return F.linear(tubelets, self.proj.weight.flatten(1), self.proj.bias)
+
+
+def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
+    """Pick tokens `[B, N, D]` by index `int64 [B, K]`; returns `[B, K, D]`."""
+    return tokens.gather(1, indices.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def transformer_blocks(*, dim: int, depth: int, num_heads: int, mlp_ratio: float, norm_eps: float) -> nn.ModuleList:
+    """Return timm blocks that compute, and are named, as the official pre-norm blocks (with or without RoPE)."""
+    return nn.ModuleList(
+        EvaBlock(
+            dim,
+            num_heads,
+            qkv_bias=True,
+            qkv_fused=True,
+            mlp_ratio=mlp_ratio,
+            attn_type="rope",
+            num_prefix_tokens=0,
+            rotate_half=False,
+            norm_layer=partial(nn.LayerNorm, eps=norm_eps),
+        )
+        for _ in range(depth)
+    )
+
+
+def init_weights(module: nn.Module, blocks: nn.ModuleList) -> None:
+    """Initialise as V-JEPA 2 does (`src/models/vision_transformer.py`): normal with std 0.02, biases zero.
+
+    The two output layers of block i are then divided by `sqrt(2 (i + 1))`. The official truncation at an absolute
+    +-2 is 100 standard deviations away, so it truncates nothing.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear | nn.Conv3d):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        for depth, block in enumerate(blocks, start=1):
+            for name in ("attn.proj.weight", "mlp.fc2.weight"):
+                block.get_parameter(name).div_(math.sqrt(2.0 * depth))

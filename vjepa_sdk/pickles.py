@@ -1,0 +1,73 @@
+"""Take the tensors out of a checkpoint that `torch.save` wrote, without letting it do anything.
+
+The only place that reads pickles, and only on behalf of `vjepa convert`: with `weights_only=True`, in a child process
+without network, environment or privileges (`unpickle`). What comes back is safetensors, checked as any download is.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy
+import safetensors
+import torch
+
+from .errors import WeightsError
+from .weights import Stored, read_headers
+
+_MAX_REPORT_BYTES = 1 << 20
+
+
+@contextmanager
+def unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], dict[str, Any]]]:
+    """Read a pickle's tensors in a child process that can do little else.
+
+    Args:
+        source: a file that `torch.save` wrote.
+        near: the tensors are kept beside this path until the block ends.
+
+    Yields:
+        the tensors, still on disk, named by their path of keys with `/` between; and facts: `others`, kinds of the
+        top-level entries that are not weights, and `network_isolated`.
+
+    Raises:
+        WeightsError: it holds more than tensors, or is damaged.
+    """
+    script = Path(__file__).with_name("unpickle.py")
+    homes = {str(Path(str(module.__file__)).parents[1]) for module in (torch, safetensors, numpy)}
+    with tempfile.TemporaryDirectory(prefix=f".{near.name}.", dir=near.parent) as directory:
+        work = Path(directory)
+        tensors, report = work / "tensors.safetensors", work / "report.json"
+        with open(report, "wb") as stdout, open(work / "stderr", "wb") as stderr:
+            # -I and an empty environment: no PYTHON* variable, start-up file or token reaches the child
+            code = subprocess.run(
+                [sys.executable, "-I", script, source.resolve(), tensors, *sorted(homes)],
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env={}, cwd=work, check=False,
+            ).returncode  # fmt: skip
+        facts = _read_report(source, report, code)
+        yield read_headers([tensors]), facts
+
+
+def _read_report(source: Path, path: Path, code: int) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        raw = file.read(_MAX_REPORT_BYTES)
+    try:
+        facts = json.loads(raw)
+    except ValueError:
+        raise WeightsError(
+            f"{source}: reading it ended the process (exit {code}); the file is damaged or too large"
+        ) from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("others", {}), dict):
+        raise WeightsError(f"{source}: reading it gave no report; the file is damaged")
+    if "error" in facts:
+        reason = "".join(char if char.isprintable() else " " for char in str(facts["error"]))[:400]
+        raise WeightsError(f"{source}: cannot be read: {reason}; fetch it again, from its publisher")
+    others = {str(name): str(kind) for name, kind in facts.get("others", {}).items()}
+    return {"others": others, "network_isolated": facts.get("network_isolated") is True}

@@ -1,0 +1,160 @@
+"""Load and save attentive probes: our directories, and the heads of transformers' classification models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from . import transformers_layout
+from .config import FORMAT_VERSION
+from .errors import ConfigError, WriteError
+from .heads import AttentiveProbe, ProbeConfig
+from .model import VideoEncoder
+from .schema import from_dict, read_json, to_dict, unknown
+from .storage import atomic_path, write_json
+from .weights import WEIGHTS_NAME, Source, check_stored, expected_shapes, load_module, read_headers, weight_files
+
+logger = logging.getLogger(__name__)
+
+_CONFIG_KEYS = ("format_version", "labels", "probe", "provenance")
+_GIANT_DIM, _GIANT_HEADS, _OFFICIAL_HEADS = 1408, 22, 16
+
+
+@dataclass(frozen=True)
+class LoadedProbe:
+    """What a probe directory holds."""
+
+    probe: AttentiveProbe
+    labels: tuple[str, ...]
+    """Names of the classes; empty where they are not recorded."""
+    provenance: Mapping[str, Any]
+    """Where the weights come from, as plain JSON data."""
+
+
+def load_probe(directory: str | Path, *, device: torch.device, dtype: torch.dtype | None = None) -> LoadedProbe:
+    """Load a probe from a directory that `vjepa convert` wrote, or from a transformers classification model.
+
+    Args:
+        directory: holds `config.json` and `model.safetensors` (or shards with an index).
+        device: where the weights go.
+        dtype: of the weights in memory; None: as stored.
+
+    Raises:
+        ConfigError: `config.json` is missing, malformed or describes no probe.
+        WeightsError: tensors are missing or do not fit.
+    """
+    directory = Path(directory)
+    data = read_json(directory / "config.json")
+    stored = read_headers(weight_files(directory))
+    if "model_type" in data:
+        config, labels, provenance = _from_transformers(directory, data)
+        stored = {name: value for name, value in stored.items() if name.startswith(transformers_layout.HEAD_PREFIXES)}
+    else:
+        config, labels, provenance = _from_ours(directory, data)
+    with torch.device("meta"):
+        probe = AttentiveProbe(config)
+    locate = transformers_layout.probe_source if "model_type" in data else lambda name: Source((name,))
+    sources = {name: locate(name) for name in probe.state_dict()}
+    check_stored(directory, expected_shapes(probe, sources), stored, remedy="correct config.json or fetch it again")
+    load_module(probe, sources=sources, stored=stored, device=device, dtype=dtype)
+    return LoadedProbe(probe, labels, provenance)
+
+
+def save_probe(
+    directory: str | Path, probe: AttentiveProbe, *, labels: Sequence[str] = (), provenance: Mapping[str, Any]
+) -> Path:
+    """Write a probe directory; every file appears whole, `config.json` last.
+
+    Raises:
+        WriteError: the directory cannot be written.
+    """
+    directory = Path(directory)
+    data = {"format_version": FORMAT_VERSION, "probe": to_dict(probe.config), "provenance": dict(provenance)}
+    if labels:
+        data["labels"] = list(labels)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in probe.state_dict().items()}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with atomic_path(directory / WEIGHTS_NAME) as path:
+            save_file(tensors, path, metadata={"format": "pt"})
+        write_json(directory / "config.json", data)
+    except OSError as error:
+        raise WriteError(f"{directory}: cannot write the probe ({error.strerror or error})") from error
+    return directory
+
+
+def probe_tokens(encoder: VideoEncoder, clips: Tensor, *, layers: tuple[int, ...]) -> Tensor:
+    """Encode normalised clips `[B, 3, T, H, W]` into what a probe reads.
+
+    Args:
+        layers: `ProbeConfig.layers` of the probe.
+
+    Returns:
+        `[B, N, D]`, or `[B, layers * N, D]`: the normed tokens of several blocks, one block after the other.
+    """
+    if not layers:
+        tokens: Tensor = encoder(clips)
+        return tokens
+    return torch.cat(encoder.get_intermediate_layers(clips, layers), dim=1)
+
+
+def _from_ours(directory: Path, data: Mapping[str, Any]) -> tuple[ProbeConfig, tuple[str, ...], Mapping[str, Any]]:
+    path = directory / "config.json"
+    if not isinstance(data.get("probe"), dict):
+        raise ConfigError(f"{path}: describes no probe; pass a directory that `vjepa convert` made from a probe file")
+    for key in data:
+        if key not in _CONFIG_KEYS:
+            raise ConfigError(f"{path}: {unknown(f'key {key!r}', key, _CONFIG_KEYS)}")
+    if data.get("format_version") != FORMAT_VERSION:
+        raise ConfigError(
+            f"{path}: format_version={data.get('format_version')!r} must be {FORMAT_VERSION}; "
+            "a newer vjepa-sdk may read it"
+        )
+    config = from_dict(ProbeConfig, data["probe"], where="probe.")
+    labels, provenance = data.get("labels", []), data.get("provenance", {})
+    if not isinstance(provenance, dict):
+        raise ConfigError(f"{path}: provenance={provenance!r} must be an object")
+    return config, _check_labels(path, labels, config.num_classes), provenance
+
+
+def _from_transformers(
+    directory: Path, data: Mapping[str, Any]
+) -> tuple[ProbeConfig, tuple[str, ...], Mapping[str, Any]]:
+    path = directory / "config.json"
+    if data["model_type"] != "vjepa2":
+        raise ConfigError(
+            f"{path}: model_type={data['model_type']!r} must be 'vjepa2'; no other has an attentive probe"
+        )
+    model = transformers_layout.read_config(data)
+    names = data.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
+    if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:
+        raise ConfigError(f"{path}: id2label must name the classes '0' to 'n - 1'")
+    depth = data.get("num_pooler_layers", 3)
+    if type(depth) is not int or not 0 <= depth < 64:
+        raise ConfigError(f"{path}: num_pooler_layers={depth!r} must be an integer from 0 to 63")
+    heads = model.num_heads
+    if (model.embed_dim, heads) == (_GIANT_DIM, _GIANT_HEADS):
+        logger.warning(
+            "%s: num_attention_heads=%d is the encoder's; ViT-g probes were trained with %d heads, which are used here",
+            path, heads, _OFFICIAL_HEADS,
+        )  # fmt: skip
+        heads = _OFFICIAL_HEADS
+    fields: dict[str, Any] = {"embed_dim": model.embed_dim, "num_classes": len(names), "num_heads": heads}
+    fields |= {"depth": depth + 1, "norm_eps": model.norm_eps}
+    labels = _check_labels(path, [names[str(index)] for index in range(len(names))], len(names))
+    return from_dict(ProbeConfig, fields), labels, {"layout": "transformers vjepa2"}
+
+
+def _check_labels(path: Path, labels: object, count: int) -> tuple[str, ...]:
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ConfigError(f"{path}: labels must be a list of texts")
+    if labels and len(labels) != count:
+        raise ConfigError(f"{path}: {len(labels)} labels must be as many as num_classes={count}")
+    return tuple(labels)

@@ -1,0 +1,209 @@
+"""Check frozen dataclasses against plain data: types, ranges, unknown keys."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .errors import ConfigError
+
+MAX_CONFIG_BYTES = 1 << 20
+
+_Config = TypeVar("_Config")
+
+
+def from_dict(cls: type[_Config], data: Mapping[str, Any], *, where: str = "") -> _Config:
+    """Build a configuration from plain data, refusing unknown keys and wrong types.
+
+    Args:
+        cls: one of the configuration classes.
+        data: what a TOML or JSON file holds.
+        where: prefix of keys in messages, such as `optim.`.
+
+    Raises:
+        ConfigError: an unknown key (the nearest valid one is named), a wrong type or a value out of range.
+    """
+    hints = typing.get_type_hints(cls)
+    for key in data:
+        if key not in hints:
+            raise ConfigError(unknown(f"key '{where}{key}'", key, hints, prefix=where))
+    values = {key: _coerce(hints[key], value, f"{where}{key}") for key, value in data.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}{error}") if where else error from None
+    except TypeError:
+        missing = [
+            f.name
+            for f in dataclasses.fields(cls)  # type: ignore[arg-type]
+            if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        ]
+        raise ConfigError(f"{where or cls.__name__ + ' '}lacks {', '.join(missing)}; add it") from None
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """Return a configuration as plain data for JSON or TOML; unset values (None) are left out."""
+    out: dict[str, Any] = {}
+    for item in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, item.name)
+        if value is not None:
+            out[item.name] = _plain(value)
+    return out
+
+
+def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Apply `section.key=value` settings (values in TOML syntax, bare words as strings) to plain data."""
+    result: dict[str, Any] = json.loads(json.dumps(data))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"--set {override!r} must be key=value; write for example optim.lr=3e-4")
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *sections, name = key.strip().split(".")
+        table = result
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"--set {override!r}: {section!r} is not a section; set it in a --config file")
+        table[name] = value
+    return result
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Read a TOML file of at most 1 MiB as plain data."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the configuration ({error.strerror}); check the path") from error
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: a configuration has at most {MAX_CONFIG_BYTES} bytes; this is another kind of file")
+    try:
+        return tomllib.loads(raw.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file of at most 1 MiB that holds an object."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: a configuration has at most {MAX_CONFIG_BYTES} bytes; this is another kind of file")
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must hold an object, got {type(data).__name__}")
+    return data
+
+
+def to_toml(config: object) -> str:
+    """Return a configuration as TOML text."""
+    import tomli_w
+
+    return tomli_w.dumps(to_dict(config))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _coerce(hint: Any, value: Any, name: str) -> Any:
+    """Turn nested tables into configurations and lists into tuples; leave the rest to `_check_types`."""
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{name}={value!r} must be a table; write [{name}]")
+        return from_dict(hint, value, where=f"{name}.")  # type: ignore[arg-type]
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        inner = typing.get_args(hint)[0]
+        return tuple(_coerce(inner, item, f"{name}[{i}]") for i, item in enumerate(value))
+    # an integer beyond every float stays one and fails the type check
+    if (hint is float or float in typing.get_args(hint)) and type(value) is int and abs(value) <= sys.float_info.max:
+        return float(value)
+    return value
+
+
+def check_types(config: object) -> None:
+    for name, hint in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if not _matches(hint, value):
+            raise ConfigError(f"{name}={value!r} must be {_describe(hint)}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{name}={value!r} must be a finite number")
+
+
+def _matches(hint: Any, value: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_matches(argument, value) for argument in arguments)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(_matches(arguments[0], item) for item in value)
+        return len(value) == len(arguments) and all(map(_matches, arguments, value))
+    if hint is float:
+        return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return type(value) is hint
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return " or ".join(_describe(argument) for argument in arguments if argument is not type(None))
+    if origin is Literal:
+        return "one of " + ", ".join(map(repr, arguments))
+    if origin is tuple:
+        return f"a list of {_describe(arguments[0])}" + (
+            "" if arguments[-1] is Ellipsis else f" with {len(arguments)} items"
+        )
+    names = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{name}={value} must lie between {low} and {high}; pass {low if value < low else high}")
+
+
+def check_interval(name: str, value: tuple[float, float], low: float, high: float) -> None:
+    if not low < value[0] <= value[1] <= high:
+        raise ConfigError(f"{name}={value} must be (low, high) with {low} < low <= high <= {high}")
+
+
+def check_multiple(name: str, value: int, unit_name: str, unit: int) -> None:
+    if value % unit:
+        below = value // unit * unit
+        remedy = f"pass {below} or {below + unit}" if below else f"pass {unit}"
+        raise ConfigError(f"{name}={value} must be a multiple of {unit_name}={unit}; {remedy}")
+
+
+def unknown(what: str, name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """Say that a name is unknown, with the nearest known one or the list of all."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean '{prefix}{near[0]}'?" if near else f"available: {', '.join(known)}"
+    return f"unknown {what}; {hint}"

@@ -1,0 +1,122 @@
+"""Take the tensors out of a checkpoint that `torch.save` wrote, in a process that can do little else.
+
+Run as a script by `convert`, never imported: `python -I unpickle.py SOURCE OUT PATH...`. Nothing of this package is
+imported, so that the process holds no more than it needs. It reads with `weights_only=True`, which builds tensors and
+plain containers and calls nothing, and that is all the safety there must be; the rest is for the day it fails: no
+network, no environment, no new privileges, bounded memory, time and output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+NETWORKS = ("encoder", "target_encoder", "ema_encoder", "predictor", "classifier", "classifiers")
+"""Top-level keys that hold weights; everything else is training state."""
+
+_MIN_TORCH = (2, 10)
+_CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 0x10000000, 0x40000000, 1, 38
+
+
+def main(source: str, out: str, *paths: str) -> None:
+    """Write the tensors of `source` to the safetensors file `out`, and a report as JSON to stdout."""
+    isolated = _confine(os.path.getsize(source))
+    sys.path.extend(paths)
+    try:
+        report = _extract(source, out)
+    except Exception as error:
+        # the parent turns this into one of its own errors; a traceback could carry bytes of the file
+        report = {"error": _reason(error)}
+    json.dump({**report, "network_isolated": isolated}, sys.stdout)
+
+
+def _confine(size: int) -> bool:
+    """Give up what reading a file does not need; return whether the network is among it."""
+    gib = 1 << 30
+    for limit, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_CPU, 3600),
+        (resource.RLIMIT_FSIZE, size + (64 << 20)),
+        (resource.RLIMIT_AS, 2 * size + 32 * gib),
+    ):
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
+    if sys.platform != "linux":
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    # a namespace of its own has no network devices; kernels that forbid it to users are common
+    return bool(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
+
+
+def _extract(source: str, out: str) -> dict[str, Any]:
+    import torch
+    from safetensors.torch import save_file
+
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _MIN_TORCH:
+        raise ValueError(f"torch {torch.__version__} reads pickles with known holes; install 2.10 or newer to convert")
+    torch.set_num_threads(1)
+    with open(source, "rb") as file:
+        is_archive = file.read(4) == b"PK\x03\x04"
+    # newer versions of torch choose the format by the file's name
+    alias = f"{out}.checkpoint"
+    os.symlink(os.path.abspath(source), alias)
+    checkpoint = torch.load(alias, map_location="cpu", weights_only=True, mmap=is_archive)
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"holds a {type(checkpoint).__name__}, not a dictionary")
+    tensors: dict[str, Any] = {}
+    budget, seen = os.path.getsize(source), set()
+    for name, value in _walk({key: checkpoint[key] for key in NETWORKS if key in checkpoint}):
+        # a few bytes can claim, by strides of zero, to be a tensor of any size
+        budget -= value.numel() * value.element_size()
+        if budget < 0:
+            raise ValueError(f"tensor {name!r} claims more bytes than the file has")
+        storage = value.untyped_storage()
+        # safetensors writes no views into, or second names of, one storage
+        is_whole = storage.nbytes() == value.numel() * value.element_size() and storage.data_ptr() not in seen
+        seen.add(storage.data_ptr())
+        value = value.detach()
+        tensors[name] = value.contiguous() if is_whole else value.clone(memory_format=torch.contiguous_format)
+    save_file(tensors, out)
+    kinds = {str(key): type(value).__name__ for key, value in checkpoint.items() if key not in NETWORKS}
+    return {"others": dict(list(kinds.items())[:100])}
+
+
+def _walk(value: object, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every tensor with its path, such as `encoder/module.backbone.norm.bias` or `classifiers/0/...`."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _walk(item, f"{name}/{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{name}/{index}")
+    else:
+        raise ValueError(f"{name!r} is a {type(value).__name__}, not a tensor")
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    # torch's own text is long and tells the reader to switch the protection off
+    if match := re.search(r"unsupported (?:global|class|operand):?\s+(?:GLOBAL\s+)?(\S+)", text, re.IGNORECASE):
+        return f"it holds code or objects ({match.group(1)[:100]}), not just tensors"
+    if "weights_only" in text or "WeightsUnpickler" in text:
+        return "it holds something else than tensors"
+    return text[:300] if type(error) is ValueError else f"{type(error).__name__}: {text[:300]}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,306 @@
+"""Read safetensors files: the header first, checked in full, then exactly the tensors a network needs.
+
+Own code, because three things matter here that a memory map does not give: nothing is allocated before every key and
+shape has been compared with the configuration, several stored tensors are read straight into one of ours (transformers
+keeps queries, keys and values apart), and weights in memory do not hang on a file that may change.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import WeightsError
+from .schema import read_json
+
+WEIGHTS_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
+MAX_HEADER_BYTES = 2 << 20
+"""A header of 1,500 tensors has 0.2 MiB."""
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".npy")
+_ARCHIVES = {
+    b"PK\x03\x04": "a zip archive as torch.save writes it",
+    b"\x1f\x8b": "a gzip file",
+    b"7z\xbc\xaf": "a 7z file",
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a file, not read yet."""
+
+    path: Path
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    offset: int
+    """First byte, counted from the start of the file."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def row(self, index: int) -> Stored:
+        """Return the part at one index of the first axis."""
+        rest = replace(self, shape=self.shape[1:])
+        return replace(rest, offset=self.offset + index * rest.num_bytes)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one of our tensors lies in a file of another layout."""
+
+    names: tuple[str, ...]
+    """Stored tensors which, one after the other along their first axis, make ours."""
+    row: int | None = None
+    """Ours is only this index of the stored tensor's first axis, ..."""
+    rows: int = 1
+    """... which has this length."""
+    lacks_frame_axis: bool = False
+    """Stored `[D, 3, P, P]`, ours `[D, 3, 1, P, P]`: the patch embedding of image models."""
+
+    def stored_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape that each stored tensor must have so that ours has `shape`."""
+        if self.row is not None:
+            return (self.rows, *shape)
+        if self.lacks_frame_axis:
+            return (*shape[:2], *shape[3:])
+        return (shape[0] // len(self.names), *shape[1:])
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """Return the safetensors files of a model directory: one, or the shards that its index names.
+
+    Raises:
+        WeightsError: there are none, one is missing, or the index is not valid.
+    """
+    single, index = directory / WEIGHTS_NAME, directory / INDEX_NAME
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        pickles = sorted(path.name for path in directory.iterdir() if path.name.endswith(_PICKLE_SUFFIXES))
+        hint = f"; {pickles[0]} may hold a pickle, which is never loaded: run `vjepa convert` on it" if pickles else ""
+        raise WeightsError(f"{directory}: holds no {WEIGHTS_NAME}{hint}")
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise WeightsError(f"{index}: must hold a weight_map of tensors to shards; fetch it again")
+    for name in shards.values():
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
+            raise WeightsError(f"{index}: shard {name!r} must be the name of a .safetensors file beside it")
+        if not (directory / name).is_file():
+            raise WeightsError(f"{directory}: lacks the shard {name}; fetch it again")
+    return [directory / name for name in sorted(set(shards.values()))]
+
+
+def read_headers(paths: Iterable[Path]) -> dict[str, Stored]:
+    """Return what the files hold, by name, from their headers alone.
+
+    Raises:
+        WeightsError: not a well-formed safetensors file of floats, or one name twice.
+    """
+    stored: dict[str, Stored] = {}
+    for path in paths:
+        for name, tensor in _read_header(path).items():
+            if name in stored:
+                raise WeightsError(f"{path}: tensor {name!r} is also in {stored[name].path.name}; fetch both again")
+            stored[name] = tensor
+    return stored
+
+
+def expected_shapes(module: nn.Module, sources: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every stored tensor that a network is made from."""
+    return {
+        name: source.stored_shape(value.shape)
+        for key, value in module.state_dict().items()
+        for source in (sources[key],)
+        for name in source.names
+    }
+
+
+def check_stored(
+    where: str | Path, expected: Mapping[str, tuple[int, ...]], stored: Mapping[str, Stored], *, remedy: str
+) -> None:
+    """Compare names and shapes, before anything is read.
+
+    Args:
+        where: named in messages.
+        expected: what the configuration asks for.
+        stored: what the files hold.
+        remedy: what the user can do about it.
+
+    Raises:
+        WeightsError: missing or unexpected names, or a wrong shape; both shapes are named.
+    """
+    missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    if missing or unexpected:
+        raise WeightsError(
+            f"{where}: tensors do not fit the configuration: {len(missing)} missing {missing[:3]}, "
+            f"{len(unexpected)} unexpected {unexpected[:3]}; {remedy}"
+        )
+    for name, shape in expected.items():
+        if stored[name].shape != shape:
+            raise WeightsError(f"{where}: tensor {name!r} must have shape {shape}, got {stored[name].shape}; {remedy}")
+
+
+def load_module(
+    module: nn.Module,
+    *,
+    sources: Mapping[str, Source],
+    stored: Mapping[str, Stored],
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> None:
+    """Give a network on the meta device its weights, tensor by tensor; `check_stored` must have passed.
+
+    Args:
+        dtype: of the weights in memory; None: as stored.
+
+    Raises:
+        WeightsError: a file ends early, or weights are not finite.
+    """
+    state: dict[str, Tensor] = {}
+    for key, value in module.state_dict().items():
+        source = sources[key]
+        parts = [stored[name] if source.row is None else stored[name].row(source.row) for name in source.names]
+        state[key] = _read_tensor(parts, value.shape).to(device=device, dtype=dtype)
+    module.load_state_dict(state, strict=True, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def to_stored(state: Mapping[str, Tensor], sources: Mapping[str, Source]) -> dict[str, Tensor]:
+    """Cut and stack our tensors into those of another layout: the inverse of what `load_module` reads."""
+    stored: dict[str, Tensor] = {}
+    rows: dict[str, list[Tensor]] = {}
+    for key, value in state.items():
+        source = sources[key]
+        if source.row is not None:
+            rows.setdefault(source.names[0], []).append(value)
+        elif source.lacks_frame_axis:
+            stored[source.names[0]] = value.squeeze(2)
+        else:
+            stored.update(zip(source.names, value.chunk(len(source.names)), strict=True))
+    stored.update({name: torch.stack(values) for name, values in rows.items()})
+    return {name: value.detach().cpu().contiguous().clone() for name, value in stored.items()}
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file looks like one `torch.save` wrote; decided by its content, whatever its name."""
+    return "pickle" in _kind(path) or "torch.save" in _kind(path)
+
+
+def _read_tensor(parts: Sequence[Stored], shape: torch.Size) -> Tensor:
+    if len({part.dtype for part in parts}) > 1:
+        raise WeightsError(f"{parts[0].path}: parts of one tensor have different dtypes; fetch the file again")
+    tensor = torch.empty(shape, dtype=parts[0].dtype)
+    buffer: memoryview = tensor.view(-1).view(torch.uint8).numpy().data
+    start = 0
+    for part in parts:
+        try:
+            with open(part.path, "rb", buffering=0) as file:
+                file.seek(part.offset)
+                end = start + part.num_bytes
+                while start < end:
+                    if (count := file.readinto(buffer[start:end])) in (0, None):
+                        raise WeightsError(f"{part.path}: ends early, while it is read; fetch it again")
+                    start += count
+        except WeightsError:
+            raise
+        except OSError as error:
+            raise WeightsError(f"{part.path}: cannot be read ({error.strerror}); check the disk") from error
+    # one pass that copies nothing: a NaN becomes both extremes, an infinity one of them
+    if not all(math.isfinite(value) for value in map(float, torch.aminmax(tensor))):
+        raise WeightsError(f"{parts[0].path}: a tensor of shape {tuple(shape)} holds NaN or infinity; fetch it again")
+    return tensor
+
+
+def _read_header(path: Path) -> dict[str, Stored]:
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= size - 8:
+                raise _malformed(path, f"its header would have {length:,} of {size:,} bytes")
+            if length > MAX_HEADER_BYTES:
+                raise _malformed(path, f"its header has {length:,} bytes, at most {MAX_HEADER_BYTES:,} are allowed")
+            text = file.read(length)
+        header = json.loads(text, object_pairs_hook=_without_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(path, f"its header is not valid JSON: {error}") from error
+    except WeightsError:
+        raise
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    if not isinstance(header, dict):
+        raise _malformed(path, "its header is not an object")
+    header.pop("__metadata__", None)
+    return _lay_out(path, header, first=8 + length, size=size)
+
+
+def _lay_out(path: Path, header: Mapping[str, Any], *, first: int, size: int) -> dict[str, Stored]:
+    """Turn a header into tensors that cover the file's values without gaps or overlaps."""
+    spans: list[tuple[int, int, str]] = []
+    stored = {}
+    for name, entry in header.items():
+        if not isinstance(entry, dict) or entry.keys() != _ENTRY_KEYS:
+            raise _malformed(path, f"the entry of tensor {name!r} must hold dtype, shape and data_offsets")
+        kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not (_are_counts(shape) and len(shape) <= 8 and _are_counts(offsets) and len(offsets) == 2):
+            raise _malformed(path, f"shape or data_offsets of tensor {name!r} are not lists of counts")
+        if not isinstance(kind, str) or kind not in _DTYPES:
+            raise WeightsError(f"{path}: tensor {name!r} must hold floats ({', '.join(_DTYPES)}), got {kind!r}")
+        stored[name] = Stored(path, _DTYPES[kind], tuple(shape), first + offsets[0])
+        if stored[name].num_bytes != offsets[1] - offsets[0]:
+            raise _malformed(
+                path, f"tensor {name!r} of shape {shape} does not fill its {offsets[1] - offsets[0]} bytes"
+            )
+        spans.append((offsets[0], offsets[1], name))
+    end = 0
+    for start, stop, name in sorted(spans):
+        if start != end:
+            raise _malformed(path, f"tensor {name!r} begins at byte {start}, the one before ends at {end}")
+        end = stop
+    if first + end != size:
+        raise _malformed(path, f"it has {size:,} bytes, its header describes {first + end:,}")
+    return stored
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 48 for item in value)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key appears twice")
+    return result
+
+
+def _malformed(path: Path, reason: str) -> WeightsError:
+    kind = _kind(path)
+    remedy = f"it is {kind}, which is never loaded; run `vjepa convert` on it" if kind else "fetch or convert it again"
+    return WeightsError(f"{path}: not a valid safetensors file: {reason}; {remedy}")
+
+
+def _kind(path: Path) -> str:
+    """Name the format of a file that may hold a pickle; empty for others."""
+    with open(path, "rb") as file:
+        start = file.read(512)
+    for magic, kind in _ARCHIVES.items():
+        if start.startswith(magic):
+            return kind
+    if start[257:262] == b"ustar":
+        return "a tar archive"
+    # protocol 2 and up begin with 0x80; a safetensors header has its brace at byte 8
+    if start[:1] == b"\x80" and 2 <= int.from_bytes(start[1:2]) <= 5 and start[8:9] != b"{":
+        return "a pickle"
+    return ""

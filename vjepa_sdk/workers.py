@@ -1,0 +1,499 @@
+"""Run slow, untrusted work in replaceable processes, in order.
+
+Decoders hang and crash on some files. Here each task runs in a child process with a deadline; a child that hangs or
+dies is killed and replaced, and costs its one task.
+
+    caller ── request (pickled) ──> child          the parent is trusted
+    caller <── JSON header, raw array ── child     the child is not: nothing it sends is unpickled
+
+A dispatcher thread hands out requests and collects results, so that children work on while the caller computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, Pipe, wait
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from .errors import ConfigError, VJEPAError
+
+Request = TypeVar("Request")
+WorkerResult = tuple[np.ndarray, dict[str, Any]]
+
+START_UP_SECONDS = 120.0  # importing torch on a loaded machine takes long and is nobody's clip's fault
+MAX_HEADER_BYTES = 1 << 20
+MAX_ARRAY_BYTES = 1 << 32
+_DTYPES = frozenset({"bool", "uint8", "int16", "int32", "int64", "float16", "float32", "float64"})
+_SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class TaskResult(Generic[Request]):
+    """Hold what became of one request: an array, or the reason why there is none."""
+
+    request: Request
+    array: np.ndarray | None
+    info: dict[str, Any]
+    error: str | None  # one line
+    failures: tuple[tuple[Request, str], ...] = ()  # requests that `retry` replaced by this one, and their errors
+
+
+class WorkerPool(Generic[Request]):
+    """Map a task over requests in child processes; results come back in the order of the requests.
+
+    Args:
+        task: a picklable callable from an importable module: task(request) -> (array, JSON-able dict).
+        num_workers: child processes; 0 runs the task in this process, without a deadline.
+        deadline_seconds: time for one task, from the moment a started child receives it.
+        max_tasks_per_worker: a child is replaced after so many tasks, which bounds what a decoder leaks.
+
+    Raises:
+        ConfigError: a number is out of range, or this platform cannot run worker processes.
+    """
+
+    def __init__(
+        self,
+        task: Callable[[Request], WorkerResult],
+        *,
+        num_workers: int,
+        deadline_seconds: float,
+        max_tasks_per_worker: int = 500,
+    ) -> None:
+        if num_workers < 0:
+            raise ConfigError(f"num_workers={num_workers} must be at least 0")
+        if not deadline_seconds > 0:
+            raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
+        if max_tasks_per_worker < 1:
+            raise ConfigError(f"max_tasks_per_worker={max_tasks_per_worker} must be at least 1")
+        if num_workers and (sys.platform == "win32" or not sys.executable):
+            raise ConfigError(f"num_workers={num_workers} needs a POSIX system with a Python executable; use 0")
+        self._task = task
+        self._num_workers = num_workers
+        self._deadline_seconds = deadline_seconds
+        self._max_tasks_per_worker = max_tasks_per_worker
+        self._dispatcher: _Dispatcher | None = None
+        self._is_mapping = False
+        self._is_closed = False
+
+    def map(
+        self,
+        requests: Iterable[Request],
+        *,
+        prefetch: int,
+        retry: Callable[[Request], Request | None] | None = None,
+    ) -> Iterator[TaskResult[Request]]:
+        """Yield one result per request, in order.
+
+        Args:
+            requests: consumed as needed: at most num_workers + prefetch are unanswered at any time.
+            prefetch: results that may wait, finished, for the caller.
+            retry: names the request to put in a failed one's place, or None to give up; default: never retry.
+
+        Raises:
+            VJEPAError: worker processes cannot be started at all.
+        """
+        if prefetch < 0:
+            raise ConfigError(f"prefetch={prefetch} must be at least 0")
+        if self._is_closed:
+            raise VJEPAError("this WorkerPool is closed; open a new one")
+        if self._num_workers == 0:
+            return (_retried(_run(self._task, request), retry, self._run_here) for request in requests)
+        return self._map_in_children(requests, self._num_workers + prefetch, retry)
+
+    def _run_here(self, request: Request) -> TaskResult[Request]:
+        return _run(self._task, request)
+
+    def _map_in_children(
+        self, requests: Iterable[Request], limit: int, retry: Callable[[Request], Request | None] | None
+    ) -> Iterator[TaskResult[Request]]:
+        if self._is_mapping:
+            raise VJEPAError("this WorkerPool already maps; finish that iteration or open a second pool")
+        if self._dispatcher is None:
+            self._dispatcher = _Dispatcher(
+                pickle.dumps(self._task), self._num_workers, self._deadline_seconds, self._max_tasks_per_worker
+            )
+        dispatcher = self._dispatcher
+        self._is_mapping = True
+        unanswered: deque[_Ticket] = deque()
+        is_complete = False
+        try:
+            for request in requests:
+                unanswered.append(dispatcher.submit(request))
+                if len(unanswered) == limit:
+                    yield _retried(dispatcher.result(unanswered.popleft()), retry, dispatcher.run_next)
+            while unanswered:
+                yield _retried(dispatcher.result(unanswered.popleft()), retry, dispatcher.run_next)
+            is_complete = True
+        finally:
+            self._is_mapping = False
+            if not is_complete:  # the caller stopped early: leave no child at work on results nobody wants
+                self._stop()
+
+    def close(self) -> None:
+        """Kill the child processes; idempotent."""
+        self._is_closed = True
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.stop()
+            self._dispatcher = None
+
+    def __enter__(self) -> WorkerPool[Request]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _retried(
+    result: TaskResult[Request],
+    retry: Callable[[Request], Request | None] | None,
+    run: Callable[[Request], TaskResult[Request]],
+) -> TaskResult[Request]:
+    failures: list[tuple[Request, str]] = []
+    while result.error is not None and retry is not None:
+        replacement = retry(result.request)
+        if replacement is None:
+            break
+        failures.append((result.request, result.error))
+        result = run(replacement)
+    return replace(result, failures=tuple(failures))
+
+
+class _Ticket:
+    """Stand for one request until its result is in."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.pickled = pickle.dumps(request)  # here, so that an unpicklable request fails in its caller
+        self.result: TaskResult[Any] | None = None
+
+
+class _Worker:
+    """One child and what it is doing."""
+
+    def __init__(self, pickled_task: bytes) -> None:
+        self.connection, theirs = Pipe(duplex=True)
+        # Not multiprocessing.Process: "fork" copies locks held by torch's threads, and "spawn" runs the user's script
+        # a second time in the child.
+        start = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import _serve"
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", f"{start}; _serve({theirs.fileno()}, {os.getpid()})"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # the parent's results go to stdout
+                env=_child_environment(),
+                start_new_session=True,  # Ctrl-C is for the parent
+            )
+        self.deadline = time.monotonic() + START_UP_SECONDS
+        self.is_ready = False
+        self.ticket: _Ticket | None = None
+        self.num_tasks = 0
+        self.connection.send_bytes(pickled_task)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.connection.close()
+
+    def exit_status(self) -> int:
+        """Reap a child that closed its connection."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1.0)  # its own status says more than that of our SIGKILL
+        self.kill()
+        return self.process.returncode
+
+
+def _child_environment() -> dict[str, str]:
+    """Withhold secrets: a decoder taken over by a hostile file has no use for tokens."""
+    kept = {k: v for k, v in os.environ.items() if not any(word in k.upper() for word in _SECRET_WORDS)}
+    return kept | dict.fromkeys(_THREAD_VARIABLES, "1")
+
+
+class _Dispatcher:
+    """Own the children. Its thread starts them, because Linux ends a child with the thread that started it."""
+
+    def __init__(
+        self, pickled_task: bytes, num_workers: int, deadline_seconds: float, max_tasks_per_worker: int
+    ) -> None:
+        self._pickled_task = pickled_task
+        self._num_workers = num_workers
+        self._deadline_seconds = deadline_seconds
+        self._max_tasks_per_worker = max_tasks_per_worker
+        self._workers: list[_Worker] = []
+        self._waiting: deque[_Ticket] = deque()
+        self._changed = threading.Condition()
+        self._failure: BaseException | None = None
+        self._is_stopping = False
+        self._woken, self._wake = Pipe(duplex=False)
+        self._thread = threading.Thread(target=self._dispatch, name="vjepa-workers", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Any) -> _Ticket:
+        ticket = _Ticket(request)
+        self._waiting.append(ticket)
+        self._wake.send_bytes(b".")
+        return ticket
+
+    def run_next(self, request: Any) -> TaskResult[Any]:
+        """Run a request ahead of those that wait: the caller is waiting for it."""
+        ticket = _Ticket(request)
+        self._waiting.appendleft(ticket)
+        self._wake.send_bytes(b".")
+        return self.result(ticket)
+
+    def result(self, ticket: _Ticket) -> TaskResult[Any]:
+        """Wait for a ticket's result."""
+        with self._changed:
+            while ticket.result is None:
+                if self._failure is not None:
+                    raise VJEPAError(f"worker processes failed: {_one_line(self._failure)}") from self._failure
+                self._changed.wait()
+        return ticket.result
+
+    def stop(self) -> None:
+        self._is_stopping = True
+        self._wake.send_bytes(b".")
+        for worker in list(self._workers):
+            worker.process.kill()  # now, so that the thread does not wait for an answer under way
+        if threading.current_thread() is not self._thread:  # where garbage collection closes a dropped iterator
+            self._thread.join()
+        self._wake.close()
+        self._woken.close()
+
+    def _dispatch(self) -> None:
+        try:
+            while not self._is_stopping:
+                self._start_workers()
+                self._hand_out()
+                self._wait_for_events()
+        except BaseException as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+        finally:
+            for worker in self._workers:
+                worker.kill()
+
+    def _start_workers(self) -> None:
+        idle = sum(worker.ticket is None for worker in self._workers)
+        for _ in range(min(len(self._waiting) - idle, self._num_workers - len(self._workers))):
+            self._workers.append(_Worker(self._pickled_task))
+
+    def _hand_out(self) -> None:
+        for worker in list(self._workers):
+            if not (self._waiting and worker.is_ready and worker.ticket is None):
+                continue
+            ticket = self._waiting.popleft()
+            try:
+                worker.connection.send_bytes(ticket.pickled)
+            except OSError:  # it died idle: replaced, and nobody's request is lost
+                self._waiting.appendleft(ticket)
+                self._discard(worker)
+                self._start_workers()
+                continue
+            worker.ticket = ticket
+            worker.deadline = time.monotonic() + self._deadline_seconds
+
+    def _wait_for_events(self) -> None:
+        nearest = min((worker.deadline for worker in self._workers), default=math.inf)
+        seconds = None if math.isinf(nearest) else max(0.0, nearest - time.monotonic())
+        readable = wait([self._woken, *(worker.connection for worker in self._workers)], timeout=seconds)
+        if self._woken in readable:
+            self._woken.recv_bytes()
+        for worker in list(self._workers):
+            if worker.connection in readable:
+                self._receive(worker)
+            elif worker.deadline <= time.monotonic():
+                self._give_up(worker)
+
+    def _receive(self, worker: _Worker) -> None:
+        remaining = min(worker.deadline - time.monotonic(), self._deadline_seconds)
+        try:
+            with _killed_after(worker.process, max(1.0, remaining)):
+                array, info, error = _read_answer(worker.connection)
+        except (EOFError, OSError):
+            self._end(worker, _reason_of_death(worker.exit_status()))
+            return
+        except ValueError as violation:
+            self._end(worker, f"decoder process sent an invalid answer: {_one_line(violation)}")
+            return
+        if not worker.is_ready:
+            if error is not None:
+                raise VJEPAError(f"the task cannot be loaded in a worker process: {error}")
+            worker.is_ready, worker.deadline = True, math.inf
+            return
+        self._answer(worker, array, info, error)
+        worker.num_tasks += 1
+        if worker.num_tasks >= self._max_tasks_per_worker:
+            self._discard(worker)
+
+    def _give_up(self, worker: _Worker) -> None:
+        if not worker.is_ready:
+            raise VJEPAError(f"a worker process did not start within {START_UP_SECONDS:g} s")
+        self._end(worker, f"no result within {self._deadline_seconds:g} s; the decoder hangs on this file")
+
+    def _end(self, worker: _Worker, error: str) -> None:
+        """Replace a worker that failed; its task, and only that, fails with it."""
+        self._discard(worker)
+        if self._is_stopping:
+            return
+        if not worker.is_ready:
+            raise VJEPAError(f"a worker process did not start: {error}; num_workers=0 runs without any")
+        if worker.ticket is not None:
+            self._answer(worker, None, {}, error)
+
+    def _discard(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.kill()
+
+    def _answer(self, worker: _Worker, array: np.ndarray | None, info: dict[str, Any], error: str | None) -> None:
+        ticket, worker.ticket, worker.deadline = worker.ticket, None, math.inf
+        if ticket is None:
+            raise VJEPAError("a worker process answered without being asked")
+        with self._changed:
+            ticket.result = TaskResult(ticket.request, array, info, error)
+            self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+    """Kill a child that stalls in the middle of a message, which ends the read with EOFError."""
+    watchdog = threading.Timer(seconds, process.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def _read_answer(connection: Connection) -> tuple[np.ndarray | None, dict[str, Any], str | None]:
+    """Read one answer from a child, trusting nothing in it.
+
+    Raises:
+        ValueError: the answer breaks the protocol.
+        EOFError, OSError: the child died, or sent more than it announced.
+    """
+    try:
+        header = json.loads(connection.recv_bytes(MAX_HEADER_BYTES))
+    except RecursionError as too_deep:
+        raise ValueError("the header is nested too deeply") from too_deep
+    if not isinstance(header, dict) or not isinstance(header.get("info"), dict):
+        raise ValueError("the header is not an object with info")
+    error = header.get("error")
+    if error is not None:
+        return None, {}, _one_line(str(error))
+    dtype, shape = header.get("dtype"), header.get("shape")
+    if dtype is None:
+        return None, header["info"], None
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise ValueError(f"dtype {str(dtype)[:40]!r} is not allowed")
+    if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
+        raise ValueError("the shape is not a list of at most 8 sizes")
+    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if num_bytes > MAX_ARRAY_BYTES:
+        raise ValueError(f"the array has {num_bytes} bytes, more than {MAX_ARRAY_BYTES}")
+    data = connection.recv_bytes(num_bytes)
+    if len(data) != num_bytes:
+        raise ValueError(f"the array has {len(data)} bytes instead of {num_bytes}")
+    return np.frombuffer(data, dtype=dtype).reshape(shape).copy(), header["info"], None
+
+
+def _reason_of_death(status: int) -> str:
+    if status == -signal.SIGKILL:
+        return "decoder process was killed (signal 9), probably for lack of memory; use fewer workers"
+    return f"decoder process died (signal {-status})" if status < 0 else f"decoder process died (exit code {status})"
+
+
+def _one_line(error: BaseException | str) -> str:
+    text = error if isinstance(error, VJEPAError | str) else f"{type(error).__name__}: {error}"
+    line = " ".join(str(text).split())[:2000]
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def _run(task: Callable[[Request], WorkerResult], request: Request) -> TaskResult[Request]:
+    """Run a task here, with the same outcome as in a child."""
+    try:
+        array, info = task(request)
+        header = _header(array, info)
+    except Exception as error:
+        return TaskResult(request, None, {}, _one_line(error))
+    return TaskResult(request, np.ascontiguousarray(array), json.loads(header)["info"], None)
+
+
+def _header(array: np.ndarray, info: dict[str, Any]) -> bytes:
+    if not isinstance(array, np.ndarray) or array.dtype.name not in _DTYPES:
+        kind = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
+        raise TypeError(f"a task must return an array of {', '.join(sorted(_DTYPES))}, got {kind}")
+    header = {"dtype": array.dtype.name, "shape": array.shape, "info": info, "error": None}
+    return json.dumps(header).encode()
+
+
+def _serve(descriptor: int, parent_pid: int) -> None:
+    """Be a child: load the task, then answer requests until the parent closes the connection."""
+    _tie_to_parent(parent_pid)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
+        try:
+            task = pickle.loads(connection.recv_bytes())
+        except Exception as error:
+            _send_error(connection, error)
+            return
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(1)  # parallelism is the number of children
+        connection.send_bytes(json.dumps({"info": {}, "error": None}).encode())
+        while True:
+            _answer_request(connection, task)
+
+
+def _answer_request(connection: Connection, task: Callable[[Any], WorkerResult]) -> None:
+    pickled = connection.recv_bytes()
+    try:
+        array, info = task(pickle.loads(pickled))
+        header = _header(array, info)
+    except Exception as error:
+        _send_error(connection, error)
+        return
+    connection.send_bytes(header)
+    connection.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _send_error(connection: Connection, error: Exception) -> None:
+    connection.send_bytes(json.dumps({"info": {}, "error": _one_line(error)}).encode())
+
+
+def _tie_to_parent(parent_pid: int) -> None:
+    """Die with the parent, leave no core dump and never gain privileges."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        libc.prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
+        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if os.getppid() != parent_pid:  # it died before the line above
+        os._exit(1)
