@@ -177,10 +177,16 @@ def test_what_is_not_a_video_is_refused(model: VJEPA, video: object, message: st
     ("options", "message"),
     [
         ({"pooling": "max"}, "pooling='max' must be one of mean, temporal, none"),
-        ({"batch_size": 0}, "batch_size=0 must be at least 1"),
+        ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
         ({"num_frames": 3}, "num_frames=3 must be a multiple of tubelet_size=2; pass 2 or 4"),
         ({"num_frames": -2}, "num_frames=-2 must be a multiple"),
-        ({"fps": 0.0}, "fps=0.0 must be above 0"),
+        ({"num_frames": 0}, "num_frames=0 must be a multiple"),
+        ({"num_frames": 2.0}, "num_frames=2.0 must be an integer of at most 4096"),
+        ({"num_frames": 100_000}, "num_frames=100000 must be an integer of at most 4096"),
+        ({"batch_size": "4"}, "batch_size='4' must be an integer of at least 1"),
+        ({"decoder": "ffmpeg"}, "decoder='ffmpeg' must be one of pyav, decord"),
+        ({"fps": 0.0}, "fps=0.0 must be a number above 0"),
+        ({"fps": "4"}, "fps='4' must be a number above 0"),
     ],
 )
 def test_options_out_of_range_are_refused(
@@ -253,3 +259,39 @@ def test_still_and_video_of_one_batch_keep_their_order() -> None:
     mixed = model.encode([video, still, video])
     np.testing.assert_allclose(mixed[1], model.encode(still), atol=1e-5)
     np.testing.assert_allclose(mixed[2], model.encode(video), atol=1e-5)
+
+
+def test_features_train_a_downstream_head(model: VJEPA) -> None:
+    head = torch.nn.Linear(24, 2)
+    head(model.forward_features(torch.rand(1, 3, 4, 32, 32))).sum().backward()
+    assert head.weight.grad is not None
+
+
+def test_memory_form_of_an_array_changes_nothing(model: VJEPA) -> None:
+    video = np.random.default_rng(0).random((4, 32, 32, 3), dtype=np.float32)
+    expected = model.encode(video)
+    read_only = video.copy()
+    read_only.flags.writeable = False
+    for form in (read_only, video.astype(">f4"), video.astype(np.float64), np.asfortranarray(video)):
+        assert np.array_equal(model.encode(form), expected)
+
+
+def test_an_empty_batch_is_refused(model: VJEPA) -> None:
+    with pytest.raises(InputError, match=r"a batch of shape \(0, 4, 32, 32, 3\) is empty; pass at least one video"):
+        model.encode(np.zeros((0, 4, 32, 32, 3), np.uint8))
+
+
+def test_a_missing_directory_is_named() -> None:
+    with pytest.raises(ConfigError, match="missing: no such directory; pass a model directory or a name"):
+        VJEPA.from_pretrained("./missing")
+
+
+@pytest.mark.parametrize("name", ["foo/b ar", ""])
+def test_names_that_no_hub_can_hold_are_unknown_models(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown model '{name}'"):
+        VJEPA.from_pretrained(name)
+
+
+def test_offline_hub_models_that_are_not_cached_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="owner/name: cannot be fetched and is not in the cache"):
+        VJEPA.from_pretrained("owner/name", cache_dir=tmp_path, local_files_only=True)

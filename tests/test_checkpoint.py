@@ -6,6 +6,8 @@ import contextlib
 import errno
 import logging
 import os
+import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -77,7 +79,7 @@ class _Fault:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
         self.left, self.error = at, error
-        for owner, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (module, "save_file")):
+        for owner, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (module, "write_tensors")):
             self._wrap(monkeypatch, owner, name)
 
     def _wrap(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
@@ -109,6 +111,19 @@ def test_fault_at_any_write_leaves_the_old_checkpoint_or_the_new(
             assert at > 8 and found.step == 2
             return
     pytest.fail("the fault never moved past the end of a save")
+
+
+def test_full_disk_in_the_middle_of_a_file_leaves_no_litter(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(CheckpointError, match="cannot save"):
+            save_checkpoint(tmp_path, state(1), keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_full_disk_names_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,7 @@ def test_configurations_are_frozen() -> None:
         ({"num_frames": 1}, "num_frames=1 must be a multiple of tubelet_size=2; pass 2"),
         ({"img_size": 100}, "img_size=100 must be a multiple of patch_size=16; pass 96 or 112"),
         ({"embed_dim": 100}, "embed_dim=100 must be a multiple of num_heads=16; pass 96 or 112"),
+        ({"embed_dim": 768, "num_heads": 256}, "gives heads of 3 channels; RoPE needs an even number of at least 6"),
         ({"depth": 0}, "depth=0 must lie between 1 and 256; pass 1"),
         ({"depth": 2**63}, "depth=9223372036854775808 must lie between"),
         ({"depth": "12"}, "depth='12' must be an integer"),
@@ -157,3 +158,9 @@ def test_missing_values_are_named() -> None:
 
 def test_plain_data_leaves_out_what_is_unset() -> None:
     assert "rope_grid" not in to_dict(ModelConfig())
+
+
+def test_a_date_in_a_file_is_a_wrong_type(tmp_path: Path) -> None:
+    (path := tmp_path / "run.toml").write_text("seed = 2020-01-01")
+    with pytest.raises(ConfigError, match="seed=.* must be an integer"):
+        train_config(path=path)

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from vjepa_sdk.api import VJEPA
 from vjepa_sdk.config import ModelConfig
 from vjepa_sdk.convert import ConversionReport, convert, official_state
-from vjepa_sdk.errors import ConfigError, OutputError, WeightsError
+from vjepa_sdk.errors import ConfigError, InputError, OutputError, WeightsError
 from vjepa_sdk.heads import ProbeConfig
 from vjepa_sdk.hub import load_model_directory
 from vjepa_sdk.model import Predictor, VideoEncoder
@@ -166,7 +166,6 @@ def test_output_that_exists_is_not_touched(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere.pt", "no such file or directory"),
         ("text.pt", "no checkpoint that torch.save wrote"),
         ("st.pt", "by its content"),
     ],
@@ -176,6 +175,20 @@ def test_sources_that_are_no_checkpoint_are_refused(name: str, message: str, tmp
     save_file({"a": torch.zeros(1)}, tmp_path / "st.pt")
     with pytest.raises(WeightsError, match=message):
         convert(tmp_path / name, tmp_path / "out")
+
+
+def test_a_source_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.pt: no such file or directory"):
+        convert(tmp_path / "nowhere.pt", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"weights": "target"}, "weights='target' applies to layout='transformers' alone")],
+)
+def test_options_that_do_not_apply_are_refused(options: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        convert(DIRECTORY / "vjepa2_tiny.pth.tar", tmp_path / "out", **options)
 
 
 def _official_shapes(config: ModelConfig) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

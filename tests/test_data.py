@@ -105,6 +105,8 @@ def test_seeds_depend_on_every_key() -> None:
 
 def test_csv_rows_of_a_split_are_listed_in_order(tmp_path: Path) -> None:
     source = tmp_path / "clips.csv"
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").touch()
     source.write_text("path,split,label\nb.mp4,train,x\na.mp4,train,y\nc.mp4,test,x\n")
     assert list_clips(source, split="train") == [tmp_path / "b.mp4", tmp_path / "a.mp4"]
     assert len(list_clips(source)) == 3
@@ -112,6 +114,8 @@ def test_csv_rows_of_a_split_are_listed_in_order(tmp_path: Path) -> None:
 
 def test_official_list_without_header_is_read(tmp_path: Path) -> None:
     source = tmp_path / "official.csv"
+    (tmp_path / "my videos").mkdir()
+    (tmp_path / "my videos/a.mp4").touch()
     source.write_text("my videos/a.mp4 3\n/data/b.mp4 0\n")
     assert list_clips(source) == [tmp_path / "my videos/a.mp4", Path("/data/b.mp4")]
 
@@ -123,6 +127,9 @@ def test_official_list_without_header_is_read(tmp_path: Path) -> None:
         ("path,label\na.mp4,x\n", "train", "has no column 'split'; its columns are path, label"),
         ("a.mp4 0\n", "train", r"split='train' needs the header path\[,split,label,group\]"),
         ("", None, "lists no clips"),
+        ("path,split\n,train\n", None, "row 2 has no path; correct it"),
+        ("label,path\n1\n", None, "row 2 has no path; correct it"),
+        ("path\nabsent.mp4\n", None, "none of its 1 clips exists, for example .*absent.mp4; paths are relative"),
     ],
 )
 def test_unusable_lists_are_named(tmp_path: Path, text: str, split: str | None, message: str) -> None:
@@ -140,3 +147,9 @@ def test_missing_list_is_named(tmp_path: Path) -> None:
 def test_split_of_a_directory_is_refused(clips: Path) -> None:
     with pytest.raises(InputError, match="split='train' needs a CSV"):
         list_clips(clips, split="train")
+
+
+def test_a_list_that_is_not_text_is_named(tmp_path: Path) -> None:
+    (source := tmp_path / "list.csv").write_bytes(b"path,label\n\xff\xfe.mp4,1\n")
+    with pytest.raises(InputError, match=r"list\.csv: not a CSV in UTF-8"):
+        list_clips(source)

@@ -38,7 +38,6 @@ from vjepa_sdk.errors import (
     OutputError,
     ResumeError,
     VideoDecodeError,
-    WeightsError,
 )
 from vjepa_sdk.hub import save_model_directory
 from vjepa_sdk.model import VideoEncoder
@@ -435,7 +434,7 @@ class TestEarlyErrors:
             ({"on_error": "ignore"}, "on_error='ignore' must be one of 'skip', 'stop'"),
             ({"batch_size": "8"}, "batch_size='8' must be an integer"),
             ({"num_frames": 3}, "num_frames=3 must be a multiple of tubelet_size=2"),
-            ({"fps": -1.0}, "fps=-1.0 must be above 0"),
+            ({"fps": -1.0}, "fps=-1.0 must be a number above 0"),
             ({"device": "tpu"}, "device='tpu' is not available here"),
         ],
     )
@@ -476,7 +475,7 @@ class TestEarlyErrors:
         ("model", "error", "message"),
         [
             ("vjepa-tinny", ConfigError, "vjepa-tinny"),
-            (Path("no/model"), WeightsError, r"no/model: holds no model"),
+            (Path("no/model"), ConfigError, r"no/model: no such directory"),
         ],
     )
     def test_unknown_model_leaves_nothing(

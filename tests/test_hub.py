@@ -131,8 +131,8 @@ def test_a_file_in_place_of_a_directory_names_convert(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="'weights/vitl.pt' is a file; .* run `vjepa convert`"):
         locate_model("weights/vitl.pt")
-    with pytest.raises(WeightsError, match="is a file; .* run `vjepa convert`"):
-        load_model_directory(locate_model("./weights/vitl.pt"), device=CPU)
+    with pytest.raises(ConfigError, match="is a file; .* run `vjepa convert`"):
+        locate_model("./weights/vitl.pt")
 
 
 def test_an_unknown_name_lists_near_ones() -> None:

@@ -242,3 +242,16 @@ def test_runs_need_clips_and_a_directory(clips: Path, tmp_path: Path) -> None:
         pretrain(dataclasses.replace(whole, out=""))
     with pytest.raises(ConfigError, match=r"data\.path is empty; pass a directory"):
         pretrain(dataclasses.replace(whole, data=DataConfig()))
+
+
+def test_run_killed_before_its_first_file_starts_again(clips: Path, tmp_path: Path) -> None:
+    (out := tmp_path / "run").mkdir()
+    (out / "lock").touch()
+    assert pretrain(config(clips, out, steps=1)).finished
+
+
+def test_nothing_is_written_into_a_directory_that_is_not_a_run(clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(OutputError, match="is not empty"):
+        pretrain(config(clips, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

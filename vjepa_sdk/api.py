@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .cards import model_card
-from .config import EncoderWeights, ModelConfig, PreprocessConfig
+from .config import MAX_FRAMES, EncoderWeights, ModelConfig, PreprocessConfig
 from .devices import best_device
 from .errors import ConfigError, InputError, WeightsError
 from .hub import Pretrained, load_model_directory, locate_model, save_model_directory
@@ -22,6 +22,7 @@ from .inputs import Frames, Sampling, is_image, load_frames, split_batch
 from .model import Predictor, VideoEncoder
 from .preprocess import normalize, resize_and_crop
 from .progress import progress_bar
+from .video import Decoder
 
 Pooling = Literal["mean", "temporal", "none"]
 """`mean`: one vector; `temporal`: one for each tubelet in time; `none`: one for each token."""
@@ -97,6 +98,8 @@ class VJEPA:
             ConfigError: an unknown name, or a configuration that is not valid.
             WeightsError: weights that are missing or do not fit their configuration.
         """
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ConfigError(f"dtype={dtype!r} must be a floating-point dtype such as torch.float16")
         if weights is not None and weights not in get_args(EncoderWeights):
             raise ConfigError(f"weights={weights!r} must be 'target' or 'context'")
         place = best_device(device)
@@ -238,8 +241,8 @@ class VJEPA:
         """
         if pooling not in get_args(Pooling):
             raise ConfigError(f"pooling={pooling!r} must be one of {', '.join(get_args(Pooling))}")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size} must be at least 1; pass 1 or more")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size!r} must be an integer of at least 1; pass 1 or more")
         items, is_batch = split_batch(videos, images=self.config.is_image_model)
         load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
         rows: list[Tensor] = []
@@ -265,15 +268,20 @@ class VJEPA:
         decoder: Literal["pyav", "decord"] = "pyav",
     ) -> ClipLoader:
         """Return the function that turns a video into this model's clip, for use in decoding processes."""
-        count, tubelet = num_frames or self.config.num_frames, self.config.tubelet_size
+        count = self.config.num_frames if num_frames is None else num_frames
+        tubelet = self.config.tubelet_size
+        if not isinstance(count, int) or count > MAX_FRAMES:
+            raise ConfigError(f"num_frames={count!r} must be an integer of at most {MAX_FRAMES}; pass fewer")
+        if decoder not in get_args(Decoder):
+            raise ConfigError(f"decoder={decoder!r} must be one of {', '.join(get_args(Decoder))}")
         if count < 1 or (count % tubelet and not (count == 1 and self.config.image_tokenizer)):
             below = max(count // tubelet * tubelet, tubelet)
             raise ConfigError(
                 f"num_frames={count} must be a multiple of tubelet_size={tubelet}; pass {below} or {below + tubelet}"
             )
         for name, rate in (("fps", fps), ("source_fps", source_fps)):
-            if rate is not None and not 0 < rate < 1e6:
-                raise ConfigError(f"{name}={rate} must be above 0; pass for example 4")
+            if rate is not None and not (isinstance(rate, int | float) and 0 < rate < 1e6):
+                raise ConfigError(f"{name}={rate!r} must be a number above 0; pass for example 4")
         return ClipLoader(
             preprocess=self.preprocess,
             sampling=Sampling(num_frames=count, fps=fps, source_fps=source_fps, decoder=decoder),
@@ -296,7 +304,7 @@ class VJEPA:
         volume = tokens.view(len(tokens), *grid, -1)
         return volume.mean(dim=(2, 3)) if pooling == "temporal" else volume
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward_features(self, clips: Tensor) -> Tensor:
         """Encode normalised clips `[B, 3, T, H, W]` into tokens `[B, N, D]`, row-major in (t, h, w), layer-normed.
 
@@ -305,7 +313,7 @@ class VJEPA:
         """
         return self.encoder(self._to_weights(clips))  # type: ignore[no-any-return]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def get_intermediate_layers(self, clips: Tensor, n: int | list[int] = 1, *, norm: bool = True) -> list[Tensor]:
         """Return tokens `[B, N, D]` after chosen blocks.
 
@@ -318,12 +326,12 @@ class VJEPA:
             ConfigError: a block that the model does not have.
         """
         depth = self.config.depth
-        layers = list(range(depth - n, depth)) if isinstance(n, int) else list(n)
+        layers = list(range(depth - int(n), depth)) if isinstance(n, int | np.integer) else [int(layer) for layer in n]
         if not layers or min(layers) < 0 or max(layers) >= depth:
             raise ConfigError(f"n={n} must name blocks of the {depth} from 0 to {depth - 1}")
         return self.encoder.get_intermediate_layers(self._to_weights(clips), tuple(layers), norm=norm)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(
         self,
         video: object,
@@ -358,7 +366,7 @@ class VJEPA:
 
         Raises:
             WeightsError: the model has no predictor.
-            InputError: not a video, or indices that are empty, repeated or out of range.
+            InputError: not a video, or indices that are empty or out of range, or repeated in `context`.
         """
         if self.predictor is None:
             raise WeightsError("this model has no predictor; load one whose directory holds predictor.* weights")
@@ -395,7 +403,7 @@ class VJEPA:
         return prediction.float()
 
     def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-        """Write a model directory that `from_pretrained` reads.
+        """Write a model directory that `from_pretrained` reads: this encoder and the predictor, not a second encoder.
 
         Args:
             dtype: of the weights on disk, for example `torch.float16`; None: as in memory.

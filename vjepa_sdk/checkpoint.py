@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import CheckpointError
 from .storage import sha256_of, sync_directory, sync_file, write_json
+from .weights import write_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Pa
     temporary = directory / f".{final.name}.{secrets.token_hex(6)}.tmp"
     try:
         temporary.mkdir(parents=True)
-        save_file(checkpoint.weights, temporary / "weights.safetensors")
-        save_file(checkpoint.optimizer, temporary / "optimizer.safetensors")
+        write_tensors(temporary / "weights.safetensors", checkpoint.weights)
+        write_tensors(temporary / "optimizer.safetensors", checkpoint.optimizer)
         write_json(temporary / "state.json", {**checkpoint.state, "step": checkpoint.step})
         names = ("optimizer.safetensors", "state.json", "weights.safetensors")
         for name in names:
@@ -67,6 +68,9 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int) -> Pa
             f"{final}: cannot save ({error.strerror or error}); {needed:,} bytes are needed, "
             f"{_free_bytes(directory):,} are free; earlier checkpoints are intact"
         ) from error
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if (reason := _damage(final)) is not None:
         raise CheckpointError(f"{final}: reads back differently from what was written ({reason}); check the disk")
     for old in _checkpoints(directory)[:-keep]:

@@ -58,6 +58,10 @@ def main() -> None:
     except KeyboardInterrupt:
         print("vjepa: interrupted", file=sys.stderr)
         sys.exit(130)
+    except OSError as error:
+        # a disk that fills up, a closed stdout: nothing that a traceback would explain better
+        print(f"vjepa: {_one_line(error)}", file=sys.stderr)
+        sys.exit(FAILED)
 
 
 def _print_version(wanted: bool) -> None:
@@ -220,7 +224,7 @@ def models(as_json: Json = False) -> None:
         return
     for model in known:
         print(
-            f"{model.name:<20} {model.family:<9} {model.parameters / 1e6:>7.1f} M  {model.num_frames} x "
+            f"{model.name:<27} {model.family:<9} {model.parameters / 1e6:>7.1f} M  {model.num_frames} x "
             f"{model.resolution} px  {model.licence:<12} {model.source}"
         )
 

@@ -9,6 +9,7 @@ from .errors import ConfigError
 from .schema import check_interval, check_multiple, check_range, check_types
 
 FORMAT_VERSION = 1
+MAX_FRAMES = 4096
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -70,7 +71,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         check_types(self)
         bounds = {
-            "img_size": (1, 4096), "num_frames": (1, 4096), "patch_size": (1, 256), "tubelet_size": (1, 64),
+            "img_size": (1, 4096), "num_frames": (1, MAX_FRAMES), "patch_size": (1, 256), "tubelet_size": (1, 64),
             "embed_dim": (1, 16384), "depth": (1, 256), "num_heads": (1, 256),
             "predictor_embed_dim": (1, 16384), "predictor_depth": (1, 256), "predictor_num_heads": (1, 256),
             "predictor_levels": (1, 16), "num_mask_tokens": (1, 64),
@@ -92,11 +93,21 @@ class ModelConfig:
                 f"{prefix}num_heads",
                 getattr(self, f"{prefix}num_heads"),
             )
+            if self.position == "rope":
+                self._check_head(prefix)
         self._check_levels()
         if self.num_parameters > 8_000_000_000:
             raise ConfigError(
                 f"the model would have {self.num_parameters:,} parameters; at most 8,000,000,000 are allowed; "
                 f"lower embed_dim={self.embed_dim} or depth={self.depth}"
+            )
+
+    def _check_head(self, prefix: str) -> None:
+        width, heads = getattr(self, f"{prefix}embed_dim"), getattr(self, f"{prefix}num_heads")
+        if width // heads < 6 or width // heads % 2:
+            raise ConfigError(
+                f"{prefix}embed_dim={width} with {prefix}num_heads={heads} gives heads of {width // heads} channels; "
+                "RoPE needs an even number of at least 6; pass fewer heads"
             )
 
     def _check_levels(self) -> None:

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import official_layout, transformers_layout
 from .cards import model_card
 from .config import EncoderWeights, ModelConfig, PreprocessConfig
-from .errors import ConfigError, OutputError, WeightsError, WriteError
+from .errors import ConfigError, InputError, OutputError, WeightsError, WriteError
 from .heads import AttentiveProbe, ProbeConfig
 from .hub import load_model_directory, save_model_directory
 from .model import Predictor, VideoEncoder
@@ -35,6 +34,7 @@ from .weights import (
     read_headers,
     to_stored,
     weight_files,
+    write_tensors,
 )
 
 logger = logging.getLogger(__name__)
@@ -81,6 +81,7 @@ def convert(
 
     Raises:
         ConfigError: an unknown architecture, one that the file can't tell, or a layout that does not apply.
+        InputError: `source` does not exist.
         WeightsError: the source holds something else, or tensors are missing or do not fit.
         OutputError: `out` is not empty or cannot be written.
     """
@@ -91,10 +92,14 @@ def convert(
         raise OutputError(f"{out}: exists and is not empty; choose another directory")
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent}: no such directory; create it first")
+    if weights is not None and layout != "transformers":
+        raise ConfigError(f"weights={weights!r} applies to layout='transformers' alone; leave it out")
     if source.is_dir():
+        if arch is not None:
+            raise ConfigError(f"arch={arch!r} applies to files; {source} is a directory that has its configuration")
         return _convert_directory(source, out, layout, weights)
     if not source.is_file():
-        raise WeightsError(f"{source}: no such file or directory; check the path")
+        raise InputError(f"{source}: no such file or directory; check the path")
     if layout != "vjepa":
         raise ConfigError(f"layout={layout!r} applies to model directories; convert the file to layout='vjepa' first")
     return _convert_checkpoint(source, out, arch)
@@ -187,7 +192,7 @@ def _to_transformers(source: Path, out: Path, weights: EncoderWeights | None) ->
     try:
         out.mkdir(exist_ok=True)
         with atomic_path(out / WEIGHTS_NAME) as path:
-            save_file(tensors, path, metadata={"format": "pt"})
+            write_tensors(path, tensors)
         write_json(out / transformers_layout.PROCESSOR_NAMES[0], processor)
         write_text(out / "README.md", model_card(loaded.config, provenance=loaded.provenance))
         write_json(out / "config.json", config)

@@ -50,22 +50,43 @@ def list_clips(path: str | Path, *, split: str | None = None) -> list[Path]:
         return find_videos([source])
     if not source.is_file():
         raise InputError(f"{source}: no such file; pass a directory of videos or a CSV")
+    try:
+        names = _names_in_list(source, split)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{source}: not a CSV in UTF-8 ({error}); save it as one") from error
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror}); check its permissions") from error
+    paths = [source.parent / name for name in names]
+    missing = [path for path in paths if not path.is_file()]
+    if len(missing) == len(paths):
+        raise InputError(
+            f"{source}: none of its {len(paths)} clips exists, for example {missing[0]}; paths are relative to the list"
+        )
+    return paths
+
+
+def _names_in_list(source: Path, split: str | None) -> list[str]:
     lines = source.read_text(encoding="utf-8-sig").splitlines()
     header = next(csv.reader(lines[:1]), [])
-    if "path" in header:
-        rows = list(csv.DictReader(lines))
-        if split is not None and "split" not in header:
-            raise InputError(f"{source}: has no column 'split'; its columns are {', '.join(header)}")
-        names = [row["path"] for row in rows if split is None or row["split"] == split]
-    elif split is not None:
-        raise InputError(f"{source}: split={split!r} needs the header path[,split,label,group]; add it")
-    else:
+    if "path" not in header:
+        if split is not None:
+            raise InputError(f"{source}: split={split!r} needs the header path[,split,label,group]; add it")
         names = [line.rsplit(None, 1)[0] for line in lines if line.strip()]
-    if not names:
-        splits = sorted({row["split"] for row in rows}) if split is not None else []
+        if not names:
+            raise InputError(f"{source}: lists no clips")
+        return names
+    if split is not None and "split" not in header:
+        raise InputError(f"{source}: has no column 'split'; its columns are {', '.join(header)}")
+    rows = [(number, row) for number, row in enumerate(csv.DictReader(lines), start=2)]
+    chosen = [(number, row["path"]) for number, row in rows if split is None or row["split"] == split]
+    for number, name in chosen:
+        if not name:
+            raise InputError(f"{source}: row {number} has no path; correct it")
+    if not chosen:
+        splits = sorted({row["split"] or "" for _, row in rows}) if split is not None else []
         hint = f" with split={split!r}; its splits are {', '.join(splits)}" if splits else ""
         raise InputError(f"{source}: lists no clips{hint}")
-    return [source.parent / name for name in names]
+    return [name for _, name in chosen]
 
 
 @dataclass(frozen=True)
@@ -180,9 +201,7 @@ class TrainingData:
             for result in results:
                 self._count(result.failures)
                 if result.array is None:
-                    raise GuardError(
-                        f"{result.request.path}: {result.error}; {_MAX_ATTEMPTS} clips in a row cannot be decoded"
-                    )
+                    raise GuardError(f"{result.error}; {_MAX_ATTEMPTS} clips in a row cannot be decoded")
                 arrays.append(torch.from_numpy(result.array))
                 paths.append(result.request.path)
                 if len(arrays) == self.batch_size:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import transformers_layout
@@ -29,6 +28,7 @@ from .weights import (
     load_module,
     read_headers,
     weight_files,
+    write_tensors,
 )
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ def save_model_directory(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_path(directory / WEIGHTS_NAME) as path:
-            save_file(tensors, path, metadata={"format": "pt"})
+            write_tensors(path, tensors)
         write_text(directory / "README.md", card)
         write_json(directory / CONFIG_NAME, data)
     except OSError as error:
@@ -233,7 +233,8 @@ def _read_transformers(directory: Path, data: Mapping[str, Any], stored: Mapping
         config,
         transformers_layout.read_preprocess(data, processor, config),
         transformers_layout.read_encoder_weights(data),
-        {"layout": f"transformers {kind}"},
+        # published I-JEPA weights are all non-commercial, and their directories do not say so
+        {"layout": f"transformers {kind}", **({"licence": "CC-BY-NC-4.0"} if kind == "ijepa" else {})},
         None,
         networks,
         sources,
@@ -266,10 +267,18 @@ def locate_model(
     """Return the local directory of a model: a path, a known name, or a hub id fetched into the hub's cache.
 
     Raises:
-        ConfigError: neither a directory, a known name nor a hub id.
+        ConfigError: neither a directory, a known name nor a hub id; or the hub does not know it or grant access.
+        WeightsError: it cannot be fetched.
     """
-    if isinstance(name_or_path, Path) or Path(name_or_path).is_dir() or name_or_path.startswith((".", "/", "~")):
-        return Path(name_or_path).expanduser()
+    if isinstance(name_or_path, Path) or name_or_path.startswith((".", "/", "~")):
+        directory = Path(name_or_path).expanduser()
+        if directory.is_file():
+            raise _unknown_model(name_or_path)
+        if not directory.is_dir():
+            raise ConfigError(f"{directory}: no such directory; pass a model directory or a name from `vjepa models`")
+        return directory
+    if name_or_path and Path(name_or_path).is_dir():
+        return Path(name_or_path)
     known = MODELS.get(name_or_path)
     if known is not None and known.is_bundled:
         return known.directory
@@ -283,23 +292,36 @@ def locate_model(
         raise _unknown_model(repository)
     info = known or next((model for model in MODELS.values() if model.source == repository), None)
     _state_licence(repository, info.licence if info is not None else None)
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
-    return Path(
-        snapshot_download(
-            repository,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            force_download=force_download,
-            allow_patterns=["*.json", "*.safetensors"],
-            library_name="vjepa-sdk",
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=local_files_only,
+                force_download=force_download,
+                allow_patterns=["*.json", "*.safetensors"],
+                library_name="vjepa-sdk",
+            )
         )
-    )
+    except errors.HFValidationError as error:
+        raise _unknown_model(repository) from error
+    except errors.GatedRepoError as error:
+        raise ConfigError(f"{repository}: is gated; accept its terms on the hub and pass a token") from error
+    except errors.RevisionNotFoundError as error:
+        raise ConfigError(f"{repository}: has no revision {revision!r}; pass a branch, tag or commit") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConfigError(f"{repository}: no such repository on the hub, or a private one; pass a token") from error
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise WeightsError(f"{repository}: cannot be fetched and is not in the cache ({reason})") from error
 
 
-def _unknown_model(name: str) -> ConfigError:
+def _unknown_model(place: str | Path) -> ConfigError:
+    name = str(place)
     if Path(name).is_file():
         return ConfigError(f"{name!r} is a file; pass a model directory, or run `vjepa convert` on an official file")
     near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)

@@ -69,6 +69,8 @@ def split_batch(videos: object, *, images: bool) -> tuple[list[object], bool]:
     """
     if isinstance(videos, np.ndarray | Tensor):
         is_batch = videos.ndim == (4 if images else 5)
+        if is_batch and len(videos) == 0:
+            raise InputError(f"a batch of shape {tuple(videos.shape)} is empty; pass at least one video")
         return (list(videos) if is_batch else [videos]), is_batch
     if isinstance(videos, list | tuple):
         if not videos:
@@ -143,7 +145,9 @@ def _from_array(array: np.ndarray | Tensor) -> Tensor:
             raise InputError(
                 f"an array of shape {shape} could be [T, H, W, 3] or [T, 3, H, W]; pass a tensor [T, 3, H, W]"
             )
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        # torch takes native byte order and memory it may write to
+        dtype = np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+        tensor = torch.from_numpy(np.require(array.astype(dtype, copy=False), requirements=["C", "W"]))
         tensor = (tensor if tensor.ndim == 4 else tensor[None]).permute(0, 3, 1, 2)
     else:
         if array.ndim not in (3, 4) or shape[-3] != 3:

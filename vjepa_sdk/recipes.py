@@ -77,6 +77,20 @@ RECIPES: dict[str, TrainConfig] = {
         batch_size=16,
         save_every=50,
     ),
+    "vjepa-vitl16": TrainConfig(
+        preset="vjepa-vitl16",
+        model=dataclasses.replace(
+            MODELS["vit_large"], img_size=224, position="sincos", predictor_num_heads=16, num_mask_tokens=2
+        ),
+        masks=paper_masks("truncate"),
+        objective=ObjectiveConfig(ema_start=0.998, ema_end=1.0),
+        data=DataConfig(frame_stride=(4, 4), num_workers=8),
+        optim=OptimConfig(warmup_steps=12_000, schedule_scale=1.25, max_grad_norm=10.0),
+        steps=90_000,
+        batch_size=24,
+        precision="bfloat16",
+        seed=234,
+    ),
     "vjepa2-vitl16": TrainConfig(
         preset="vjepa2-vitl16",
         model=dataclasses.replace(MODELS["vit_large"], num_mask_tokens=10),

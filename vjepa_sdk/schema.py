@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -62,7 +63,7 @@ def to_dict(config: object) -> dict[str, Any]:
 
 def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply `section.key=value` settings (values in TOML syntax, bare words as strings) to plain data."""
-    result: dict[str, Any] = json.loads(json.dumps(data))
+    result = copy.deepcopy(dict(data))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:

@@ -26,7 +26,7 @@ from .checkpoint import (
 from .config import PreprocessConfig, TrainConfig
 from .data import BadClips, Batch, TrainingData, derive_seed
 from .devices import best_device
-from .errors import ConfigError, GuardError, OutputError, ResumeError
+from .errors import ConfigError, GuardError, OutputError, ResumeError, VJEPAError
 from .hub import save_model_directory
 from .jepa import JEPA, spread
 from .masks import Masks, MultiBlockMasking
@@ -206,9 +206,9 @@ class Trainer:
 
     def run(self, *, resume: bool, show_progress_bar: bool | None) -> PretrainResult:
         """Train to the end or to a signal; see `pretrain`."""
-        self._claim(resume)
         with ExitStack() as stack:
-            stack.enter_context(Lock(self.out / "lock"))
+            stack.enter_context(self._claimed(resume))
+            self._check_content(resume)
             stop = stack.enter_context(stop_on_signal())
             if resume:
                 self._restore()
@@ -260,15 +260,23 @@ class Trainer:
             "clips_failed": self.bad.failed,
         }
 
-    def _claim(self, resume: bool) -> None:
-        """Make the run's directory, or refuse one that holds something."""
+    def _claimed(self, resume: bool) -> Lock:
+        """Make the run's directory and return its lock; nothing is written into a directory that is not a run's."""
         try:
             self.out.mkdir(parents=True, exist_ok=True)
+            if not (self.out / "lock").exists():
+                self._check_content(resume)
+                (self.out / "lock").touch()
+        except VJEPAError:
+            raise
         except OSError as error:
-            raise OutputError(
-                f"{self.out}: cannot make the directory ({error.strerror}); choose another --out"
-            ) from error
-        if not resume and any(self.out.iterdir()):
+            raise OutputError(f"{self.out}: cannot be written ({error.strerror}); choose another --out") from error
+        return Lock(self.out / "lock")
+
+    def _check_content(self, resume: bool) -> None:
+        """Refuse a directory that holds something, or one without a run where it should have one."""
+        content = [path for path in self.out.iterdir() if path.name != "lock" and not path.name.endswith(".tmp")]
+        if not resume and content:
             raise OutputError(f"{self.out}: is not empty; pass --resume to continue it, or choose another --out")
         if resume and not (self.out / "config.toml").is_file():
             raise OutputError(f"{self.out}: holds no run to resume; leave out --resume")

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import WeightsError
@@ -191,6 +193,14 @@ def to_stored(state: Mapping[str, Tensor], sources: Mapping[str, Source]) -> dic
             stored.update(zip(source.names, value.chunk(len(source.names)), strict=True))
     stored.update({name: torch.stack(values) for name, values in rows.items()})
     return {name: value.detach().cpu().contiguous().clone() for name, value in stored.items()}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file; what the disk refuses is an OSError here too."""
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def is_pickle(path: Path) -> bool:
