@@ -8,22 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import VIDEO as TINY
 
 from vjepa_sdk.config import ModelConfig
 from vjepa_sdk.errors import InputError
 from vjepa_sdk.model import Predictor, VideoEncoder
 from vjepa_sdk.positions import resize_sincos, rope_table, sincos_table
 
-TINY = ModelConfig(
-    img_size=32,
-    num_frames=4,
-    embed_dim=24,
-    depth=2,
-    num_heads=2,
-    predictor_embed_dim=12,
-    predictor_depth=1,
-    predictor_num_heads=1,
-)
 SINCOS = dataclasses.replace(TINY, position="sincos")
 LEVELS = dataclasses.replace(
     TINY,

@@ -16,23 +16,15 @@ import pytest
 import torch
 from media import write_video
 from safetensors.torch import load_file
+from tiny_models import VIDEO
 
 from vjepa_sdk import VJEPA, pretrain
-from vjepa_sdk.config import DataConfig, MaskConfig, ModelConfig, OptimConfig, TrainConfig
+from vjepa_sdk.config import DataConfig, MaskConfig, OptimConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, GuardError, InUseError, OutputError, ResumeError
 from vjepa_sdk.schema import to_toml
 from vjepa_sdk.storage import Lock
 
-MODEL = ModelConfig(
-    img_size=64,
-    num_frames=4,
-    embed_dim=24,
-    depth=2,
-    num_heads=2,
-    predictor_embed_dim=12,
-    predictor_depth=1,
-    predictor_num_heads=1,
-)
+MODEL = dataclasses.replace(VIDEO, img_size=64)
 
 
 @pytest.fixture(scope="module")
