@@ -96,6 +96,11 @@ def test_exported_model_holds_both_encoders(whole: Path) -> None:
     assert not torch.equal(target.forward_features(clip), context.forward_features(clip))
 
 
+def test_card_tells_the_recipe_and_no_paths(whole: Path, clips: Path) -> None:
+    card = (whole / "model" / "README.md").read_text()
+    assert "warmup_steps = 2" in card and str(clips.parent) not in card and str(whole) not in card
+
+
 def test_resolved_configuration_is_written(whole: Path, clips: Path) -> None:
     assert (whole / "config.toml").read_text() == to_toml(config(clips, whole))
 

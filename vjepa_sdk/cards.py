@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from .config import ModelConfig, TrainConfig
@@ -41,4 +43,6 @@ features = model.encode("clip.mp4")  # float32 [{config.embed_dim}]
 
 def training_card(config: TrainConfig, *, provenance: Mapping[str, Any]) -> str:
     """Return the card of a model that `vjepa pretrain` exported, with its whole configuration."""
+    # where things lie on the trainer's disk is nobody else's business
+    config = replace(config, out="", data=replace(config.data, path=Path(config.data.path).name))
     return f"{model_card(config.model, provenance=provenance)}\n## Configuration\n\n```toml\n{to_toml(config)}```\n"
