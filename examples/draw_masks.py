@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from vjepa_sdk.config import MaskConfig, paper_masks
-from vjepa_sdk.masks import MultiBlockMasking
+from vjepa_sdk.masks import draw_mask_set
 from vjepa_sdk.video import read_video, sample_indices
 
 PATCH, TUBELET = 16, 2
@@ -64,15 +64,8 @@ def _load(path: Path) -> np.ndarray:
 
 def _draw_masks(mask: MaskConfig, *, seed: int) -> list[torch.Tensor]:
     """Draw one mask set for a batch; return what becomes of each sample's tokens, int64 [frames, rows, columns]."""
-    masking = MultiBlockMasking(
-        grid=GRID,
-        num_blocks=mask.num_blocks,
-        spatial_scale=mask.spatial_scale,
-        aspect_ratio=mask.aspect_ratio,
-        temporal_scale=mask.temporal_scale,
-        equalize=mask.equalize,
-    )
-    context, target = masking(len(CLIPS), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    context, target = draw_mask_set(mask, grid=GRID, batch_size=len(CLIPS), generator=generator)
     roles = torch.full((len(CLIPS), math.prod(GRID)), LEFT_OUT)
     roles.scatter_(1, context, VISIBLE).scatter_(1, target, HIDDEN)
     return list(roles.view(-1, *GRID))

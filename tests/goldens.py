@@ -36,40 +36,50 @@ class Golden:
 
     @property
     def masks(self) -> Masks:
-        """The case's mask sets."""
-        count = sum(name.startswith("context_index.") for name in self.tensors)
-        return Masks(
-            tuple(self.tensors[f"context_index.{i}"] for i in range(count)),
-            tuple(self.tensors[f"target_index.{i}"] for i in range(count)),
+        """The case's mask sets; I-JEPA's four target blocks belong to one set."""
+        context, target = (
+            tuple(
+                self.tensors[f"{kind}_index.{i}"]
+                for i in range(len(self.tensors))
+                if f"{kind}_index.{i}" in self.tensors
+            )
+            for kind in ("context", "target")
         )
+        return Masks(context, target if len(context) == len(target) else (torch.stack(target, dim=1),))
 
     @property
     def train_config(self) -> TrainConfig:
         """The recipe of the case's training trace."""
         trace, model = self.facts["trace"], self.jepa.model_config
+        per_epoch = trace.get("ipe", 1)
         return TrainConfig(
             model=model,
-            masks=(MaskConfig(), MaskConfig()),
-            objective=ObjectiveConfig(ema_start=trace["ema"][0], ema_end=trace["ema"][1]),
+            masks=tuple(MaskConfig() for _ in self.masks.context),
+            objective=self.jepa.objective,
             optim=OptimConfig(
                 lr=trace["lr"],
                 start_lr=trace["start_lr"],
                 final_lr=trace["final_lr"],
-                warmup_steps=trace["warmup"],
-                schedule_scale=trace["T_max"] / trace["steps"],
+                warmup_steps=int(trace.get("warmup", 0) + trace.get("warmup_epochs", 0) * per_epoch),
+                schedule_scale=trace.get("ipe_scale") or trace["T_max"] / trace["steps"],
                 weight_decay=trace["wd"],
                 final_weight_decay=trace["final_wd"],
-                max_grad_norm=trace["clip"],
+                max_grad_norm=trace.get("clip"),
             ),
-            steps=trace["steps"],
+            steps=trace.get("epochs", trace["steps"]) * per_epoch,
         )
 
 
-def load_golden(name: str) -> Golden:
-    """Build the model of a case and load its official checkpoint into it."""
+def load_golden(name: str, *, predictor_rope_grid: int | None = None) -> Golden:
+    """Build the model of a case and load its official checkpoint into it.
+
+    Args:
+        predictor_rope_grid: 16 for what V-JEPA 2.1 trains, None for what its hub code runs.
+    """
     facts = json.loads((DIRECTORY / f"{name}.json").read_text())
     checkpoint = torch.load(DIRECTORY / f"{name}.pth.tar", weights_only=True)
-    jepa = JEPA(model_config(name), ObjectiveConfig())
+    model = dataclasses.replace(model_config(name), predictor_rope_grid=predictor_rope_grid)
+    jepa = JEPA(model, _objective(facts))
     for module, key in (
         (jepa.context_encoder, "encoder"),
         (jepa.target_encoder, facts.get("checkpoint_key", "target_encoder")),
@@ -77,6 +87,20 @@ def load_golden(name: str) -> Golden:
     ):
         module.load_state_dict({_our_name(k): _our_shape(k, v) for k, v in checkpoint[key].items()}, strict=True)
     return Golden(jepa, load_file(DIRECTORY / f"{name}.safetensors"), facts)
+
+
+def _objective(facts: dict[str, Any]) -> ObjectiveConfig:
+    trace = facts.get("trace", {})
+    start, end = ema if isinstance(ema := trace.get("ema", 1.0), list) else (ema, ema)
+    is_ramped = "lambda_start" in trace
+    return ObjectiveConfig(
+        loss="smooth_l1" if facts["which"] == "ijepa" else "l1",
+        context_weight=trace.get("lambda", 0.0),
+        context_ramp=(trace["lambda_start"], trace["lambda_end"]) if is_ramped else None,
+        mask_token="shared" if facts["which"] == "vjepa2_1" else "per_mask",
+        ema_start=start,
+        ema_end=end,
+    )
 
 
 def _our_name(key: str) -> str:

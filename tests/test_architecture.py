@@ -23,7 +23,7 @@ FLOORS = (
     {"cards", "corpus", "embeddings", "heads", "inputs", "journal", "model"},
     {"official_layout", "pickles", "transformers_layout"},
     {"checkpoint", "data", "hub", "jepa"},
-    {"probe"},
+    {"probe", "steps"},
     {"api", "convert", "trainer"},
     {"encoding"},
     {"embed"},

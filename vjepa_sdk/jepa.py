@@ -22,7 +22,7 @@ class Losses:
 
     total: Tensor
     prediction: Tensor
-    """L1 between predicted and target features of hidden tokens, mean over mask sets."""
+    """Distance of predicted and target features of hidden tokens, mean over mask sets."""
     context: Tensor
     """The same for visible tokens; zero unless `context_weight` is set."""
     variance: Tensor
@@ -43,19 +43,25 @@ class JEPA(nn.Module):
         self.predictor = Predictor(model)
         self.target_encoder = copy.deepcopy(self.context_encoder).requires_grad_(False)
 
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Trade time for memory in the two networks that are trained."""
+        self.context_encoder.activation_checkpointing = self.predictor.activation_checkpointing = enabled
+
     def forward(self, clips: Tensor, masks: Masks, *, context_weight: float | None = None) -> Losses:
         """Compute the objective of a batch.
 
         Args:
-            clips: normalised pixels `[B, 3, T, H, W]`.
+            clips: normalised pixels `[B, 3, T, H, W]`; stills have T = 1.
             masks: what is visible and what is hidden, one pair of index lists per mask set.
             context_weight: overrides `ObjectiveConfig.context_weight`, for its ramp over training.
         """
         grid = self.context_encoder.grid_of(clips)
         targets = self.targets(clips)
         weight = self.objective.context_weight if context_weight is None else context_weight
+        # also while a ramp weighs it 0: AdamW counts steps, and decays, from a parameter's first gradient on
+        with_context = max(weight, self.objective.context_weight) > 0
         parts = [
-            self._mask_set(index, clips, targets, context, target, grid, with_context=weight > 0)
+            self._mask_set(index, clips, targets, context, target, grid, with_context=with_context)
             for index, (context, target) in enumerate(zip(masks.context, masks.target, strict=True))
         ]
         prediction, context_loss, variance, covariance = (
@@ -101,25 +107,38 @@ class JEPA(nn.Module):
         features = encode(clips, context_index)
         mask_index = index if self.objective.mask_token == "per_mask" else 0
         is_image = self.model_config.image_tokenizer and clips.shape[2] == 1
-        zero = features.new_zeros(())
+        hidden, context_loss = gather_tokens(targets, target_index.flatten(1)), features.new_zeros(())
         if with_context:
             predicted, restored = self.predictor.forward_with_context(
                 features, context_index, target_index, grid=grid, mask_index=mask_index, is_image=is_image
             )
-            error = (restored - gather_tokens(targets, context_index)).abs()
+            error = self._distance(restored, gather_tokens(targets, context_index))
             if self.objective.context_distance_weighted:
                 error = error / distance_to_nearest(context_index, target_index, grid=grid).sqrt().unsqueeze(-1)
             context_loss = error.mean()
         else:
+            # each target block of a sample is predicted on its own, from the same context
+            blocks = 1 if target_index.ndim == 2 else target_index.shape[1]
             predicted = self.predictor(
-                features, context_index, target_index, grid=grid, mask_index=mask_index, is_image=is_image
-            )
-            context_loss = zero
-        prediction_loss = (predicted - gather_tokens(targets, target_index)).abs().mean()
+                features.repeat_interleave(blocks, dim=0),
+                context_index.repeat_interleave(blocks, dim=0),
+                target_index.reshape(len(clips) * blocks, -1),
+                grid=grid,
+                mask_index=mask_index,
+                is_image=is_image,
+            ).reshape(hidden.shape)
+        prediction_loss = self._distance(predicted, hidden).mean()
         if not (self.objective.variance_weight or self.objective.covariance_weight):
-            return prediction_loss, context_loss, zero, zero
+            return prediction_loss, context_loss, features.new_zeros(()), features.new_zeros(())
         variance, covariance = variance_covariance(features[..., -self.model_config.embed_dim :])
         return prediction_loss, context_loss, variance, covariance
+
+    def _distance(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Return the distance of each predicted feature from its target."""
+        if self.objective.loss == "smooth_l1":
+            return F.smooth_l1_loss(predicted, target, reduction="none")
+        error = (predicted - target).abs()
+        return error if self.objective.loss == "l1" else 0.5 * error.square()
 
 
 def layer_norm_levels(features: Tensor, levels: int) -> Tensor:

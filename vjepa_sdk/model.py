@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .config import ModelConfig
 from .errors import InputError
@@ -23,7 +24,7 @@ class VideoEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.activation_checkpointing = config, False
         self.patch_embed = PatchEmbed3D(
             patch_size=config.patch_size, tubelet_size=config.tubelet_size, embed_dim=config.embed_dim
         )
@@ -134,7 +135,7 @@ class VideoEncoder(nn.Module):
         outputs = {}
         wanted = taps or (config.depth - 1,)
         for index, block in enumerate(self.blocks[: max(wanted) + 1]):
-            x = block(x, rope=rope)
+            x = _through(block, x, rope, recompute=self.activation_checkpointing)
             if index in wanted:
                 outputs[index] = x
         return [outputs[index] for index in wanted]
@@ -147,7 +148,7 @@ class Predictor(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.activation_checkpointing = config, False
         width, dim_in = config.predictor_embed_dim, config.predictor_levels * config.embed_dim
         self.predictor_embed: nn.Module = nn.Linear(dim_in, width)
         if config.predictor_levels > 1:
@@ -250,7 +251,7 @@ class Predictor(nn.Module):
             )
             x = x + gather_tokens(table.expand(len(x), -1, -1), index)
         for block in self.predictor_blocks:
-            x = block(x, rope=rope)
+            x = _through(block, x, rope, recompute=self.activation_checkpointing)
         normed: Tensor = self.predictor_norm(x)
         return normed
 
@@ -260,3 +261,12 @@ def _sincos_buffer(grid: Grid, dim: int) -> Tensor:
     if torch.get_default_device().type == "meta":
         return torch.empty(1, math.prod(grid), dim)
     return sincos_table(grid, dim)[None]
+
+
+def _through(block: nn.Module, x: Tensor, rope: Tensor | None, *, recompute: bool) -> Tensor:
+    """Run a block; in training it may forget its activations and compute them again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        kept: Tensor = checkpoint(block, x, rope=rope, use_reentrant=False)
+        return kept
+    output: Tensor = block(x, rope=rope)
+    return output

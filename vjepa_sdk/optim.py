@@ -55,6 +55,14 @@ def linear(step: int, *, start: float, final: float, total_steps: int) -> float:
     return start + min(step / total_steps, 1.0) * (final - start)
 
 
+def ramp(step: int, *, value: float, start: int, end: int) -> float:
+    """Return 0 up to step `start`, `value` from step `end` on, and the line between (steps counted from 0).
+
+    Source: the context weight of V-JEPA 2.1, `app/vjepa_2_1/train.py`.
+    """
+    return value * min(max((step - start) / (end - start), 0.0), 1.0)
+
+
 def adamw(modules: Iterable[nn.Module], *, betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
     """Return AdamW with two groups; biases and one-dimensional parameters do not decay, as in all official code.
 

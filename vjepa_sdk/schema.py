@@ -132,6 +132,8 @@ def _plain(value: Any) -> Any:
 
 def _coerce(hint: Any, value: Any, name: str) -> Any:
     """Turn nested tables into configurations and lists into tuples; leave the rest to `_check_types`."""
+    if type(None) in typing.get_args(hint) and value is not None:
+        (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name}={value!r} must be a table; write [{name}]")
@@ -140,7 +142,7 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
         inner = typing.get_args(hint)[0]
         return tuple(_coerce(inner, item, f"{name}[{i}]") for i, item in enumerate(value))
     # an integer beyond every float stays one and fails the type check
-    if (hint is float or float in typing.get_args(hint)) and type(value) is int and abs(value) <= sys.float_info.max:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     return value
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
 
 from .cards import training_card
 from .checkpoint import (
@@ -29,40 +28,26 @@ from .devices import best_device
 from .errors import ConfigError, GuardError, OutputError, ResumeError, VJEPAError
 from .hub import save_model_directory
 from .jepa import JEPA, spread
-from .masks import Masks, MultiBlockMasking
-from .optim import adamw, cosine, linear, set_hyperparameters, warmup_then
+from .masks import Masks
 from .preprocess import normalize
 from .progress import progress_bar
 from .schema import from_dict, read_toml, to_dict, to_toml
 from .signals import stop_on_signal
+from .steps import (
+    ForwardPass,
+    NonFiniteError,
+    StepReport,
+    draw_image_masks,
+    draw_masks,
+    make_optimizer,
+    make_scaler,
+    train_step,
+)
 from .storage import Lock, write_text
 
 logger = logging.getLogger(__name__)
 
-_WEIGHTS, _MASKS = 10, 11
-
-
-@dataclass(frozen=True)
-class Hyperparameters:
-    """Scheduled values of one step."""
-
-    lr: float
-    weight_decay: float
-    momentum: float
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one optimizer step did."""
-
-    loss: float
-    prediction_loss: float
-    context_loss: float
-    variance_loss: float
-    covariance_loss: float
-    encoder_grad_norm: float
-    predictor_grad_norm: float
-    hyperparameters: Hyperparameters
+_WEIGHTS, _IMAGES = 10, 20
 
 
 @dataclass(frozen=True)
@@ -76,87 +61,6 @@ class PretrainResult:
     model_directory: Path | None
     bad_clips: dict[str, str]
     """Reason by path of every clip that could not be decoded."""
-
-
-def hyperparameters(config: TrainConfig, step: int) -> Hyperparameters:
-    """Return learning rate, weight decay and momentum of a step (counted from 0)."""
-    optim, total = config.optim, int(config.steps * config.optim.schedule_scale)
-    return Hyperparameters(
-        lr=warmup_then(
-            step,
-            schedule=optim.schedule,
-            start=optim.start_lr,
-            peak=optim.lr,
-            final=optim.final_lr,
-            warmup_steps=optim.warmup_steps,
-            total_steps=total,
-            decay_steps=optim.decay_steps,
-        ),
-        weight_decay=cosine(step, start=optim.weight_decay, final=optim.final_weight_decay, total_steps=total),
-        momentum=linear(step, start=config.objective.ema_start, final=config.objective.ema_end, total_steps=total),
-    )
-
-
-def make_optimizer(jepa: JEPA, config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW over context encoder and predictor."""
-    return adamw((jepa.context_encoder, jepa.predictor), betas=config.optim.betas, eps=config.optim.eps)
-
-
-def train_step(
-    jepa: JEPA, optimizer: torch.optim.Optimizer, clips: Tensor, masks: Masks, *, config: TrainConfig, step: int
-) -> StepReport:
-    """Do one optimizer step and move the target encoder.
-
-    Args:
-        clips: normalised pixels `[B, 3, T, H, W]`.
-        step: optimizer steps done before, from 0.
-
-    Raises:
-        GuardError: loss or gradient is not finite; weights and target encoder are untouched.
-    """
-    values = hyperparameters(config, step)
-    set_hyperparameters(optimizer, lr=values.lr, weight_decay=values.weight_decay)
-    optimizer.zero_grad(set_to_none=True)
-    with _autocast(config, clips.device):
-        losses = jepa(clips, masks)
-    losses.total.backward()
-    limit = config.optim.max_grad_norm or math.inf
-    encoder_norm = float(clip_grad_norm_(jepa.context_encoder.parameters(), limit))
-    predictor_norm = float(clip_grad_norm_(jepa.predictor.parameters(), limit))
-    report = StepReport(
-        loss=float(losses.total.detach()),
-        prediction_loss=float(losses.prediction.detach()),
-        context_loss=float(losses.context.detach()),
-        variance_loss=float(losses.variance.detach()),
-        covariance_loss=float(losses.covariance.detach()),
-        encoder_grad_norm=encoder_norm,
-        predictor_grad_norm=predictor_norm,
-        hyperparameters=values,
-    )
-    for name in ("loss", "encoder_grad_norm", "predictor_grad_norm"):
-        value = getattr(report, name)
-        if not math.isfinite(value):
-            raise GuardError(f"step {step + 1}: {name}={value} must be finite; lower optim.lr={config.optim.lr:g}")
-    optimizer.step()
-    jepa.update_target(values.momentum)
-    return report
-
-
-def draw_masks(config: TrainConfig, *, batch_size: int, step: int) -> Masks:
-    """Draw the masks of a step; they depend on seed and step alone."""
-    pairs = []
-    for index, mask in enumerate(config.masks):
-        masking = MultiBlockMasking(
-            grid=config.model.grid,
-            num_blocks=mask.num_blocks,
-            spatial_scale=mask.spatial_scale,
-            aspect_ratio=mask.aspect_ratio,
-            temporal_scale=mask.temporal_scale,
-            equalize=mask.equalize,
-        )
-        generator = torch.Generator().manual_seed(derive_seed(config.seed, _MASKS, step, index))
-        pairs.append(masking(batch_size, generator=generator))
-    return Masks(tuple(context for context, _ in pairs), tuple(target for _, target in pairs))
 
 
 def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bool | None = None) -> PretrainResult:
@@ -197,11 +101,23 @@ class Trainer:
             seed=config.seed,
             bad=self.bad,
         )
+        self.images = None
+        if config.images is not None:
+            self.images = TrainingData(
+                config.images.data,
+                num_frames=1,
+                crop_size=config.images.img_size,
+                batch_size=config.images.batch_size,
+                seed=derive_seed(config.seed, _IMAGES),
+                bad=self.bad,
+            )
         self.preprocess = PreprocessConfig.for_crop(config.model.img_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, _WEIGHTS))
             self.jepa = JEPA(config.model, config.objective).to(self.device)
+        self.jepa.set_activation_checkpointing(config.activation_checkpointing)
         self.optimizer = make_optimizer(self.jepa, config)
+        self.scaler = make_scaler(config, self.device)
         self.step = 0
 
     def run(self, *, resume: bool, show_progress_bar: bool | None) -> PretrainResult:
@@ -216,11 +132,10 @@ class Trainer:
             bar = stack.enter_context(
                 progress_bar("pretrain", total=self.config.steps, done=self.step, show=show_progress_bar)
             )
-            batches = self.data.batches(first_step=self.step, last_step=self.config.steps)
-            stack.callback(batches.close)
+            batches, images = (stack.enter_context(self._batches(data)) for data in (self.data, self.images))
             with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as metrics:
                 for batch in batches:
-                    report = self._step(batch)
+                    report = self._step(batch, next(images, None))
                     is_last = self.step == self.config.steps
                     if self.step % self.config.log_every == 0 or is_last:
                         metrics.write(json.dumps(self._metrics(report, batch)) + "\n")
@@ -232,24 +147,56 @@ class Trainer:
                         return PretrainResult(self.step, False, None, self.bad.reasons)
             return PretrainResult(self.step, True, self._export(), self.bad.reasons)
 
-    def _step(self, batch: Batch) -> StepReport:
-        clips = self._normalized(batch)
-        masks = draw_masks(self.config, batch_size=len(clips), step=self.step)
-        masks = Masks(*(tuple(index.to(self.device) for index in part) for part in (masks.context, masks.target)))
+    @contextmanager
+    def _batches(self, data: TrainingData | None) -> Iterator[Iterator[Batch]]:
+        """Lend the batches of the steps that are left; none, if the run has no such data."""
+        if data is None:
+            yield iter(())
+            return
+        batches = data.batches(first_step=self.step, last_step=self.config.steps)
         try:
-            report = train_step(self.jepa, self.optimizer, clips, masks, config=self.config, step=self.step)
-        except GuardError as error:
+            yield batches
+        finally:
+            batches.close()
+
+    def _step(self, batch: Batch, images: Batch | None) -> StepReport:
+        try:
+            report = train_step(
+                self.jepa,
+                self.optimizer,
+                self._passes(batch, images),
+                config=self.config,
+                step=self.step,
+                scaler=self.scaler,
+            )
+        except NonFiniteError as error:
             raise GuardError(f"{error}; clips: {', '.join(batch.paths)}") from None
         self.step += 1
         return report
 
-    def _normalized(self, batch: Batch) -> Tensor:
-        return normalize(batch.clips.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
+    def _passes(self, batch: Batch, images: Batch | None) -> Iterator[ForwardPass]:
+        """Cut a step's clips, and its stills, into parts that go through the networks one at a time."""
+        share = self.config.images.weight if self.config.images else 0.0
+        size = self.config.micro_batch_size or self.config.batch_size
+        yield from self._parts(batch, size, 1.0 - share, draw_masks)
+        if images is not None and self.config.images is not None:
+            size = self.config.images.micro_batch_size or self.config.images.batch_size
+            yield from self._parts(images, size, share, draw_image_masks)
+
+    def _parts(self, batch: Batch, size: int, share: float, draw: Callable[..., Masks]) -> Iterator[ForwardPass]:
+        parts = torch.split(batch.clips, size)
+        for number, clips in enumerate(parts):
+            masks = draw(self.config, batch_size=len(clips), step=self.step, forward_pass=number)
+            yield ForwardPass(self._normalized(clips), masks.to(self.device), share / len(parts))
+
+    def _normalized(self, clips: Tensor) -> Tensor:
+        return normalize(clips.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
 
     def _metrics(self, report: StepReport, batch: Batch) -> dict[str, float]:
         """Return one line of `metrics.jsonl`: losses, gradients, schedules and signs of collapse."""
         width = self.config.model.embed_dim
-        collapse = spread(self.jepa.targets(self._normalized(batch))[..., -width:])
+        size = self.config.micro_batch_size or self.config.batch_size
+        collapse = spread(self.jepa.targets(self._normalized(batch.clips[:size]))[..., -width:])
         line = asdict(report)
         return {
             "step": self.step,
@@ -299,6 +246,7 @@ class Trainer:
                 )
             self.jepa.load_state_dict(checkpoint.weights)
             restore_optimizer(self.optimizer, checkpoint.optimizer)
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
             self.step = checkpoint.step
             self.bad.restore(checkpoint.state["bad_clips"])
         _drop_metrics_after(self.out / "metrics.jsonl", self.step)
@@ -311,6 +259,7 @@ class Trainer:
             state={
                 "clips": {"digest": self.data.digest, "count": len(self.data.paths)},
                 "bad_clips": self.bad.state(),
+                "scaler": self.scaler.state_dict(),
             },
         )
         save_checkpoint(self.out / "checkpoints", checkpoint, keep=self.config.keep_checkpoints)
@@ -339,12 +288,6 @@ class Trainer:
             provenance=provenance,
             card=training_card(config, provenance=provenance),
         )
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[object]:
-    if config.precision == "bfloat16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return nullcontext()
 
 
 _MAY_CHANGE = {"out", "device", "log_every", "save_every", "keep_checkpoints"}

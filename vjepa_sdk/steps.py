@@ -1,0 +1,190 @@
+"""Do one optimizer step: scheduled values, masks, loss, gradient, guard, update, moving average."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from .config import MaskConfig, Precision, TrainConfig
+from .data import derive_seed
+from .errors import GuardError
+from .jepa import JEPA
+from .masks import Masks, draw_mask_set
+from .optim import adamw, cosine, linear, ramp, set_hyperparameters, warmup_then
+
+_CLIP_MASKS, _IMAGE_MASKS = 11, 12
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Scheduled values of one step."""
+
+    lr: float
+    weight_decay: float
+    momentum: float
+    context_weight: float
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """Part of a step's batch that goes through the networks at once."""
+
+    clips: Tensor
+    """Normalised pixels `[B, 3, T, H, W]`; stills have T = 1."""
+    masks: Masks
+    weight: float = 1.0
+    """Share of the step's loss; those of a step add up to 1."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step did."""
+
+    loss: float
+    prediction_loss: float
+    context_loss: float
+    variance_loss: float
+    covariance_loss: float
+    encoder_grad_norm: float
+    predictor_grad_norm: float
+    hyperparameters: Hyperparameters
+    is_overflow: bool = False
+    """float16 only: the gradient overflowed, nothing was updated, and the loss scale was lowered."""
+
+
+class NonFiniteError(GuardError):
+    """Loss or gradient of a step is not finite; `forward_pass` counts from 0, None if only the sum is known."""
+
+    def __init__(self, message: str, *, forward_pass: int | None) -> None:
+        super().__init__(message)
+        self.forward_pass = forward_pass
+
+
+def hyperparameters(config: TrainConfig, step: int) -> Hyperparameters:
+    """Return learning rate, weight decay, momentum and context weight of a step (counted from 0)."""
+    optim, objective, total = config.optim, config.objective, int(config.steps * config.optim.schedule_scale)
+    context_weight = objective.context_weight
+    if objective.context_ramp is not None:
+        start, end = objective.context_ramp
+        context_weight = ramp(step, value=context_weight, start=start, end=end)
+    return Hyperparameters(
+        lr=warmup_then(
+            step,
+            schedule=optim.schedule,
+            start=optim.start_lr,
+            peak=optim.lr,
+            final=optim.final_lr,
+            warmup_steps=optim.warmup_steps,
+            total_steps=total,
+            decay_steps=optim.decay_steps,
+        ),
+        weight_decay=cosine(step, start=optim.weight_decay, final=optim.final_weight_decay, total_steps=total),
+        momentum=linear(step, start=objective.ema_start, final=objective.ema_end, total_steps=total),
+        context_weight=context_weight,
+    )
+
+
+def make_optimizer(jepa: JEPA, config: TrainConfig) -> torch.optim.AdamW:
+    """Return AdamW over context encoder and predictor."""
+    return adamw((jepa.context_encoder, jepa.predictor), betas=config.optim.betas, eps=config.optim.eps)
+
+
+def make_scaler(config: TrainConfig, device: torch.device) -> torch.amp.GradScaler:
+    """Return the loss scaler, which does something in float16 only: bfloat16 has the range of float32."""
+    return torch.amp.GradScaler(device.type, enabled=config.precision == "float16")
+
+
+def train_step(
+    jepa: JEPA,
+    optimizer: torch.optim.Optimizer,
+    passes: Iterable[ForwardPass],
+    *,
+    config: TrainConfig,
+    step: int,
+    scaler: torch.amp.GradScaler | None = None,
+) -> StepReport:
+    """Do one optimizer step and move the target encoder.
+
+    Args:
+        passes: the step's batch, in parts that fit into memory; read once, one at a time.
+        step: optimizer steps done before, from 0.
+        scaler: needed in float16.
+
+    Raises:
+        NonFiniteError: loss or gradient is not finite; weights, optimizer and target encoder are untouched.
+    """
+    values = hyperparameters(config, step)
+    set_hyperparameters(optimizer, lr=values.lr, weight_decay=values.weight_decay)
+    optimizer.zero_grad(set_to_none=True)
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    terms = [_backward(jepa, each, values.context_weight, config.precision, scaler) for each in passes]
+    scaler.unscale_(optimizer)
+    limit = config.optim.max_grad_norm if step >= config.optim.clip_from_step else None
+    norms = [
+        float(clip_grad_norm_(module.parameters(), limit or math.inf))
+        for module in (jepa.context_encoder, jepa.predictor)
+    ]
+    is_finite = all(map(math.isfinite, norms))
+    bad = [number for number, term in enumerate(terms) if not term[0].isfinite()]
+    if bad or not (is_finite or scaler.get_scale() > 1.0):
+        scaler.update()
+        what = f"loss={float(terms[bad[0]][0])}" if bad else f"gradient norms {norms[0]} and {norms[1]}"
+        raise NonFiniteError(
+            f"step {step + 1}: {what} must be finite; lower optim.lr={config.optim.lr:g}",
+            forward_pass=bad[0] if bad else None,
+        )
+    scaler.step(optimizer)
+    scaler.update()
+    if is_finite:
+        jepa.update_target(values.momentum)
+    loss, prediction, context, variance, covariance = torch.stack(terms).sum(dim=0).tolist()
+    return StepReport(loss, prediction, context, variance, covariance, norms[0], norms[1], values, not is_finite)
+
+
+def _backward(
+    jepa: JEPA, part: ForwardPass, context_weight: float, precision: Precision, scaler: torch.amp.GradScaler
+) -> Tensor:
+    """Add one pass's share to the gradients; return its share of the loss and its four terms, `[5]`."""
+    with autocast(precision, part.clips.device):
+        losses = jepa(part.clips, part.masks, context_weight=context_weight)
+    scaler.scale(losses.total * part.weight).backward()
+    terms = (losses.total, losses.prediction, losses.context, losses.variance, losses.covariance)
+    return torch.stack([term.detach().float() for term in terms]) * part.weight
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """Return the context in which the networks run at a precision; parameters stay float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float16)
+
+
+def draw_masks(config: TrainConfig, *, batch_size: int, step: int, forward_pass: int = 0) -> Masks:
+    """Draw the masks of clips; they depend on seed, step and number of the forward pass alone."""
+    keys = (config.seed, _CLIP_MASKS, step, forward_pass)
+    return _draw(config.masks, config.model.grid, batch_size, keys)
+
+
+def draw_image_masks(config: TrainConfig, *, batch_size: int, step: int, forward_pass: int = 0) -> Masks:
+    """Draw the masks of the stills that `config.images` adds."""
+    if config.images is None:
+        raise ValueError("config.images is None: there are no stills to mask")
+    side = config.images.img_size // config.model.patch_size
+    keys = (config.seed, _IMAGE_MASKS, step, forward_pass)
+    return _draw(config.images.masks, (1, side, side), batch_size, keys)
+
+
+def _draw(masks: tuple[MaskConfig, ...], grid: tuple[int, int, int], batch_size: int, keys: tuple[int, ...]) -> Masks:
+    pairs = [
+        draw_mask_set(
+            mask, grid=grid, batch_size=batch_size, generator=torch.Generator().manual_seed(derive_seed(*keys, index))
+        )
+        for index, mask in enumerate(masks)
+    ]
+    return Masks(tuple(context for context, _ in pairs), tuple(target for _, target in pairs))
