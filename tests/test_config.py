@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from vjepa_sdk.config import (
 from vjepa_sdk.errors import ConfigError
 from vjepa_sdk.recipes import MODELS, RECIPES, train_config
 from vjepa_sdk.schema import from_dict, read_toml, to_dict, to_toml
+from vjepa_sdk.steps import hyperparameters
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -164,3 +166,60 @@ def test_a_date_in_a_file_is_a_wrong_type(tmp_path: Path) -> None:
     (path := tmp_path / "run.toml").write_text("seed = 2020-01-01")
     with pytest.raises(ConfigError, match="seed=.* must be an integer"):
         train_config(path=path)
+
+
+def test_official_recipes_have_the_published_hyperparameters() -> None:
+    first, second, cooldown, levels, stills = (
+        RECIPES[name]
+        for name in ("vjepa-vitl16", "vjepa2-vitl16", "vjepa2-vitl16-cooldown", "vjepa2.1-vitl16", "ijepa-vith14")
+    )
+    assert {recipe.batch_size for recipe in (first, second, cooldown, levels)} == {3072} and stills.batch_size == 2048
+    assert [recipe.steps for recipe in (first, second, cooldown, stills)] == [90_000, 240_000, 12_000, 187_500]
+    assert (first.objective.ema_start, first.objective.ema_end, first.optim.schedule_scale) == (0.998, 1.0, 1.25)
+    assert (cooldown.model.num_frames, cooldown.optim.schedule) == (64, "linear")
+    assert all(mask.equalize == "truncate" for recipe in (first, second, cooldown, levels) for mask in recipe.masks)
+    assert levels.images is not None and levels.images.weight == 0.5 and levels.objective.context_ramp == (15000, 30000)
+    assert (stills.objective.loss, stills.masks[0].num_blocks, stills.model.patch_size) == ("smooth_l1", 4, 14)
+
+
+def test_official_cooldown_ends_at_its_published_learning_rate() -> None:
+    # the released file lays 12,000 steps into a decay of 15,000: 1.058e-4 rather than 1e-6
+    recipe = RECIPES["vjepa2-vitl16-cooldown"]
+    assert hyperparameters(recipe, recipe.steps - 1).lr == pytest.approx(1.058e-4, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "random_tube", "num_blocks": 3}, "num_blocks=3 has no effect on kind='random_tube'; leave it out"),
+        ({"hidden_share": 0.5}, "hidden_share=0.5 has no effect on kind='multiblock'"),
+        ({"kind": "ijepa", "max_keep": 5}, "max_keep=5 has no effect on kind='ijepa'"),
+        ({"max_temporal_keep": 0.5}, r"max_temporal_keep=0.5 must be 1.0 with equalize='columns'"),
+        ({"max_temporal_keep": 0.0, "equalize": "truncate"}, "max_temporal_keep=0.0 must be a share above 0"),
+        ({"complement": "both"}, "complement='both' must be one of 'target', 'context'"),
+    ],
+)
+def test_mask_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MaskConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["batch_size=10", "micro_batch_size=4"], "batch_size=10 must be a multiple of micro_batch_size=4"),
+        (["save_every=10", "keep_every=15"], "keep_every=15 must be a multiple of save_every=10"),
+        (["objective.context_ramp=[5, 5]"], r"objective.context_ramp=\(5, 5\) must be \(start, end\)"),
+        (["images.batch_size=4"], "images needs a model that embeds stills; set model.image_tokenizer=true"),
+        (["data.path=clips", "data.sources=[{path='a.csv'}]"], r"data.path='clips' excludes sources; move it into"),
+        (["data.sources=[{path='a.csv', weight=0.0}]"], "weight=0.0 of 'a.csv' must be above 0; leave the source out"),
+    ],
+)
+def test_run_settings_that_cannot_work_are_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train_config(preset="tiny", overrides=overrides)
+
+
+def test_mask_blocks_of_stills_are_refused_for_clips() -> None:
+    with pytest.raises(ConfigError, match="masks: kind='ijepa' hides blocks of stills; clips take kind='multiblock'"):
+        TrainConfig(masks=(MaskConfig(kind="ijepa"),))

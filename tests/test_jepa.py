@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from vjepa_sdk.config import ModelConfig, ObjectiveConfig
 from vjepa_sdk.jepa import JEPA, distance_to_nearest, layer_norm_levels, spread, variance_covariance
+from vjepa_sdk.layers import gather_tokens
 from vjepa_sdk.masks import Masks
 
 MODEL = ModelConfig(
@@ -136,3 +138,49 @@ def test_one_level_model_predicts_plain_features(clips: torch.Tensor) -> None:
     module = JEPA(config, ObjectiveConfig())
     assert module.targets(clips).shape == (2, 8, 24)
     assert module(clips, MASKS).total.isfinite()
+
+
+def test_target_blocks_are_predicted_one_by_one_from_one_context(clips: torch.Tensor) -> None:
+    model = dataclasses.replace(MODEL, level_layers=(), predictor_levels=1, predictor_context=False)
+    torch.manual_seed(0)
+    module = JEPA(model, ObjectiveConfig(loss="smooth_l1")).eval()
+    blocks = [torch.tensor([[2, 3], [6, 7]]), torch.tensor([[6, 7], [2, 6]])]
+    together = module(clips, Masks(MASKS.context, (torch.stack(blocks, dim=1),))).total
+    one_by_one = [module(clips, Masks(MASKS.context, (block,))).total for block in blocks]
+    torch.testing.assert_close(together, torch.stack(one_by_one).mean())
+
+
+@pytest.mark.parametrize(
+    ("loss", "oracle"),
+    [
+        ("l1", torch.nn.functional.l1_loss),
+        ("l2", lambda a, b: torch.nn.functional.mse_loss(a, b) / 2),
+        ("smooth_l1", torch.nn.functional.smooth_l1_loss),
+    ],
+)
+def test_distance_is_the_one_named(
+    loss: str, oracle: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], clips: torch.Tensor
+) -> None:
+    module = jepa(loss=loss)
+    visible, hidden = MASKS.context[0], MASKS.target[0]
+    features = module.context_encoder.forward_levels(clips, visible)
+    predicted = module.predictor(features, visible, hidden, grid=(2, 2, 2))
+    expected = oracle(predicted, gather_tokens(module.targets(clips), hidden))
+    torch.testing.assert_close(module(clips, MASKS).prediction, expected)
+
+
+def test_context_is_predicted_while_its_ramp_weighs_nothing(clips: torch.Tensor) -> None:
+    module = jepa(context_weight=0.5, context_ramp=(10, 20))
+    losses = module(clips, MASKS, context_weight=0.0)
+    assert float(losses.context.detach()) > 0.1
+    assert torch.equal(losses.total, losses.prediction)
+
+
+def test_recomputed_activations_give_the_same_gradients(clips: torch.Tensor) -> None:
+    gradients = []
+    for recompute in (False, True):
+        module = jepa(context_weight=0.5)
+        module.set_activation_checkpointing(recompute)
+        module(clips, MASKS).total.backward()
+        gradients.append([parameter.grad for parameter in module.parameters() if parameter.grad is not None])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -167,3 +167,17 @@ def test_rope_tables_made_in_inference_mode_serve_training() -> None:
 def test_sincos_of_the_native_grid_is_not_resized() -> None:
     table = sincos_table((2, 3, 3), 48)[None]
     assert resize_sincos(table, old=(2, 3, 3), new=(2, 3, 3)) is table
+
+
+@pytest.mark.parametrize(("config", "is_rescaled"), [(TINY, True), (SINCOS, False)])
+def test_output_layers_start_small_in_the_families_that_train_so(config: ModelConfig, is_rescaled: bool) -> None:
+    block = encoder(dataclasses.replace(config, embed_dim=192, num_heads=3)).blocks[1]
+    expected = 0.02 / 2.0 if is_rescaled else 0.02  # sqrt(2 * 2) in the second block
+    assert float(block.mlp.fc2.weight.detach().std()) == pytest.approx(expected, rel=0.05)
+    assert float(block.mlp.fc1.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+
+
+def test_mask_tokens_start_from_zero_but_for_stills() -> None:
+    stills = dataclasses.replace(SINCOS, num_frames=1, tubelet_size=1)
+    assert all(float(Predictor(config).mask_tokens[0].detach().abs().max()) == 0.0 for config in CONFIGS.values())
+    assert 0.01 < float(Predictor(stills).mask_tokens[0].detach().std()) < 0.03

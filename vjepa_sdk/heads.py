@@ -51,7 +51,7 @@ class AttentiveProbe(nn.Module):
         self.config = config
         self.pooler = _AttentivePooler(config)
         self.linear = nn.Linear(config.embed_dim, config.num_classes)
-        init_weights(self, self.pooler.blocks)
+        init_weights(self, self.pooler.blocks, rescale=True)
         nn.init.trunc_normal_(self.pooler.query_tokens, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:

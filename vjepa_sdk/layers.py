@@ -59,17 +59,21 @@ def transformer_blocks(*, dim: int, depth: int, num_heads: int, mlp_ratio: float
     )
 
 
-def init_weights(module: nn.Module, blocks: nn.ModuleList) -> None:
-    """Initialise as V-JEPA 2 does (`src/models/vision_transformer.py`): normal with std 0.02, biases zero.
+def init_weights(module: nn.Module, blocks: nn.ModuleList, *, rescale: bool) -> None:
+    """Initialise as the official code does: normal with std 0.02, biases zero.
 
-    The two output layers of block i are then divided by `sqrt(2 (i + 1))`. The official truncation at an absolute
-    +-2 is 100 standard deviations away, so it truncates nothing.
+    Args:
+        rescale: divide the two output layers of block i by `sqrt(2 (i + 1))`, as V-JEPA 2 does
+            (`src/models/vision_transformer.py`). V-JEPA 1 and I-JEPA initialise all layers once more afterwards, which
+            undoes it. The official truncation at an absolute +-2 is 100 standard deviations away and truncates nothing.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv3d):
             nn.init.trunc_normal_(layer.weight, std=0.02)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+    if not rescale:
+        return
     with torch.no_grad():
         for depth, block in enumerate(blocks, start=1):
             for name in ("attn.proj.weight", "mlp.fc2.weight"):

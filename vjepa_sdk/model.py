@@ -49,7 +49,7 @@ class VideoEncoder(nn.Module):
             )
         else:
             self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        init_weights(self, self.blocks)
+        init_weights(self, self.blocks, rescale=config.position == "rope")
 
     def forward(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
         """Encode clips into tokens, all of them or only those kept.
@@ -172,7 +172,10 @@ class Predictor(nn.Module):
         self.predictor_proj = nn.Linear(width, config.prediction_dim)
         if config.predictor_context:
             self.predictor_proj_context = nn.Linear(width, config.prediction_dim)
-        init_weights(self, self.predictor_blocks)
+        init_weights(self, self.predictor_blocks, rescale=config.position == "rope")
+        if config.family == "ijepa":  # the V-JEPAs start from zeros
+            for token in self.mask_tokens:
+                nn.init.trunc_normal_(token, std=0.02)
 
     def forward(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .config import (
     DataConfig,
+    ImagesConfig,
     MaskConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -35,9 +36,165 @@ MODELS: dict[str, ModelConfig] = {
 }
 """Model presets: encoder width, depth and heads of the official factories."""
 
-RECIPES: dict[str, TrainConfig] = {
-    "tiny": TrainConfig(
-        preset="tiny",
+
+def _vjepa(encoder: str, *, img_size: int = 224, batch_size: int = 3072, micro_batch_size: int = 24) -> TrainConfig:
+    """V-JEPA 1 (arXiv 2404.08471, appendix; `configs/pretrain/*.yaml`): 90,000 steps of VideoMix2M."""
+    return TrainConfig(
+        model=replace(MODELS[encoder], img_size=img_size, position="sincos", predictor_num_heads=16),
+        masks=paper_masks("truncate"),
+        objective=ObjectiveConfig(ema_start=0.998, ema_end=1.0),
+        data=DataConfig(index_rule="official", antialias=False, num_workers=8),
+        # clipping begins with the epoch after the 40 epochs of warm-up, of 300 steps each
+        optim=OptimConfig(warmup_steps=12_000, schedule_scale=1.25, max_grad_norm=10.0, clip_from_step=12_300),
+        steps=90_000,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        precision="bfloat16",
+        seed=234,
+    )
+
+
+def _vjepa2(encoder: str) -> TrainConfig:
+    """V-JEPA 2, first phase (arXiv 2506.09985; `configs/train/*/pretrain-256px-16f.yaml`): 12k + 228k steps."""
+    return TrainConfig(
+        model=replace(MODELS[encoder], num_mask_tokens=10),
+        masks=paper_masks("truncate"),
+        objective=ObjectiveConfig(mask_token="shared", ema_start=0.99925, ema_end=0.99925),
+        data=DataConfig(fps=4.0, index_rule="official", antialias=False, num_workers=8),
+        optim=OptimConfig(
+            lr=5.25e-4,
+            start_lr=1e-4,
+            final_lr=5.25e-4,
+            schedule="constant",
+            warmup_steps=12_000,
+            final_weight_decay=0.04,
+        ),
+        steps=240_000,
+        batch_size=3072,
+        micro_batch_size=24,
+        precision="bfloat16",
+        activation_checkpointing=True,
+        seed=239,
+    )
+
+
+def _cooldown(first: TrainConfig, *, img_size: int, micro_batch_size: int) -> TrainConfig:
+    """The last 12,000 steps of V-JEPA 2 and 2.1: 64 frames, linear decay; give the first phase as `init_from`.
+
+    The decay is laid out over 15,000 steps, as in the official files, so it stops well above `final_lr`.
+    """
+    return replace(
+        first,
+        model=replace(first.model, img_size=img_size, num_frames=64),
+        optim=replace(
+            first.optim, start_lr=first.optim.lr, final_lr=1e-6, schedule="linear", warmup_steps=0, schedule_scale=1.25
+        ),
+        steps=12_000,
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def _vjepa21(encoder: str, level_layers: tuple[int, ...], *, micro_batch_size: int, stills: int) -> TrainConfig:
+    """V-JEPA 2.1, first phase (arXiv 2603.14482; `configs/train_2_1/*`).
+
+    The length is the paper's 135,000 steps; the released files say 300,000, at a constant learning rate.
+    """
+    first = _vjepa2(encoder)
+    return replace(
+        first,
+        model=replace(
+            MODELS[encoder],
+            rope_layout="interleaved",
+            rope_grid=16,
+            predictor_rope_grid=16,
+            level_layers=level_layers,
+            image_tokenizer=True,
+            predictor_depth=24,
+            predictor_levels=4,
+            predictor_context=True,
+            num_mask_tokens=8,
+        ),
+        objective=replace(first.objective, context_weight=0.5, context_ramp=(15_000, 30_000)),
+        optim=replace(first.optim, lr=6e-4, final_lr=6e-4),
+        images=ImagesConfig(
+            data=DataConfig(antialias=False, num_workers=8),
+            masks=(MaskConfig(num_blocks=10, equalize="truncate"),),
+            batch_size=4608,
+            micro_batch_size=stills,
+        ),
+        steps=135_000,
+        micro_batch_size=micro_batch_size,
+    )
+
+
+def _vjepa21_cooldown(first: TrainConfig, *, micro_batch_size: int, stills: int) -> TrainConfig:
+    """Clips of 384 and stills of 512 px, as in the paper; the released files say 256, the released weights 384."""
+    last = _cooldown(first, img_size=384, micro_batch_size=micro_batch_size)
+    images = first.images or ImagesConfig()
+    return replace(
+        last,
+        objective=replace(first.objective, context_ramp=None, context_distance_weighted=False),
+        images=replace(images, img_size=512, micro_batch_size=stills),
+    )
+
+
+def _ijepa_masks() -> tuple[MaskConfig, ...]:
+    return (MaskConfig(kind="ijepa", num_blocks=4, spatial_scale=(0.15, 0.2)),)
+
+
+def _ijepa(encoder: str, *, patch_size: int) -> TrainConfig:
+    """I-JEPA (arXiv 2301.08243, appendix A; `configs/in1k_vith14_ep300.yaml`): 300 epochs of ImageNet-1k."""
+    return TrainConfig(
+        model=replace(
+            MODELS[encoder],
+            img_size=224,
+            num_frames=1,
+            tubelet_size=1,
+            patch_size=patch_size,
+            position="sincos",
+            predictor_num_heads=16,
+            num_mask_tokens=1,
+        ),
+        masks=_ijepa_masks(),
+        objective=ObjectiveConfig(loss="smooth_l1", ema_start=0.996, ema_end=1.0),
+        data=DataConfig(crop_aspect_ratio=(3 / 4, 4 / 3), horizontal_flip=False, num_workers=8),
+        optim=OptimConfig(lr=1e-3, warmup_steps=25_000),
+        steps=187_500,
+        batch_size=2048,
+        micro_batch_size=128,
+        precision="bfloat16",
+    )
+
+
+def _one_gpu(encoder: str, *, micro_batch_size: int, predictor_depth: int = 12) -> TrainConfig:
+    """V-JEPA 2's shape and objective for one GPU: a batch of 240 from 60 to 15 passes, masks in columns."""
+    first = _vjepa2(encoder)
+    return replace(
+        first,
+        model=replace(MODELS[encoder], img_size=224, predictor_depth=predictor_depth),
+        masks=paper_masks("columns"),
+        objective=replace(first.objective, ema_start=0.998, ema_end=1.0),
+        data=DataConfig(fps=4.0, num_workers=8),
+        optim=OptimConfig(
+            lr=3e-4,
+            start_lr=3e-5,
+            schedule="wsd",
+            warmup_steps=2_000,
+            decay_steps=5_000,
+            final_weight_decay=0.04,
+            max_grad_norm=1.0,
+        ),
+        steps=50_000,
+        batch_size=240,
+        micro_batch_size=micro_batch_size,
+        activation_checkpointing=False,
+        seed=0,
+    )
+
+
+def _tiny() -> TrainConfig:
+    """Two CPU cores: the objective of V-JEPA 2.1 with terms against collapse, found in short trials."""
+    return TrainConfig(
         model=ModelConfig(
             img_size=96,
             num_frames=8,
@@ -76,42 +233,73 @@ RECIPES: dict[str, TrainConfig] = {
         steps=350,
         batch_size=16,
         save_every=50,
-    ),
-    "vjepa-vitl16": TrainConfig(
-        preset="vjepa-vitl16",
-        model=dataclasses.replace(
-            MODELS["vit_large"], img_size=224, position="sincos", predictor_num_heads=16, num_mask_tokens=2
+    )
+
+
+def _ijepa_tiny() -> TrainConfig:
+    """Two CPU cores: I-JEPA on stills of 12 x 12 tokens, with the terms against collapse of `tiny`."""
+    tiny = _tiny()
+    return replace(
+        tiny,
+        model=ModelConfig(
+            img_size=96,
+            num_frames=1,
+            tubelet_size=1,
+            patch_size=8,
+            position="sincos",
+            embed_dim=192,
+            depth=12,
+            num_heads=3,
+            predictor_embed_dim=128,
+            predictor_depth=4,
+            predictor_num_heads=2,
+            num_mask_tokens=1,
         ),
-        masks=paper_masks("truncate"),
-        objective=ObjectiveConfig(ema_start=0.998, ema_end=1.0),
-        data=DataConfig(frame_stride=(4, 4), num_workers=8),
-        optim=OptimConfig(warmup_steps=12_000, schedule_scale=1.25, max_grad_norm=10.0),
-        steps=90_000,
-        batch_size=24,
-        precision="bfloat16",
-        seed=234,
-    ),
-    "vjepa2-vitl16": TrainConfig(
-        preset="vjepa2-vitl16",
-        model=dataclasses.replace(MODELS["vit_large"], num_mask_tokens=10),
-        masks=paper_masks("truncate"),
-        objective=ObjectiveConfig(mask_token="shared", ema_start=0.99925, ema_end=0.99925),
-        data=DataConfig(frame_stride=(4, 4), num_workers=8),
-        optim=OptimConfig(
-            lr=5.25e-4,
-            start_lr=1e-4,
-            final_lr=5.25e-4,
-            schedule="constant",
-            warmup_steps=12_000,
-            final_weight_decay=0.04,
-        ),
-        steps=240_000,
-        batch_size=24,
-        precision="bfloat16",
-        seed=239,
-    ),
-}
-"""Recipes for `vjepa pretrain --preset`: hyper-parameters as data."""
+        masks=_ijepa_masks(),
+        objective=ObjectiveConfig(loss="smooth_l1", variance_weight=0.3, covariance_weight=0.006, ema_start=0.99),
+        data=DataConfig(crop_aspect_ratio=(3 / 4, 4 / 3)),
+        batch_size=32,
+    )
+
+
+def _recipes() -> dict[str, TrainConfig]:
+    large, giant, gigantic = (
+        _vjepa21("vit_large", (5, 11, 17, 23), micro_batch_size=48, stills=72),
+        _vjepa21("vit_giant", (9, 19, 29, 39), micro_batch_size=48, stills=72),
+        _vjepa21("vit_gigantic", (11, 23, 37, 47), micro_batch_size=24, stills=36),
+    )
+    recipes = {
+        "tiny": _tiny(),
+        "ijepa-tiny": _ijepa_tiny(),
+        "vjepa2-vits16-8gb": _one_gpu("vit_small", micro_batch_size=8, predictor_depth=6),
+        "vjepa2-vitb16-24gb": _one_gpu("vit_base", micro_batch_size=12),
+        "vjepa2-vitl16-80gb": _one_gpu("vit_large", micro_batch_size=24),
+        "vjepa-vitl16": _vjepa("vit_large"),
+        "vjepa-vith16": _vjepa("vit_huge"),
+        "vjepa-vith16-384": _vjepa("vit_huge", img_size=384, batch_size=2400, micro_batch_size=10),
+        "vjepa2-vitl16": _vjepa2("vit_large"),
+        "vjepa2-vith16": _vjepa2("vit_huge"),
+        "vjepa2-vitg16": _vjepa2("vit_giant"),
+        "vjepa2-vitl16-cooldown": _cooldown(_vjepa2("vit_large"), img_size=256, micro_batch_size=12),
+        "vjepa2-vith16-cooldown": _cooldown(_vjepa2("vit_huge"), img_size=256, micro_batch_size=12),
+        "vjepa2-vitg16-cooldown": _cooldown(_vjepa2("vit_giant"), img_size=256, micro_batch_size=6),
+        "vjepa2-vitg16-384-cooldown": _cooldown(_vjepa2("vit_giant"), img_size=384, micro_batch_size=6),
+        "vjepa2.1-vitl16": large,
+        "vjepa2.1-vitg16": giant,
+        "vjepa2.1-vitgigantic16": gigantic,
+        "vjepa2.1-vitl16-cooldown": _vjepa21_cooldown(large, micro_batch_size=24, stills=72),
+        "vjepa2.1-vitg16-cooldown": _vjepa21_cooldown(giant, micro_batch_size=24, stills=72),
+        "vjepa2.1-vitgigantic16-cooldown": _vjepa21_cooldown(gigantic, micro_batch_size=12, stills=36),
+        "ijepa-vith14": _ijepa("vit_huge", patch_size=14),
+    }
+    return {name: replace(recipe, preset=name) for name, recipe in recipes.items()}
+
+
+RECIPES = _recipes()
+"""Recipes for `vjepa pretrain --preset`: hyper-parameters as data.
+
+The official ones have the official batch, cut into the batches of one official rank (`micro_batch_size`).
+"""
 
 
 def train_config(
