@@ -18,7 +18,7 @@ FLOORS = (
     {"schema"},
     {"config"},
     {"recipes", "registry"},
-    {"devices", "layers", "masks", "optim", "positions", "preprocess", "progress"},
+    {"devices", "distributed", "layers", "masks", "optim", "positions", "preprocess", "progress"},
     {"signals", "storage", "unpickle", "video", "weights", "workers"},
     {"cards", "corpus", "embeddings", "heads", "inputs", "journal", "model"},
     {"official_layout", "pickles", "transformers_layout"},

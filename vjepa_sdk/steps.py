@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from .config import MaskConfig, Precision, TrainConfig
 from .data import derive_seed
+from .distributed import Group
 from .errors import GuardError
 from .jepa import JEPA
 from .masks import Masks, draw_mask_set
@@ -59,7 +60,7 @@ class StepReport:
 
 
 class NonFiniteError(GuardError):
-    """Loss or gradient of a step is not finite; `forward_pass` counts from 0, None if only the sum is known."""
+    """Loss or gradient of a step is not finite; `forward_pass` is this process's first bad one, None if unknown."""
 
     def __init__(self, message: str, *, forward_pass: int | None) -> None:
         super().__init__(message)
@@ -108,13 +109,16 @@ def train_step(
     config: TrainConfig,
     step: int,
     scaler: torch.amp.GradScaler | None = None,
+    group: Group | None = None,
 ) -> StepReport:
     """Do one optimizer step and move the target encoder.
 
     Args:
-        passes: the step's batch, in parts that fit into memory; read once, one at a time.
+        passes: the step's batch, or this process's share of it, in parts that fit into memory; read once, one at a
+            time.
         step: optimizer steps done before, from 0.
         scaler: needed in float16.
+        group: processes that share the step; their gradients add up, and all of them report the same.
 
     Raises:
         NonFiniteError: loss or gradient is not finite; weights, optimizer and target encoder are untouched.
@@ -122,19 +126,21 @@ def train_step(
     values = hyperparameters(config, step)
     set_hyperparameters(optimizer, lr=values.lr, weight_decay=values.weight_decay)
     optimizer.zero_grad(set_to_none=True)
-    scaler = scaler or torch.amp.GradScaler(enabled=False)
+    scaler, group = scaler or torch.amp.GradScaler(enabled=False), group or Group()
     terms = [_backward(jepa, each, values.context_weight, config.precision, scaler) for each in passes]
+    group.sum_gradients(parameter for each in optimizer.param_groups for parameter in each["params"])
     scaler.unscale_(optimizer)
     limit = config.optim.max_grad_norm if step >= config.optim.clip_from_step else None
     norms = [
         float(clip_grad_norm_(module.parameters(), limit or math.inf))
         for module in (jepa.context_encoder, jepa.predictor)
     ]
-    is_finite = all(map(math.isfinite, norms))
-    bad = [number for number, term in enumerate(terms) if not term[0].isfinite()]
-    if bad or not (is_finite or scaler.get_scale() > 1.0):
+    losses = group.sum(torch.stack(terms).sum(dim=0))
+    is_finite, loss = all(map(math.isfinite, norms)), float(losses[0])
+    if not math.isfinite(loss) or not (is_finite or scaler.get_scale() > 1.0):
         scaler.update()
-        what = f"loss={float(terms[bad[0]][0])}" if bad else f"gradient norms {norms[0]} and {norms[1]}"
+        bad = [number for number, term in enumerate(terms) if not term[0].isfinite()]
+        what = f"gradient norms {norms[0]} and {norms[1]}" if math.isfinite(loss) else f"loss={loss}"
         raise NonFiniteError(
             f"step {step + 1}: {what} must be finite; lower optim.lr={config.optim.lr:g}",
             forward_pass=bad[0] if bad else None,
@@ -143,7 +149,7 @@ def train_step(
     scaler.update()
     if is_finite:
         jepa.update_target(values.momentum)
-    loss, prediction, context, variance, covariance = torch.stack(terms).sum(dim=0).tolist()
+    prediction, context, variance, covariance = losses[1:].tolist()
     return StepReport(loss, prediction, context, variance, covariance, norms[0], norms[1], values, not is_finite)
 
 

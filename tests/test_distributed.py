@@ -1,0 +1,89 @@
+"""Processes that share a step do the step of one process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vjepa_sdk.distributed import Group, join_group
+from vjepa_sdk.errors import ConfigError
+
+THREE_STEPS = """
+import sys
+import torch
+from safetensors.torch import save_file
+from tiny_models import VIDEO
+from vjepa_sdk.config import OptimConfig, TrainConfig
+from vjepa_sdk.distributed import join_group
+from vjepa_sdk.jepa import JEPA
+from vjepa_sdk.masks import Masks
+from vjepa_sdk.steps import ForwardPass, make_optimizer, train_step
+
+config = TrainConfig(model=VIDEO, optim=OptimConfig(lr=1e-3, max_grad_norm=1.0), steps=10)
+torch.manual_seed(0)
+jepa = JEPA(config.model, config.objective)
+optimizer = make_optimizer(jepa, config)
+masks = Masks((torch.tensor([[0, 1, 4, 5]]),) * 2, (torch.tensor([[2, 3, 6, 7]]),) * 2)
+with join_group(torch.device("cpu")) as group:
+    for step in range(3):
+        clips = torch.rand(4, 1, 3, 4, 32, 32, generator=torch.Generator().manual_seed(step))
+        passes = [ForwardPass(each, masks, 0.25) for each in clips[group.rank :: group.world_size]]
+        loss = train_step(jepa, optimizer, passes, config=config, step=step, group=group).loss
+    assert group.gather({"rank": group.rank}) == [{"rank": rank} for rank in range(group.world_size)]
+    assert group.any(group.rank == group.world_size - 1) and not group.any(False)
+    save_file({**jepa.state_dict(), "loss": torch.tensor(loss)}, f"{sys.argv[1]}/{group.world_size}-{group.rank}")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def run_ranks(world_size: int, out: Path) -> None:
+    port, processes = free_port(), []
+    for rank in range(world_size):
+        group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+        environment = {
+            **os.environ,
+            "MASTER_ADDR": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": ":".join(sys.path),
+        }
+        environment |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}}
+        processes.append(subprocess.Popen([sys.executable, "-c", THREE_STEPS, str(out)], env=environment))
+    assert [process.wait(timeout=300) for process in processes] == [0] * world_size
+
+
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    for world_size in (1, 2):
+        run_ranks(world_size, tmp_path)
+    alone, first, second = (load_file(tmp_path / name) for name in ("1-0", "2-0", "2-1"))
+    for name, expected in alone.items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_process_needs_no_group() -> None:
+    group = Group()
+    assert group.is_first and group.any(True) and group.gather([1]) == [[1]]
+    assert torch.equal(group.sum(torch.tensor([2.0])), torch.tensor([2.0]))
+
+
+def test_half_a_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with (
+        pytest.raises(ConfigError, match="WORLD_SIZE=2 but RANK, LOCAL_RANK, .* is not set; start with torchrun"),
+        join_group(torch.device("cpu")),
+    ):
+        pass
