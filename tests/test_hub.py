@@ -159,11 +159,10 @@ def test_a_non_commercial_licence_is_stated(tmp_path: Path, caplog: pytest.LogCa
 
 @pytest.mark.parametrize("name", ["ijepa-vith14", "facebook/ijepa_vith14_1k"])
 def test_a_non_commercial_licence_is_stated_before_a_download(
-    name: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repository, **options: str(tmp_path / repository))
-    with caplog.at_level(logging.WARNING, logger="vjepa_sdk"):
-        assert locate_model(name) == tmp_path / "facebook/ijepa_vith14_1k"
+    with caplog.at_level(logging.WARNING, logger="vjepa_sdk"), pytest.raises(WeightsError, match="not in the cache"):
+        locate_model(name, cache_dir=tmp_path)
     assert "facebook/ijepa_vith14_1k: these weights are licensed CC-BY-NC-4.0" in caplog.text
 
 

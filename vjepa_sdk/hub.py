@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from . import transformers_layout
 from .config import FORMAT_VERSION, EncoderWeights, ModelConfig, PreprocessConfig
+from .download import choose_model_files, fetch, origin_of
 from .errors import ConfigError, WeightsError, WriteError
+from .hub_client import is_repository_id
 from .model import Predictor, VideoEncoder
 from .registry import MODELS
 from .schema import from_dict, read_json, to_dict, unknown
@@ -107,9 +109,8 @@ def load_model_directory(
     _state_licence(directory, described.provenance.get("licence"))
     encoder, predictor = described.networks[key], described.networks.get("predictor")
     assert isinstance(encoder, VideoEncoder) and (predictor is None or isinstance(predictor, Predictor))
-    return Pretrained(
-        described.config, described.preprocess, encoder, predictor, weights or described.held, described.provenance
-    )
+    provenance = {**described.provenance, **origin_of(directory)}
+    return Pretrained(described.config, described.preprocess, encoder, predictor, weights or described.held, provenance)
 
 
 def save_model_directory(
@@ -268,7 +269,8 @@ def locate_model(
 
     Raises:
         ConfigError: neither a directory, a known name nor a hub id; or the hub does not know it or grant access.
-        WeightsError: it cannot be fetched.
+        WeightsError: it cannot be fetched, or is not what the hub says it is.
+        WriteError: the cache's disk is full.
     """
     if isinstance(name_or_path, Path) or name_or_path.startswith((".", "/", "~")):
         directory = Path(name_or_path).expanduser()
@@ -288,36 +290,21 @@ def locate_model(
             f"{known.url.rpartition('/')[2]} DIRECTORY --arch {known.name}`, then pass that directory"
         )
     repository = known.source if known is not None else name_or_path
-    if repository.count("/") != 1 or Path(repository).is_file():
+    if not is_repository_id(repository) or Path(repository).is_file():
         raise _unknown_model(repository)
     info = known or next((model for model in MODELS.values() if model.source == repository), None)
     _state_licence(repository, info.licence if info is not None else None)
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                repository,
-                revision=revision,
-                cache_dir=cache_dir,
-                token=token,
-                local_files_only=local_files_only,
-                force_download=force_download,
-                allow_patterns=["*.json", "*.safetensors"],
-                library_name="vjepa-sdk",
-            )
-        )
-    except errors.HFValidationError as error:
-        raise _unknown_model(repository) from error
-    except errors.GatedRepoError as error:
-        raise ConfigError(f"{repository}: is gated; accept its terms on the hub and pass a token") from error
-    except errors.RevisionNotFoundError as error:
-        raise ConfigError(f"{repository}: has no revision {revision!r}; pass a branch, tag or commit") from error
-    except errors.RepositoryNotFoundError as error:
-        raise ConfigError(f"{repository}: no such repository on the hub, or a private one; pass a token") from error
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise WeightsError(f"{repository}: cannot be fetched and is not in the cache ({reason})") from error
+    pinned = revision or (known.revision if known is not None else "")
+    return fetch(
+        repository,
+        choose=choose_model_files,
+        revision=pinned or None,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+        force_download=force_download,
+        known_sha256=info.file_sha256 if info is not None and pinned == info.revision else {},
+    ).directory
 
 
 def _unknown_model(place: str | Path) -> ConfigError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .config import Family
@@ -32,6 +33,10 @@ class ModelInfo:
     """Official checkpoint with both encoders and the predictor, a pickle; empty if there is none."""
     sha256: str = ""
     """Of the official checkpoint, where it is known."""
+    revision: str = ""
+    """Commit of the hub repository that the name stands for; empty: the newest, since none is known to us."""
+    file_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Of the files of that commit, where they are known."""
 
     @property
     def is_bundled(self) -> bool:
