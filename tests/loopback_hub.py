@@ -328,7 +328,7 @@ class LoopbackHub:
         return _json({"files": files})
 
     def _large_batch(self, request: Request, prefix: str, name: str) -> Response:
-        repository = self._writable(request, "dataset" if prefix else "model", name)
+        repository = self._find(request, "dataset" if prefix else "model", name)
         if isinstance(repository, Response):
             return repository
         objects = []

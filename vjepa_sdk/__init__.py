@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .config import ModelConfig, PreprocessConfig, TrainConfig
     from .embed import embed_files, load_embeddings
     from .errors import VJEPAError
+    from .publish import push, write_card
     from .recipes import train_config
     from .registry import list_models
     from .trainer import pretrain
@@ -26,7 +27,9 @@ _HOMES = {
     "list_models": "registry",
     "load_embeddings": "embed",
     "pretrain": "trainer",
+    "push": "publish",
     "train_config": "recipes",
+    "write_card": "publish",
 }
 
 __all__ = [
@@ -40,7 +43,9 @@ __all__ = [
     "list_models",
     "load_embeddings",
     "pretrain",
+    "push",
     "train_config",
+    "write_card",
 ]
 
 

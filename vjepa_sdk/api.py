@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,20 @@ from .cards import model_card
 from .config import MAX_FRAMES, EncoderWeights, ModelConfig, PreprocessConfig
 from .devices import best_device
 from .errors import ConfigError, InputError, WeightsError
-from .hub import Pretrained, load_model_directory, locate_model, save_model_directory
+from .hub import (
+    MAX_SHARD_SIZE,
+    Pretrained,
+    descended,
+    load_model_directory,
+    locate_model,
+    save_model_directory,
+)
 from .inputs import Frames, Sampling, is_image, load_frames, split_batch
 from .model import Predictor, VideoEncoder
 from .preprocess import normalize, resize_and_crop
 from .progress import progress_bar
+from .publish import push
+from .upload import PushReport
 from .video import Decoder
 
 Pooling = Literal["mean", "temporal", "none"]
@@ -402,25 +412,98 @@ class VJEPA:
         )
         return prediction.float()
 
-    def save_pretrained(self, directory: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-        """Write a model directory that `from_pretrained` reads: this encoder and the predictor, not a second encoder.
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+        both_encoders: bool = True,
+        licence: str | None = None,
+    ) -> Path:
+        """Write a model directory that `from_pretrained` reads: configuration, weights and model card.
+
+        A copy of a model with two encoders has both, and `from_pretrained` takes the target encoder of it, as ever;
+        `both_encoders=False` writes the one that this object has.
 
         Args:
             dtype: of the weights on disk, for example `torch.float16`; None: as in memory.
+            max_shard_size: in bytes, or with a unit; larger weights are written as several files with an index.
+            both_encoders: read the encoder that was not loaded from where the model came from, and write it too.
+            licence: of the weights, as an SPDX identifier such as `Apache-2.0`; None: the one they have.
+
+        Raises:
+            ConfigError: no such size, or a licence that gives more rights than the weights have.
+            WeightsError: the second encoder is no longer where the model was loaded from.
+            WriteError: the directory cannot be written.
         """
         modules: dict[str, torch.nn.Module] = {"encoder": self.encoder}
+        held = self.encoder_weights
+        if both_encoders and (source := self._pretrained.second_encoder) is not None:
+            weight = self.encoder.patch_embed.proj.weight
+            other: EncoderWeights = "context" if held == "target" else "target"
+            second = load_model_directory(source, weights=other, device=torch.device("cpu"), dtype=weight.dtype).encoder
+            target, context = (self.encoder, second) if held == "target" else (second, self.encoder)
+            modules, held = {"encoder": target, "context_encoder": context}, "target"
         if self.predictor is not None:
             modules["predictor"] = self.predictor
+        provenance = descended(self.provenance, licence=licence)
         return save_model_directory(
             directory,
             config=self.config,
             preprocess=self.preprocess,
             modules=modules,
-            encoder_weights=self.encoder_weights,
-            provenance=self.provenance,
-            card=model_card(self.config, provenance=self.provenance),
+            encoder_weights=held,
+            provenance=provenance,
+            card=model_card(self.config, provenance=provenance, preprocess=self.preprocess),
             dtype=dtype,
+            max_shard_size=max_shard_size,
         )
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        branch: str | None = None,
+        private: bool = False,
+        create_pr: bool = False,
+        dry_run: bool = False,
+        keep_card: bool = True,
+        commit_message: str | None = None,
+        token: str | None = None,
+        dtype: torch.dtype | None = None,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+        both_encoders: bool = True,
+        licence: str | None = None,
+    ) -> PushReport:
+        """Write this model to a temporary directory and push that to the hub; see `push` and `save_pretrained`.
+
+        A card that the repository has already stays; `keep_card=False` replaces it.
+
+        Raises:
+            ConfigError: no right to write, or options that do not fit.
+            WeightsError: the second encoder is no longer where the model was loaded from; or the hub cannot be reached.
+            WriteError: the temporary directory is full, or somebody else changed the repository meanwhile.
+        """
+        with tempfile.TemporaryDirectory(prefix="vjepa-push-") as place:
+            directory = self.save_pretrained(
+                Path(place) / "model",
+                dtype=dtype,
+                max_shard_size=max_shard_size,
+                both_encoders=both_encoders,
+                licence=licence,
+            )
+            return push(
+                directory,
+                repository,
+                branch=branch,
+                private=private,
+                create_pr=create_pr,
+                dry_run=dry_run,
+                keep_card=keep_card,
+                commit_message=commit_message,
+                token=token,
+            )
 
     def _to_weights(self, clips: Tensor) -> Tensor:
         weight = self.encoder.patch_embed.proj.weight

@@ -1,48 +1,329 @@
-"""Write model cards: what a model is, what it was trained on, how to use it."""
+"""Write model cards: what a model is, how to use it, what it was trained on, what it is worth, what it is not for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import ModelConfig, TrainConfig
-from .schema import to_toml
+from .config import ModelConfig, PreprocessConfig, TrainConfig
+from .errors import ConfigError
+from .registry import MODELS
+from .schema import check_types, from_dict, read_json, to_toml, unknown
 
-_FRONT = """---
-library_name: vjepa-sdk
-pipeline_tag: feature-extraction
-tags: [video, {family}, self-supervised]
----
+EVALUATION_NAME = "evaluation.json"
+HERE = "path/to/this/directory"
+"""Stands for a model's address in its card until it has one on the hub."""
+
+_FORMAT_VERSION = 1
+_METRICS = ("loss", "prediction_loss", "target_std", "target_effective_rank", "target_mean_cosine")
+_METRIC_ROWS = 8
+_HUB_LICENCES = {
+    "apache-2.0",
+    "mit",
+    "cc-by-nc-4.0",
+    "cc-by-4.0",
+    "cc-by-sa-4.0",
+    "cc0-1.0",
+    "bsd-3-clause",
+    "unlicense",
+}
+_FAMILIES = {"vjepa": "V-JEPA", "vjepa2": "V-JEPA 2", "vjepa2.1": "V-JEPA 2.1", "ijepa": "I-JEPA"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """One number of `evaluation.json`, and what to hold against it."""
+
+    task: str
+    """For example `action classification, attentive probe on frozen features`."""
+    dataset: str
+    metric: str
+    value: float
+    random_init: float | None = None
+    """The same number for the same network with random weights: what a trained one has to beat."""
+    chance: float | None = None
+    """What guessing gives."""
+    interval: tuple[float, float] | None = None
+    """95 % confidence interval of `value`."""
+    higher_is_better: bool = True
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+
+
+def read_evaluation(path: str | Path) -> list[EvaluationResult]:
+    """Read `evaluation.json`: `{"format_version": 1, "results": [...]}`.
+
+    Raises:
+        ConfigError: not such a file.
+    """
+    data = read_json(path)
+    for key in data:
+        if key not in ("format_version", "results"):
+            raise ConfigError(f"{path}: {unknown(f'key {key!r}', key, ('format_version', 'results'))}")
+    if data.get("format_version") != _FORMAT_VERSION or not isinstance(data.get("results"), list):
+        raise ConfigError(f"{path}: must hold format_version={_FORMAT_VERSION} and a list of results")
+    return [from_dict(EvaluationResult, entry, where="results.") for entry in data["results"]]
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """Return at most eight lines of a `metrics.jsonl`, evenly spread, the last one among them.
+
+    Raises:
+        ConfigError: not such a file.
+    """
+    lines = Path(path).read_bytes().splitlines()
+    last = len(lines) - 1
+    picked = sorted({round(last * (number + 1) / _METRIC_ROWS) for number in range(_METRIC_ROWS)}) if lines else []
+    try:
+        metrics = [json.loads(lines[index]) for index in picked]
+    except ValueError as error:
+        raise ConfigError(f"{path}: not valid: {error}; a training run writes it") from error
+    if not all(isinstance(line, dict) and "step" in line for line in metrics):
+        raise ConfigError(f"{path}: every line must be an object with a step; a training run writes it")
+    return metrics
+
+
+def model_card(
+    config: ModelConfig,
+    *,
+    provenance: Mapping[str, Any],
+    preprocess: PreprocessConfig | None = None,
+    evaluation: Sequence[EvaluationResult] = (),
+    metrics: Sequence[Mapping[str, float]] = (),
+) -> str:
+    """Return the card of a model directory.
+
+    Args:
+        provenance: as in `config.json`; `licence`, `base_model`, `videos` and `data` have places of their own.
+        preprocess: None: the official one for the model's size.
+        evaluation: what the model was measured to be worth.
+        metrics: lines of the training run's `metrics.jsonl` to show.
+    """
+    preprocess = preprocess or PreprocessConfig.for_crop(config.img_size)
+    name = f"{_FAMILIES[config.family]} encoder, {config.embed_dim} x {config.depth}"
+    frames, rows, columns = config.grid
+    what = "an image" if config.is_image_model else f"{config.num_frames} frames"
+    return f"""{_front_matter(config, name, provenance, evaluation)}
+# {name}
+
+A vision transformer that turns {what} of {config.img_size} x {config.img_size} pixels into {frames} x {rows} x \
+{columns} tokens of {config.embed_dim} features.
+
+## Use
+
+{_usage(config)}
+## Model
+
+{_architecture(config, preprocess)}
+## Training
+
+{_training(provenance, metrics)}
+## Evaluation
+
+{_evaluation(evaluation)}
+## Limits
+
+{_limits(provenance, evaluation)}
+## Licence
+
+{_licence(provenance)}
 """
 
 
-def model_card(config: ModelConfig, *, provenance: Mapping[str, Any]) -> str:
-    """Return the card of a model directory."""
-    facts = "".join(f"- {key.replace('_', ' ')}: {value}\n" for key, value in sorted(provenance.items()))
-    frames, rows, columns = config.grid
-    return f"""{_FRONT.format(family=config.family)}
-# {config.family} encoder, {config.embed_dim} x {config.depth}
+def training_card(
+    config: TrainConfig,
+    *,
+    provenance: Mapping[str, Any],
+    preprocess: PreprocessConfig | None = None,
+    evaluation: Sequence[EvaluationResult] = (),
+    metrics: Sequence[Mapping[str, float]] = (),
+) -> str:
+    """Return the card of a model that `vjepa pretrain` exported, with its whole configuration."""
+    # where things lie on the trainer's disk is nobody else's business
+    config = replace(config, out="", data=replace(config.data, path=Path(config.data.path).name))
+    card = model_card(
+        config.model, provenance=provenance, preprocess=preprocess, evaluation=evaluation, metrics=metrics
+    )
+    return f"{card}\n## Configuration\n\n```toml\n{to_toml(config)}```\n"
 
-A vision transformer that turns {config.num_frames} frames of {config.img_size} x {config.img_size} pixels into
-{frames} x {rows} x {columns} tokens of {config.embed_dim} features.
+
+def _front_matter(
+    config: ModelConfig, name: str, provenance: Mapping[str, Any], evaluation: Sequence[EvaluationResult]
+) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    licence, link = _hub_licence(provenance)
+    results = [
+        EvalResult(
+            task_type="image-classification" if config.is_image_model else "video-classification",
+            task_name=result.task,
+            dataset_type=_slug(result.dataset),
+            dataset_name=result.dataset,
+            metric_type=_slug(result.metric),
+            metric_name=result.metric,
+            metric_value=result.value,
+        )
+        for result in evaluation
+    ]
+    data = ModelCardData(
+        library_name="vjepa-sdk",
+        pipeline_tag="image-feature-extraction" if config.is_image_model else "feature-extraction",
+        tags=["image" if config.is_image_model else "video", config.family, "jepa", "self-supervised"],
+        license=licence,
+        license_name=link,
+        base_model=_base_model(provenance),
+        eval_results=results or None,
+        model_name=name if results else None,
+    )
+    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _slug(text: str) -> str:
+    return "-".join("".join(char if char.isalnum() else " " for char in text.lower()).split())
+
+
+def _hub_licence(provenance: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the hub's identifier of a licence and, for one that the hub does not list, its name."""
+    licence = provenance.get("licence")
+    if not isinstance(licence, str):
+        return None, None
+    return (licence.lower(), None) if licence.lower() in _HUB_LICENCES else ("other", _slug(licence))
+
+
+def _base_model(provenance: Mapping[str, Any]) -> str | None:
+    """Return the hub repository that a model was made from: stated, or that of the official checkpoint."""
+    info = MODELS.get(str(provenance.get("architecture", "")))
+    stated = provenance.get("base_model", info.source if info is not None and info.is_on_hub else None)
+    return stated if isinstance(stated, str) else None
+
+
+def _usage(config: ModelConfig) -> str:
+    file = "image.jpg" if config.is_image_model else "clip.mp4"
+    return f"""```console
+$ pip install vjepa-sdk
+```
 
 ```python
 from vjepa_sdk import VJEPA
 
-model = VJEPA.from_pretrained("path/to/this/directory")
-features = model.encode("clip.mp4")  # float32 [{config.embed_dim}]
+model = VJEPA.from_pretrained("{HERE}")
+features = model.encode("{file}")  # float32 [{config.embed_dim}]
 ```
-
-## Where it comes from
-
-{facts or "- not recorded"}
 """
 
 
-def training_card(config: TrainConfig, *, provenance: Mapping[str, Any]) -> str:
-    """Return the card of a model that `vjepa pretrain` exported, with its whole configuration."""
-    # where things lie on the trainer's disk is nobody else's business
-    config = replace(config, out="", data=replace(config.data, path=Path(config.data.path).name))
-    return f"{model_card(config.model, provenance=provenance)}\n## Configuration\n\n```toml\n{to_toml(config)}```\n"
+def _architecture(config: ModelConfig, preprocess: PreprocessConfig) -> str:
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
+    tubelet = f"{config.tubelet_size} x {config.patch_size} x {config.patch_size}"
+    rope = f"RoPE, {config.rope_layout}" if config.position == "rope" else "sin-cos table"
+    rows = {
+        "encoder": f"{config.embed_dim} wide, {config.depth} deep, {config.num_heads} heads, {rope}",
+        "token": f"{tubelet} pixels (frames, rows, columns)",
+        "predictor": f"{config.predictor_embed_dim} wide, {config.predictor_depth} deep, "
+        f"{config.predictor_num_heads} heads; predicts {config.prediction_dim} features a token",
+        "parameters": f"about {_round(config.num_parameters)}, encoder and predictor",
+        "input": f"{config.num_frames} frames of RGB, uint8",
+        "preprocessing": f"short side {preprocess.resize_size} px, centre crop {preprocess.crop_size} px, "
+        f"mean {mean}, standard deviation {std}",
+    }
+    return _table(("", ""), rows.items())
+
+
+def _round(count: int) -> str:
+    return f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
+
+
+def _training(provenance: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]) -> str:
+    text = "".join(f"- {key.replace('_', ' ')}: {_plain(value)}\n" for key, value in _facts(provenance).items())
+    text = text or "How these weights were made is not recorded.\n"
+    if metrics:
+        shown = [name for name in _METRICS if name in metrics[-1]]
+        lines = [(line["step"], *(f"{line.get(name, math.nan):.3f}" for name in shown)) for line in metrics]
+        text += "\n" + _table(("step", *(name.replace("_", " ") for name in shown)), lines)
+    return f"{text}\n### Data\n\n{_data(provenance)}"
+
+
+def _facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in sorted(provenance.items()) if key not in ("data", "licence")}
+
+
+def _plain(value: object) -> str:
+    """Return text that cannot end a line or a table's cell: provenance may come from a stranger's file."""
+    return " ".join(str(value).replace("|", "/").split())[:200]
+
+
+def _data(provenance: Mapping[str, Any]) -> str:
+    """Say what a model was trained on: `provenance["data"]` is a list of `name`, `clips`, `licence`, `source`."""
+    data = provenance.get("data")
+    columns = ("name", "clips", "licence", "source")
+    if isinstance(data, list) and data and all(isinstance(entry, dict) for entry in data):
+        return _table(columns, ([_plain(entry.get(column, "not stated")) for column in columns] for entry in data))
+    return "Not stated: which videos these weights were trained on, and under which licences they are.\n"
+
+
+def _evaluation(evaluation: Sequence[EvaluationResult]) -> str:
+    if not evaluation:
+        return (
+            "None is recorded. Before you rely on these features, compare them on your data with those of the same "
+            "network with random weights (`VJEPA.untrained`).\n"
+        )
+    rows = []
+    for result in evaluation:
+        span = f" [{result.interval[0]:.3f}, {result.interval[1]:.3f}]" if result.interval else ""
+        random_init = "not measured" if result.random_init is None else f"{result.random_init:.3f}"
+        chance = "" if result.chance is None else f"{result.chance:.3f}"
+        cells = (
+            result.task,
+            result.dataset,
+            result.metric,
+            f"{result.value:.3f}{span}",
+            random_init,
+            chance,
+            result.note,
+        )
+        rows.append([_plain(cell) for cell in cells])
+    head = ("task", "data", "metric", "this model", "random weights", "chance", "note")
+    return f"{_table(head, rows)}\nRandom weights: the same network before any training, evaluated alike.\n"
+
+
+def _limits(provenance: Mapping[str, Any], evaluation: Sequence[EvaluationResult]) -> str:
+    lines = [
+        "The features know what the training videos showed; other cameras, places and people may be described badly.",
+        "They carry the biases of these videos. Do not use them to identify or judge people, or where safety depends "
+        "on them.",
+    ]
+    beaten = [
+        result.task for result in evaluation if result.random_init is not None and result.value <= result.random_init
+    ]
+    if beaten:
+        lines.append(f"No better than random weights at: {_plain('; '.join(beaten))}.")
+    if isinstance(provenance.get("clips_seen"), int):
+        lines.append(f"Trained on {provenance['clips_seen']:,} clips in all; published models saw many millions.")
+    return "".join(f"- {line}\n" for line in lines)
+
+
+def _is_no_better(result: EvaluationResult) -> bool:
+    """Whether random weights do as well."""
+    if result.random_init is None:
+        return False
+    gain = result.value - result.random_init
+    return gain <= 0 if result.higher_is_better else gain >= 0
+
+
+def _licence(provenance: Mapping[str, Any]) -> str:
+    licence = provenance.get("licence")
+    if not isinstance(licence, str):
+        return "Not stated: without a licence nobody else may use these weights.\n"
+    more = ", for non-commercial use only" if "-NC" in licence.upper() else ""
+    return f"Weights: {_plain(licence)}{more}. The code of vjepa-sdk: Apache-2.0.\n"
+
+
+def _table(head: Sequence[object], rows: Any) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)

@@ -216,6 +216,46 @@ def convert(
 
 
 @app.command()
+def push(
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Model or probe directory.")],
+    repository: Annotated[str, typer.Argument(metavar="REPO", help="Hub id, owner/name; made if it is not there.")],
+    *,
+    branch: Annotated[str | None, typer.Option(help="Branch to push to, made if it is not there; or main.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Propose the commit as a pull request.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and list the files, but send nothing.")] = False,
+    new_card: Annotated[bool, typer.Option("--new-card", help="Write the model's README.md anew first.")] = False,
+    keep_card: Annotated[bool, typer.Option("--keep-card", help="Leave the card that the hub has as it is.")] = False,
+    commit_message: Annotated[str | None, typer.Option(help="First line of the commit's message.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Publish a model on the hub in one commit. Log in first: `hf auth login`, or set HF_TOKEN."""
+    _set_up_logging(quiet, verbose)
+    from .publish import push as run_push
+
+    report = run_push(
+        path,
+        repository,
+        branch=branch,
+        private=private,
+        create_pr=create_pr,
+        dry_run=dry_run,
+        new_card=new_card,
+        keep_card=keep_card,
+        commit_message=commit_message,
+    )
+    lines = [f"{name}  {size:,} bytes" for name, size in report.files.items()]
+    lines += [f"{name}  deleted on the hub, replaced by these" for name in report.deleted]
+    lines += [f"{name}  left out: {reason}" for name, reason in report.left_out.items()]
+    state = (
+        "would be pushed" if report.dry_run else f"pushed, {report.url}" if report.changed else "unchanged, no commit"
+    )
+    _print(report, as_json, "\n".join([*map(_printable, lines), f"{repository}: {state}"]))
+
+
+@app.command()
 def models(as_json: Json = False) -> None:
     """List the models known by name."""
     known = list_models()
@@ -240,5 +280,8 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+    return _printable(" ".join(str(error).split()))
+
+
+def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

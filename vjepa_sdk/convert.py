@@ -148,7 +148,7 @@ def _from_transformers(source: Path, out: Path) -> ConversionReport:
         modules=modules,
         encoder_weights=loaded.encoder_weights,
         provenance=provenance,
-        card=model_card(loaded.config, provenance=provenance),
+        card=model_card(loaded.config, provenance=provenance, preprocess=loaded.preprocess),
     )
     stored = read_headers(weight_files(source))
     kind = "ijepa" if loaded.config.is_image_model else "vjepa2"
@@ -194,7 +194,8 @@ def _to_transformers(source: Path, out: Path, weights: EncoderWeights | None) ->
         with atomic_path(out / WEIGHTS_NAME) as path:
             write_tensors(path, tensors)
         write_json(out / transformers_layout.PROCESSOR_NAMES[0], processor)
-        write_text(out / "README.md", model_card(loaded.config, provenance=loaded.provenance))
+        card = model_card(loaded.config, provenance=loaded.provenance, preprocess=loaded.preprocess)
+        write_text(out / "README.md", card)
         write_json(out / "config.json", config)
     except OSError as error:
         raise WriteError(f"{out}: cannot write the model ({error.strerror or error})") from error

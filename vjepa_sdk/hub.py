@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import transformers_layout
+from .cards import EVALUATION_NAME
 from .config import FORMAT_VERSION, EncoderWeights, ModelConfig, PreprocessConfig
 from .download import choose_model_files, fetch, origin_of
 from .errors import ConfigError, WeightsError, WriteError
@@ -20,8 +21,10 @@ from .hub_client import is_repository_id
 from .model import Predictor, VideoEncoder
 from .registry import MODELS
 from .schema import from_dict, read_json, to_dict, unknown
-from .storage import atomic_path, write_json, write_text
+from .storage import write_json, write_text
+from .upload import CARD, LICENCES
 from .weights import (
+    INDEX_NAME,
     WEIGHTS_NAME,
     Source,
     Stored,
@@ -30,12 +33,13 @@ from .weights import (
     load_module,
     read_headers,
     weight_files,
-    write_tensors,
+    write_weights,
 )
 
 logger = logging.getLogger(__name__)
 
 CONFIG_NAME = "config.json"
+MAX_SHARD_SIZE = "5GB"
 
 _CONFIG_KEYS = ("compute_dtype", "encoder_weights", "format_version", "model", "preprocess", "provenance")
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -58,7 +62,9 @@ class Pretrained:
     encoder_weights: EncoderWeights
     """Which of the two encoders `encoder` is: `target` (the moving average) or `context` (the trained one)."""
     provenance: Mapping[str, Any]
-    """Where the weights come from, as plain JSON data."""
+    """Where the weights come from, as plain JSON data; of a model from the hub also `repository` and `commit`."""
+    second_encoder: Path | None = None
+    """Directory that holds the other encoder too, which was not loaded; None: there is none."""
 
 
 def load_model_directory(
@@ -84,20 +90,8 @@ def load_model_directory(
         ConfigError: `config.json` is missing, malformed or holds unknown keys.
     """
     directory = Path(directory)
-    data = _read_config(directory)
-    stored = read_headers(weight_files(directory))
-    read = _read_transformers if "model_type" in data else _read_ours
-    described = read(directory, data, stored)
+    described, stored = describe(directory)
     key = _encoder_key(directory, described, weights)
-    expected = {
-        name: shape
-        for key, network in described.networks.items()
-        for name, shape in expected_shapes(network, described.sources[key]).items()
-    }
-    if "model_type" in data:
-        heads = transformers_layout.HEAD_PREFIXES
-        stored = {name: tensor for name, tensor in stored.items() if not name.startswith(heads)}
-    check_stored(directory, expected, stored, remedy=f"correct {CONFIG_NAME}, or fetch or convert the model again")
     for name in {key, "predictor"} & described.networks.keys():
         load_module(
             described.networks[name],
@@ -109,8 +103,31 @@ def load_model_directory(
     _state_licence(directory, described.provenance.get("licence"))
     encoder, predictor = described.networks[key], described.networks.get("predictor")
     assert isinstance(encoder, VideoEncoder) and (predictor is None or isinstance(predictor, Predictor))
-    provenance = {**described.provenance, **origin_of(directory)}
-    return Pretrained(described.config, described.preprocess, encoder, predictor, weights or described.held, provenance)
+    return Pretrained(
+        config=described.config,
+        preprocess=described.preprocess,
+        encoder=encoder,
+        predictor=predictor,
+        encoder_weights=weights or described.held,
+        provenance={**described.provenance, **origin_of(directory)},
+        second_encoder=directory.absolute() if "context_encoder" in described.networks else None,
+    )
+
+
+def model_files(directory: str | Path) -> dict[str, Path]:
+    """Return the files that make up a model directory, by name, after the checks of loading it but those on values.
+
+    Raises:
+        WeightsError: no such directory, no safetensors, or tensors that do not fit the configuration.
+        ConfigError: `config.json` is missing, malformed or holds unknown keys.
+    """
+    directory = Path(directory)
+    describe(directory)
+    weights = weight_files(directory)
+    optional = [CARD, EVALUATION_NAME, *LICENCES, *transformers_layout.PROCESSOR_NAMES]
+    optional += [INDEX_NAME] if weights[0].name != WEIGHTS_NAME else []
+    paths = [directory / CONFIG_NAME, *weights, *(directory / name for name in optional)]
+    return {path.name: path for path in paths if path.is_file()}
 
 
 def save_model_directory(
@@ -123,6 +140,7 @@ def save_model_directory(
     provenance: Mapping[str, Any],
     card: str,
     dtype: torch.dtype | None = None,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
 ) -> Path:
     """Write a model directory; every file appears whole, `config.json` last.
 
@@ -131,8 +149,10 @@ def save_model_directory(
         encoder_weights: which of the two `encoder` is.
         card: text of `README.md`.
         dtype: of the tensors on disk; None: as they are. In memory they become float32 again.
+        max_shard_size: in bytes, or with a unit; larger weights are written as several files with an index.
 
     Raises:
+        ConfigError: no such size.
         WriteError: the directory cannot be written.
     """
     directory = Path(directory)
@@ -151,9 +171,8 @@ def save_model_directory(
         data["compute_dtype"] = "float32"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with atomic_path(directory / WEIGHTS_NAME) as path:
-            write_tensors(path, tensors)
-        write_text(directory / "README.md", card)
+        write_weights(directory, tensors, max_shard_size=max_shard_size)
+        write_text(directory / CARD, card)
         write_json(directory / CONFIG_NAME, data)
     except OSError as error:
         raise WriteError(f"{directory}: cannot write the model ({error.strerror or error})") from error
@@ -161,7 +180,7 @@ def save_model_directory(
 
 
 @dataclass(frozen=True)
-class _Described:
+class Described:
     """What a directory's configuration says is in its files; the networks are on the meta device."""
 
     config: ModelConfig
@@ -171,6 +190,24 @@ class _Described:
     dtype: torch.dtype | None
     networks: dict[str, nn.Module]
     sources: dict[str, dict[str, Source]]
+
+
+def describe(directory: Path) -> tuple[Described, dict[str, Stored]]:
+    """Read a model directory's configuration and headers, and compare them; nothing is read of the weights yet."""
+    data = _read_config(directory)
+    stored = read_headers(weight_files(directory))
+    read = _read_transformers if "model_type" in data else _read_ours
+    described = read(directory, data, stored)
+    expected = {
+        name: shape
+        for key, network in described.networks.items()
+        for name, shape in expected_shapes(network, described.sources[key]).items()
+    }
+    if "model_type" in data:
+        heads = transformers_layout.HEAD_PREFIXES
+        stored = {name: tensor for name, tensor in stored.items() if not name.startswith(heads)}
+    check_stored(directory, expected, stored, remedy=f"correct {CONFIG_NAME}, or fetch or convert the model again")
+    return described, stored
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
@@ -185,7 +222,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return read_json(directory / CONFIG_NAME)
 
 
-def _read_ours(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> _Described:
+def _read_ours(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> Described:
     path = directory / CONFIG_NAME
     for key in data:
         if key not in _CONFIG_KEYS:
@@ -211,12 +248,12 @@ def _read_ours(directory: Path, data: Mapping[str, Any], stored: Mapping[str, St
     sources = {
         key: {name: Source((f"{key}.{name}",)) for name in network.state_dict()} for key, network in networks.items()
     }
-    return _Described(
+    return Described(
         config, preprocess, held, data.get("provenance", {}), _DTYPES[dtype] if dtype else None, networks, sources
     )
 
 
-def _read_transformers(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> _Described:
+def _read_transformers(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> Described:
     kind = data["model_type"]
     config = transformers_layout.read_config(data)
     found = [path for name in transformers_layout.PROCESSOR_NAMES if (path := directory / name).is_file()]
@@ -230,7 +267,7 @@ def _read_transformers(directory: Path, data: Mapping[str, Any], stored: Mapping
         )
         for key, network in networks.items()
     }
-    return _Described(
+    return Described(
         config,
         transformers_layout.read_preprocess(data, processor, config),
         transformers_layout.read_encoder_weights(data),
@@ -247,13 +284,29 @@ def _lay_out(config: ModelConfig, keys: list[str]) -> dict[str, nn.Module]:
         return {key: _NETWORKS[key](config) for key in keys}
 
 
-def _encoder_key(directory: Path, described: _Described, weights: EncoderWeights | None) -> str:
+def _encoder_key(directory: Path, described: Described, weights: EncoderWeights | None) -> str:
     if weights is None or weights == described.held:
         return "encoder"
     if weights == "context" and "context_encoder" in described.networks:
         return "context_encoder"
     held = described.held
     raise WeightsError(f"{directory}: holds only the {held} encoder; pass weights={held!r} or leave it out")
+
+
+def descended(provenance: Mapping[str, Any], *, licence: str | None = None) -> dict[str, Any]:
+    """Return the provenance of a copy: what a model was fetched as becomes what the copy was made from.
+
+    Raises:
+        ConfigError: the weights are for non-commercial use, and the licence would allow more.
+    """
+    kept = dict(provenance)
+    for now, then in (("repository", "base_model"), ("commit", "base_commit")):
+        if now in kept:
+            kept[then] = kept.pop(now)
+    stated = kept.get("licence")
+    if licence is not None and is_non_commercial(stated) and not is_non_commercial(licence):
+        raise ConfigError(f"licence={licence!r} gives more rights than the weights' own, {stated}; leave it out")
+    return kept if licence is None else {**kept, "licence": licence}
 
 
 def locate_model(
@@ -316,6 +369,11 @@ def _unknown_model(place: str | Path) -> ConfigError:
     return ConfigError(f"unknown model {name!r}; {hint} (or pass a directory or a hub id such as owner/name)")
 
 
+def is_non_commercial(licence: object) -> bool:
+    """Whether a licence's identifier says so."""
+    return isinstance(licence, str) and "-NC" in licence.upper()
+
+
 def _state_licence(name: str | Path, licence: object) -> None:
-    if isinstance(licence, str) and "-NC" in licence.upper():
+    if is_non_commercial(licence):
         logger.warning("%s: these weights are licensed %s, for non-commercial use only", name, licence)

@@ -172,6 +172,8 @@ def _explained(error: BaseException, repository: str, revision: str | None, is_u
         return ConfigError(f"{repository}: has no revision {revision!r}; pass a branch, tag or commit")
     if status == 401 and "Invalid credentials" in str(error):
         return ConfigError(f"{repository}: the hub does not accept the token (401); renew it, then {login}")
+    if is_upload and status == 401:
+        return ConfigError(f"{repository}: the hub does not know who pushes (401); {login}, with the right to write")
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         return ConfigError(
             f"{repository}: no such repository on the hub, or a private one{_nearest(repository)}; {login}"

@@ -19,6 +19,7 @@ from .heads import AttentiveProbe, ProbeConfig
 from .model import VideoEncoder
 from .schema import from_dict, read_json, to_dict, unknown
 from .storage import atomic_path, write_json
+from .upload import CARD, LICENCES
 from .weights import WEIGHTS_NAME, Source, check_stored, expected_shapes, load_module, read_headers, weight_files
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,19 @@ def save_probe(
     except OSError as error:
         raise WriteError(f"{directory}: cannot write the probe ({error.strerror or error})") from error
     return directory
+
+
+def probe_files(directory: str | Path) -> dict[str, Path]:
+    """Return the files that make up a probe directory of ours, by name, after loading it.
+
+    Raises:
+        ConfigError: `config.json` is missing, malformed or describes no probe.
+        WeightsError: tensors are missing or do not fit.
+    """
+    directory = Path(directory)
+    load_probe(directory, device=torch.device("cpu"))
+    paths = [directory / name for name in ("config.json", WEIGHTS_NAME, CARD, *LICENCES)]
+    return {path.name: path for path in paths if path.is_file()}
 
 
 def probe_tokens(encoder: VideoEncoder, clips: Tensor, *, layers: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cards import training_card
+from .cards import read_metrics, training_card
 from .checkpoint import (
     Checkpoint,
     load_latest,
@@ -286,7 +286,12 @@ class Trainer:
             },
             encoder_weights="target",
             provenance=provenance,
-            card=training_card(config, provenance=provenance),
+            card=training_card(
+                config,
+                provenance=provenance,
+                preprocess=self.preprocess,
+                metrics=read_metrics(self.out / "metrics.jsonl"),
+            ),
         )
 
 

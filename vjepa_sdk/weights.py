@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .errors import WeightsError
+from .errors import ConfigError, WeightsError
 from .schema import read_json
+from .storage import atomic_path, write_json
 
 WEIGHTS_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
+WEIGHT_NAMES = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+"""Every name that weights have in a directory: one file, or shards and their index."""
 MAX_HEADER_BYTES = 2 << 20
 """A header of 1,500 tensors has 0.2 MiB."""
 
@@ -201,6 +205,40 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file(dict(tensors), path, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
+
+
+def write_weights(directory: Path, tensors: Mapping[str, Tensor], *, max_shard_size: int | str) -> None:
+    """Write the weights of a directory: one file, or shards and their index where it would be larger than that.
+
+    At every moment the directory holds old weights, new weights or, to a reader, none: older files go last.
+
+    Args:
+        max_shard_size: in bytes, or with a unit, such as `5GB`; a larger tensor has a shard of its own.
+
+    Raises:
+        ConfigError: no such size.
+        OSError: the disk is full, read-only or failing.
+    """
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    try:
+        plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
+        if isinstance(max_shard_size, int) and max_shard_size < 1:
+            raise ValueError
+    except (ValueError, TypeError):
+        raise ConfigError(
+            f"max_shard_size={max_shard_size!r} must be a size such as '5GB', or a count of bytes"
+        ) from None
+    old = {path.name for path in directory.iterdir() if WEIGHT_NAMES.fullmatch(path.name)}
+    if INDEX_NAME in old and plan.filename_to_tensors.keys() & old:
+        (directory / INDEX_NAME).unlink()  # new shards under old names must not be mixed with old ones
+    for name, keys in plan.filename_to_tensors.items():
+        with atomic_path(directory / name) as path:
+            write_tensors(path, {key: tensors[key] for key in keys})
+    if plan.is_sharded:
+        write_json(directory / INDEX_NAME, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
+    for name in old - plan.filename_to_tensors.keys() - ({INDEX_NAME} if plan.is_sharded else set()):
+        (directory / name).unlink(missing_ok=True)
 
 
 def is_pickle(path: Path) -> bool:

@@ -1,0 +1,118 @@
+"""Publish what this package writes: find out what a path holds, check it, and push its files and nothing else."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+from .cards import EVALUATION_NAME, HERE, model_card, read_evaluation, read_metrics, training_card
+from .config import TrainConfig
+from .errors import ConfigError, InputError
+from .hub import CONFIG_NAME, describe, model_files
+from .probe import probe_files
+from .schema import from_dict, read_json, read_toml
+from .storage import write_text
+from .upload import CARD, PushReport, push_files
+from .weights import WEIGHT_NAMES
+
+logger = logging.getLogger(__name__)
+
+
+def push(
+    path: str | Path,
+    repository: str,
+    *,
+    branch: str | None = None,
+    private: bool = False,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    new_card: bool = False,
+    keep_card: bool = False,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> PushReport:
+    """Push a model or probe directory to the hub, as one commit; none if the hub has the same files.
+
+    Configuration, weights, card, evaluation and licence are pushed, and nothing else that lies there: the report says
+    what was left out and why. They are checked first as they are for loading.
+
+    Args:
+        path: model or probe directory.
+        repository: `owner/name`; made if it is not there.
+        branch: made from `main` if it is not there; None: `main`.
+        private: make the repository private; refused if it exists and is public.
+        create_pr: propose the commit as a pull request instead, also to repositories of others.
+        dry_run: check and report, but send nothing.
+        new_card: write the model's `README.md` anew first; see `write_card`.
+        keep_card: leave a card that the repository has already as it is.
+        commit_message: None: `Upload with vjepa-sdk`.
+        token: of the hub, with the right to write; None: the stored one (`hf auth login`).
+
+    Raises:
+        InputError: no such directory.
+        ConfigError: a configuration that is not valid, a secret in a file, no right to write, options that do not fit.
+        WeightsError: weights that do not fit their configuration; or the hub cannot be reached.
+        WriteError: somebody else changed the repository meanwhile.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such directory; pass a model or probe directory")
+    is_probe = (path / CONFIG_NAME).is_file() and "probe" in read_json(path / CONFIG_NAME)
+    if new_card and not is_probe:
+        write_card(path)
+    files: dict[str, Path | bytes] = {**(probe_files(path) if is_probe else model_files(path))}
+    if CARD not in files:
+        raise ConfigError(f"{path}: holds no {CARD}; pass new_card=True (--new-card) to have one written")
+    text = (path / CARD).read_text(encoding="utf-8")
+    if not re.search(r"\A---\n.*^license:", text, re.M | re.S):
+        logger.warning("%s: names no licence, so nobody may use it; add `license:` to its first lines", path / CARD)
+    files[CARD] = text.replace(f'"{HERE}"', f'"{repository}"').encode()
+    return push_files(
+        files,
+        repository,
+        replaces=WEIGHT_NAMES,
+        beside=path,
+        branch=branch,
+        private=private,
+        create_pr=create_pr,
+        dry_run=dry_run,
+        keep_card=keep_card,
+        commit_message=commit_message,
+        token=token,
+    )
+
+
+def write_card(directory: str | Path) -> Path:
+    """Write the `README.md` of a model directory anew, and return its path.
+
+    It is made from `config.json`, from `evaluation.json` if there is one (see `EvaluationResult`), and, in a training
+    run, from the run's `config.toml` and `metrics.jsonl`.
+
+    Raises:
+        ConfigError: one of these files is not valid.
+        WeightsError: no such directory, or weights that do not fit their configuration.
+    """
+    directory = Path(directory)
+    described, _ = describe(directory)
+    found = directory / EVALUATION_NAME
+    evaluation = read_evaluation(found) if found.is_file() else []
+    run = directory.absolute().parent
+    settings, metrics = run / "config.toml", run / "metrics.jsonl"
+    if directory.absolute().name == "model" and settings.is_file() and metrics.is_file():
+        card = training_card(
+            from_dict(TrainConfig, read_toml(settings)),
+            provenance=described.provenance,
+            preprocess=described.preprocess,
+            evaluation=evaluation,
+            metrics=read_metrics(metrics),
+        )
+    else:
+        card = model_card(
+            described.config,
+            provenance=described.provenance,
+            preprocess=described.preprocess,
+            evaluation=evaluation,
+        )
+    write_text(directory / CARD, card)
+    return directory / CARD

@@ -1,0 +1,233 @@
+"""Push files to the hub: exactly those that are named, in one commit, and none that holds a secret."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import ConfigError, InputError
+from .hub_client import TIMEOUT_SECONDS, RepoType, check_repository_id, hub_api, hub_errors, is_offline, patiently
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
+_TEXTS = (".json", ".jsonl", ".md", ".txt", ".toml")
+_PICKLES = ("*.pkl", "*.pickle", "*.pt", "*.pth", "*.bin", "*.ckpt", "*.tar", "*.joblib")
+_SECRETS = (
+    ".env*",
+    "*.pem",
+    "*.key",
+    "*.p12",
+    "id_*",
+    ".netrc",
+    ".git",
+    ".ssh",
+    ".aws",
+    "*token*",
+    "*credential*",
+    "*secret*",
+)
+_SECRET_TEXTS = {
+    "a hub token": re.compile(rb"\bhf_[A-Za-z0-9]{30,}"),
+    "a GitHub token": re.compile(rb"\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})"),
+    "an AWS key": re.compile(rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushReport:
+    """What was pushed, or would be."""
+
+    repository: str
+    files: dict[str, int]
+    """Names and sizes in bytes."""
+    deleted: tuple[str, ...] = ()
+    """Weights in the repository that these files replace."""
+    left_out: dict[str, str]
+    """What lay beside them and stays here, and why."""
+    dry_run: bool = False
+    """Nothing was sent."""
+    changed: bool = False
+    """There is a new commit; if not, the hub had the same files."""
+    commit: str = ""
+    url: str = ""
+    """Page of the commit or the pull request."""
+
+
+def push_files(
+    files: Mapping[str, Path | bytes],
+    repository: str,
+    *,
+    repo_type: RepoType = "model",
+    replaces: re.Pattern[str] | None = None,
+    beside: Path | None = None,
+    branch: str | None = None,
+    private: bool = False,
+    create_pr: bool = False,
+    dry_run: bool = False,
+    keep_card: bool = False,
+    commit_message: str | None = None,
+    token: str | None = None,
+) -> PushReport:
+    """Make the hub's copy of some files equal to ours, with one commit; none if it is already.
+
+    Args:
+        files: by name in the repository.
+        repository: `owner/name`; made if it is not there.
+        replaces: names of files in the repository that are deleted unless they are among these files.
+        beside: directory whose other content is reported as left out.
+        branch: made from `main` if it is not there; None: `main`.
+        private: make the repository private; refused if it exists and is public.
+        create_pr: propose the commit as a pull request.
+        dry_run: send nothing.
+        keep_card: leave a card that the repository has already as it is.
+
+    Raises:
+        ConfigError: no such repository or no right to write, a file that holds a secret, or options that do not fit.
+        WriteError: somebody else changed the repository meanwhile.
+        WeightsError: the hub cannot be reached.
+    """
+    check_repository_id(repository)
+    if branch is not None and create_pr:
+        raise ConfigError("branch and create_pr exclude each other: a pull request has a branch of its own; pass one")
+    for name, source in files.items():
+        _refuse_secrets(name, source)
+    report = PushReport(
+        repository=repository,
+        files={
+            name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in files.items()
+        },
+        left_out=_left_out(beside, files) if beside is not None else {},
+        dry_run=dry_run,
+    )
+    if dry_run:
+        return report
+    if is_offline():
+        raise ConfigError("HF_HUB_OFFLINE=1 keeps the hub away; unset it to push, or pass dry_run=True")
+    target = _Target(repository, repo_type, branch, hub_api(token))
+    with hub_errors(repository, revision=branch, is_upload=True):
+        target.make(private=private, create_pr=create_pr)
+        message = commit_message or "Upload with vjepa-sdk"
+        return target.commit(files, replaces, report, create_pr=create_pr, keep_card=keep_card, message=message)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The branch of a repository that a commit goes to."""
+
+    repository: str
+    repo_type: RepoType
+    branch: str | None
+    api: HfApi
+
+    def make(self, *, private: bool, create_pr: bool) -> None:
+        """Make repository and branch where they are not there."""
+        from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+        try:
+            info = self.api.repo_info(self.repository, repo_type=self.repo_type, timeout=TIMEOUT_SECONDS)
+        except GatedRepoError:
+            raise
+        except RepositoryNotFoundError:
+            if create_pr:
+                raise
+            self.api.create_repo(self.repository, repo_type=self.repo_type, private=private or None, exist_ok=True)
+        else:
+            if private and not info.private:
+                raise ConfigError(
+                    f"{self.repository}: is there and public; make it private in its settings, or push without private"
+                )
+        if self.branch not in (None, "main"):
+            self.api.create_branch(self.repository, repo_type=self.repo_type, branch=str(self.branch), exist_ok=True)
+
+    def commit(
+        self,
+        files: Mapping[str, Path | bytes],
+        replaces: re.Pattern[str] | None,
+        report: PushReport,
+        *,
+        create_pr: bool,
+        keep_card: bool,
+        message: str,
+    ) -> PushReport:
+        """Commit what differs, provided that nobody else commits meanwhile."""
+        head = self.api.repo_info(
+            self.repository, repo_type=self.repo_type, revision=self.branch, timeout=TIMEOUT_SECONDS
+        )
+        there = {file.rfilename for file in getattr(head, "siblings", None) or ()}
+        if keep_card and CARD in there:
+            files = {name: source for name, source in files.items() if name != CARD}
+        stale = tuple(sorted(name for name in there - files.keys() if replaces and replaces.fullmatch(name)))
+        done = patiently(
+            lambda: self.api.create_commit(
+                self.repository,
+                _operations(files, stale),
+                repo_type=self.repo_type,
+                revision=self.branch,
+                create_pr=create_pr,
+                parent_commit=head.sha,
+                commit_message=message,
+            ),
+            what=self.repository,
+        )
+        return replace(
+            report,
+            files={name: report.files[name] for name in files},
+            deleted=stale,
+            changed=done.oid != head.sha,
+            commit=done.oid,
+            url=done.pr_url or done.commit_url,
+        )
+
+
+def _operations(
+    files: Mapping[str, Path | bytes], stale: Sequence[str]
+) -> list[CommitOperationAdd | CommitOperationDelete]:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=source) for name, source in files.items()]
+    return [*added, *(CommitOperationDelete(path_in_repo=name) for name in stale)]
+
+
+def _left_out(directory: Path, files: Collection[str]) -> dict[str, str]:
+    reasons = {}
+    for path in sorted(directory.iterdir()):
+        if path.name in files:
+            continue
+        if any(fnmatch(path.name.lower(), pattern) for pattern in _SECRETS):
+            reasons[path.name] = "may hold secrets"
+        elif path.is_dir():
+            reasons[path.name] = "a directory"
+        elif any(fnmatch(path.name.lower(), pattern) for pattern in _PICKLES):
+            reasons[path.name] = "may hold a pickle, which nobody should load"
+        else:
+            reasons[path.name] = "not part of what is pushed"
+    return reasons
+
+
+def _refuse_secrets(name: str, source: Path | bytes) -> None:
+    """Raise if a file is not what it seems: a link to somewhere else, or text with a secret in it."""
+    if isinstance(source, Path):
+        if not source.is_file():
+            raise InputError(f"{source}: no such file; check the path")
+        is_in_cache = source.parent.parent.name == "snapshots"
+        if source.is_symlink() and not is_in_cache and source.resolve().parent != source.parent.resolve():
+            raise ConfigError(f"{source}: is a link to a file elsewhere; copy the file if you want to publish it")
+    if not name.endswith(_TEXTS) and name not in LICENCES:
+        return
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            for kind, pattern in _SECRET_TEXTS.items():
+                if pattern.search(line):
+                    raise ConfigError(f"{name}: line {number} holds what looks like {kind}; remove it, then push")
