@@ -298,9 +298,7 @@ def _limits(provenance: Mapping[str, Any], evaluation: Sequence[EvaluationResult
         "They carry the biases of these videos. Do not use them to identify or judge people, or where safety depends "
         "on them.",
     ]
-    beaten = [
-        result.task for result in evaluation if result.random_init is not None and result.value <= result.random_init
-    ]
+    beaten = [result.task for result in evaluation if _is_no_better(result)]
     if beaten:
         lines.append(f"No better than random weights at: {_plain('; '.join(beaten))}.")
     if isinstance(provenance.get("clips_seen"), int):
