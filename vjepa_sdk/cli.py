@@ -28,6 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_MAX_MESSAGE = 2000
+
 COMPLETE, FAILED, USAGE, SOME_SKIPPED, IN_USE, RESUME_REFUSED, GUARDED, STOPPED = 0, 1, 2, 3, 4, 5, 6, 75
 
 # the first class that fits decides
@@ -280,7 +282,9 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return _printable(" ".join(str(error).split()))
+    text = " ".join(str(error).split())
+    # values from a stranger's file are repeated in messages, and can be long
+    return _printable(text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}...")
 
 
 def _printable(text: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar
 from .errors import ConfigError
 
 MAX_CONFIG_BYTES = 1 << 20
+MAX_DEPTH = 32
 
 _Config = TypeVar("_Config")
 
@@ -98,7 +99,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON file of at most 1 MiB that holds an object."""
+    """Read a JSON file that holds an object: of at most 1 MiB, no key twice, nested at most 32 deep, no NaN."""
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
@@ -107,12 +108,38 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: a configuration has at most {MAX_CONFIG_BYTES} bytes; this is another kind of file")
     try:
-        data = json.loads(raw)
+        data = json.loads(raw, object_pairs_hook=without_duplicates, parse_constant=_refuse_constant)
+        _check_depth(data)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must hold an object, got {type(data).__name__}")
     return data
+
+
+def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build the object of a JSON parser; raise ValueError if a key appears twice."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        # parsers differ in which of the two they take
+        raise ValueError("a key appears twice")
+    return result
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number")
+
+
+def _check_depth(data: object) -> None:
+    level, depth = [data], 0
+    while level := [item for value in level for item in _items(value)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested more than {MAX_DEPTH} deep")
+
+
+def _items(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def to_toml(config: object) -> str:

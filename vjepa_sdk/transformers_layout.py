@@ -21,6 +21,11 @@ PROCESSOR_NAMES = ("video_preprocessor_config.json", "preprocessor_config.json")
 HEAD_PREFIXES = ("pooler.", "classifier.")
 """A classification model's own tensors; its backbone is what `VJEPA` loads."""
 
+_CODE_KEYS = frozenset(
+    "_attn_implementation_internal _instantiator _target_ auto_map custom_pipelines trust_remote_code".split()
+)
+"""They name code to fetch or call. Nothing here would, but who writes them expects that it is done."""
+
 _QKV = ("query", "key", "value")
 
 
@@ -33,6 +38,7 @@ def read_config(data: Mapping[str, Any]) -> ModelConfig:
     kind = data.get("model_type")
     if kind not in MODEL_TYPES:
         raise ConfigError(f"model_type={kind!r} must be one of {', '.join(MODEL_TYPES)}; this is another kind of model")
+    _refuse_code(data)
     fixed = {"hidden_act": "gelu", "qkv_bias": True, "in_chans": 3, "num_channels": 3}
     for key, value in fixed.items():
         if data.get(key, value) != value:
@@ -51,6 +57,7 @@ def read_preprocess(data: Mapping[str, Any], processor: Mapping[str, Any], confi
     Raises:
         ConfigError: steps that this package does not do.
     """
+    _refuse_code(processor)
     if data.get("model_type") == "ijepa":
         return PreprocessConfig.for_crop(config.img_size)
     for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
@@ -69,6 +76,12 @@ def read_preprocess(data: Mapping[str, Any], processor: Mapping[str, Any], confi
     fields = {"resize_size": int(crop * 256 / 224), "crop_size": crop, "crop_offset": "floor"}
     fields |= {"mean": processor.get("image_mean", IMAGENET_MEAN), "std": processor.get("image_std", IMAGENET_STD)}
     return from_dict(PreprocessConfig, fields, where="preprocessor.")
+
+
+def _refuse_code(data: Mapping[str, Any]) -> None:
+    for key in data:
+        if key in _CODE_KEYS:
+            raise ConfigError(f"{key}={data[key]!r} asks for code from a repository, which is never run; remove it")
 
 
 def read_encoder_weights(data: Mapping[str, Any]) -> EncoderWeights:

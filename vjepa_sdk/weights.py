@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import ConfigError, WeightsError
-from .schema import read_json
+from .schema import read_json, without_duplicates
 from .storage import atomic_path, write_json
 
 WEIGHTS_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
@@ -281,7 +281,7 @@ def _read_header(path: Path) -> dict[str, Stored]:
             if length > MAX_HEADER_BYTES:
                 raise _malformed(path, f"its header has {length:,} bytes, at most {MAX_HEADER_BYTES:,} are allowed")
             text = file.read(length)
-        header = json.loads(text, object_pairs_hook=_without_duplicates)
+        header = json.loads(text, object_pairs_hook=without_duplicates)
     except (ValueError, RecursionError) as error:
         raise _malformed(path, f"its header is not valid JSON: {error}") from error
     except WeightsError:
@@ -324,13 +324,6 @@ def _lay_out(path: Path, header: Mapping[str, Any], *, first: int, size: int) ->
 
 def _are_counts(value: object) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 48 for item in value)
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key appears twice")
-    return result
 
 
 def _malformed(path: Path, reason: str) -> WeightsError:
