@@ -20,7 +20,7 @@ from loopback_hub import OWNER_TOKEN, LoopbackHub, Response
 from tiny_models import save_tiny
 
 import vjepa_sdk
-from vjepa_sdk import VJEPA, download, hub_client, registry
+from vjepa_sdk import VJEPA, hub_client, registry, verified
 from vjepa_sdk.download import choose_model_files, fetch
 from vjepa_sdk.errors import ConfigError, WeightsError, WriteError
 
@@ -409,7 +409,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(
 ) -> None:
     flip_a_byte((get() / WEIGHTS).resolve())
     assert_same(get(), model)
-    assert f"{WEIGHTS} in the cache is damaged" in caplog.text
+    assert f"{WEIGHTS}: is damaged; deleting it" in caplog.text
 
 
 def test_a_touched_file_is_read_once_more_and_then_known(served: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -479,7 +479,7 @@ def test_a_cache_that_cannot_be_written_to_is_used(
         raise OSError(30, "Read-only file system")
 
     for name in ("write_json", "write_text"):
-        monkeypatch.setattr(download, name, refuse)
+        monkeypatch.setattr(verified, name, refuse)
     get()
     assert_same(get(), model)
     assert not list((tmp_path / "cache").rglob("verified/*"))

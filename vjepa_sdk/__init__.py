@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .config import ModelConfig, PreprocessConfig, TrainConfig
     from .embed import embed_files, load_embeddings
     from .errors import VJEPAError
+    from .probe import Probe
     from .publish import push, write_card
     from .recipes import train_config
     from .registry import list_models
@@ -21,6 +22,7 @@ _HOMES = {
     "VJEPA": "api",
     "ModelConfig": "config",
     "PreprocessConfig": "config",
+    "Probe": "probe",
     "TrainConfig": "config",
     "VJEPAError": "errors",
     "embed_files": "embed",
@@ -36,6 +38,7 @@ __all__ = [
     "VJEPA",
     "ModelConfig",
     "PreprocessConfig",
+    "Probe",
     "TrainConfig",
     "VJEPAError",
     "__version__",

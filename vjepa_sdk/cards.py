@@ -13,11 +13,9 @@ from .config import ModelConfig, PreprocessConfig, TrainConfig
 from .errors import ConfigError
 from .registry import MODELS
 from .schema import check_types, from_dict, read_json, to_toml, unknown
+from .upload import HERE
 
 EVALUATION_NAME = "evaluation.json"
-HERE = "path/to/this/directory"
-"""Stands for a model's address in its card until it has one on the hub."""
-
 _FORMAT_VERSION = 1
 _METRICS = ("loss", "prediction_loss", "target_std", "target_effective_rank", "target_mean_cosine")
 _METRIC_ROWS = 8
@@ -153,12 +151,95 @@ def training_card(
     return f"{card}\n## Configuration\n\n```toml\n{to_toml(config)}```\n"
 
 
+def probe_card(shape: Mapping[str, Any], *, labels: Sequence[str], provenance: Mapping[str, Any]) -> str:
+    """Return the card of a probe directory.
+
+    Args:
+        shape: `ProbeConfig` as plain data.
+    """
+    licence, licence_name = _hub_licence(provenance)
+    front = _yaml(
+        library_name="vjepa-sdk",
+        pipeline_tag="video-classification",
+        tags=["video", "jepa", "attentive-probe"],
+        license=licence,
+        license_name=licence_name,
+        base_model=_base_model(provenance),
+    )
+    classes = ", ".join(map(_plain, labels[:10])) + (", ..." if len(labels) > 10 else "") if labels else "not named"
+    return f"""{front}
+# Attentive probe, {shape["num_classes"]} classes
+
+Classifies clips by the tokens of a frozen V-JEPA encoder with {shape["embed_dim"]} features a token.
+
+## Use
+
+```python
+from vjepa_sdk import Probe
+
+probe = Probe.from_pretrained("{HERE}")
+print(len(probe.labels), probe.probe.config)
+```
+
+## Probe
+
+{_table(("", ""), ((key.replace("_", " "), _plain(value)) for key, value in shape.items()))}
+Classes: {classes}.
+
+## Where it comes from
+
+{_listed(provenance) or "Not recorded."}
+
+## Licence
+
+{_licence(provenance)}
+"""
+
+
+def embeddings_card(name: str, meta: Mapping[str, Any], *, rows: int, shape: Sequence[int]) -> str:
+    """Return the card of an output of `vjepa embed`, in a dataset repository.
+
+    Args:
+        name: of the file of features.
+        meta: content of its `.meta.json`.
+        shape: of one row.
+    """
+    from huggingface_hub import DatasetCardData
+
+    model = dict(meta.get("model", {}))
+    source = {**dict(model.pop("provenance", {})), **{f"model {key}": value for key, value in model.items()}}
+    front = DatasetCardData(tags=["vjepa-sdk", "video", "embeddings"], pretty_name=f"Features of {rows} videos")
+    return f"""---
+{front.to_yaml()}
+---
+
+# Features of {rows} videos
+
+`{name}` holds one row of {" x ".join(map(str, shape))} numbers for each video, `{name.rpartition(".")[0]}.index.jsonl`
+says which video each row is.
+
+```python
+from vjepa_sdk import load_embeddings
+
+found = load_embeddings("{HERE}")
+print(found.features.shape, found.index[0]["path"])
+```
+
+## Where they come from
+
+{_listed(source)}
+## Licence
+
+Not stated: add `license:` above. Features may be subject to the rights in the videos and in the model.
+"""
+
+
 def _front_matter(
     config: ModelConfig, name: str, provenance: Mapping[str, Any], evaluation: Sequence[EvaluationResult]
 ) -> str:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import EvalResult
 
-    licence, link = _hub_licence(provenance)
+    licence, licence_name = _hub_licence(provenance)
     results = [
         EvalResult(
             task_type="image-classification" if config.is_image_model else "video-classification",
@@ -171,17 +252,23 @@ def _front_matter(
         )
         for result in evaluation
     ]
-    data = ModelCardData(
+    return _yaml(
         library_name="vjepa-sdk",
         pipeline_tag="image-feature-extraction" if config.is_image_model else "feature-extraction",
         tags=["image" if config.is_image_model else "video", config.family, "jepa", "self-supervised"],
         license=licence,
-        license_name=link,
+        license_name=licence_name,
         base_model=_base_model(provenance),
         eval_results=results or None,
         model_name=name if results else None,
     )
-    return f"---\n{data.to_yaml()}\n---\n"
+
+
+def _yaml(**data: Any) -> str:
+    """Return the block that the hub reads at the top of a card."""
+    from huggingface_hub import ModelCardData
+
+    return f"---\n{ModelCardData(**data).to_yaml()}\n---\n"
 
 
 def _slug(text: str) -> str:
@@ -240,8 +327,7 @@ def _round(count: int) -> str:
 
 
 def _training(provenance: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]) -> str:
-    text = "".join(f"- {key.replace('_', ' ')}: {_plain(value)}\n" for key, value in _facts(provenance).items())
-    text = text or "How these weights were made is not recorded.\n"
+    text = _listed(provenance) or "How these weights were made is not recorded.\n"
     if metrics:
         shown = [name for name in _METRICS if name in metrics[-1]]
         lines = [(line["step"], *(f"{line.get(name, math.nan):.3f}" for name in shown)) for line in metrics]
@@ -249,8 +335,9 @@ def _training(provenance: Mapping[str, Any], metrics: Sequence[Mapping[str, floa
     return f"{text}\n### Data\n\n{_data(provenance)}"
 
 
-def _facts(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in sorted(provenance.items()) if key not in ("data", "licence")}
+def _listed(provenance: Mapping[str, Any]) -> str:
+    facts = {key: value for key, value in sorted(provenance.items()) if key not in ("data", "licence")}
+    return "".join(f"- {_plain(key).replace('_', ' ')}: {_plain(value)}\n" for key, value in facts.items())
 
 
 def _plain(value: object) -> str:

@@ -219,7 +219,7 @@ def convert(
 
 @app.command()
 def push(
-    path: Annotated[Path, typer.Argument(metavar="DIR", help="Model or probe directory.")],
+    path: Annotated[Path, typer.Argument(metavar="DIR", help="Model or probe directory, or features.")],
     repository: Annotated[str, typer.Argument(metavar="REPO", help="Hub id, owner/name; made if it is not there.")],
     *,
     branch: Annotated[str | None, typer.Option(help="Branch to push to, made if it is not there; or main.")] = None,
@@ -233,7 +233,7 @@ def push(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Publish a model on the hub in one commit. Log in first: `hf auth login`, or set HF_TOKEN."""
+    """Publish a model, a probe or features on the hub. Log in first: `hf auth login`, or set HF_TOKEN."""
     _set_up_logging(quiet, verbose)
     from .publish import push as run_push
 

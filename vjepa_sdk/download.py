@@ -1,29 +1,23 @@
 """Fetch repositories from the hub into its cache: whole, verified, and only the files that are asked for.
 
-The hub's client compares sizes alone. Here the digest of every file is compared with the one that the hub states
-(sha256 of large files, git's sha1 of small ones); what differs is deleted, fetched once more, and then refused. What
-was verified is noted in the cache, so that gigabytes are not read again at each load:
-
-    models--owner--name/verified/<commit>.json    what each file's digest is, and by which stamp it is recognised
+The hub's client compares sizes alone. Here the digest of every file is compared with the one that the hub states: the
+sha256 of large files, git's sha1 of small ones. What differs is deleted, fetched once more, and then refused.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from .errors import ConfigError, WeightsError, WriteError
+from .errors import ConfigError, InputError, WeightsError, WriteError
 from .hub_client import (
     TIMEOUT_SECONDS,
     TRIES,
@@ -35,8 +29,8 @@ from .hub_client import (
     is_passing,
     patiently,
 )
-from .schema import MAX_CONFIG_BYTES
-from .storage import write_json, write_text
+from .schema import MAX_CONFIG_BYTES, read_json
+from .verified import COMMIT, CachedCommit, Digest, discard, stated_digest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -46,40 +40,11 @@ logger = logging.getLogger(__name__)
 Choice = Callable[[Mapping[str, int]], list[str]]
 """Given the files at the top of a repository and their sizes, names those to fetch."""
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+META_SUFFIX = ".meta.json"
+"""Of the file beside features that says what they are."""
+
 _STALE_SECONDS = 24 * 3600
 _FORGED = "the hub, or something on the way to it, is faulty or forges; try again later, or pass another revision"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The files of one commit, in the hub's cache."""
-
-    directory: Path
-    repository: str
-    commit: str
-
-
-@dataclass(frozen=True)
-class Digest:
-    """What a file's content must be."""
-
-    algorithm: Literal["sha256", "git-sha1"]
-    digits: str
-
-    def of(self, path: Path) -> Digest:
-        """Return the same kind of digest of a file."""
-        with open(path, "rb") as file:
-            if self.algorithm == "sha256":
-                return Digest("sha256", hashlib.file_digest(file, "sha256").hexdigest())
-            # git puts the size before the content
-            sha1 = hashlib.sha1(b"blob %d\0" % os.fstat(file.fileno()).st_size, usedforsecurity=False)
-            while chunk := file.read(1 << 20):
-                sha1.update(chunk)
-            return Digest("git-sha1", sha1.hexdigest())
-
-    def __str__(self) -> str:
-        return f"{self.algorithm} {self.digits}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +70,7 @@ def fetch(
     local_files_only: bool = False,
     force_download: bool = False,
     known_sha256: Mapping[str, str] | None = None,
-) -> Snapshot:
+) -> CachedCommit:
     """Return a commit's files, from the cache if they are there and verified, else from the hub.
 
     Without network the cache is used, with a warning. A commit that is cached and verified needs no network at all.
@@ -133,8 +98,8 @@ def fetch(
         if force_download:
             raise ConfigError("force_download=True needs the network; leave out local_files_only and HF_HUB_OFFLINE")
         return source.cached(choose)
-    if _COMMIT.fullmatch(revision) and not force_download and source.is_verified(revision):
-        return source.snapshot(revision)
+    if COMMIT.fullmatch(revision) and not force_download and source.at(revision).is_verified():
+        return source.at(revision)
     return source.fetched(choose, known_sha256 or {}, force_download)
 
 
@@ -152,6 +117,52 @@ def choose_model_files(sizes: Mapping[str, int]) -> list[str]:
     configurations = [name for name, size in sizes.items() if name.endswith(".json") and size <= MAX_CONFIG_BYTES]
     weights = [name for name in sizes if name.endswith(".safetensors")]
     return configurations + (["model.safetensors"] if "model.safetensors" in weights else weights)
+
+
+def fetch_output(
+    repository: str,
+    *,
+    suffixes: Collection[str],
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """Fetch what `vjepa embed` wrote from a dataset repository, and return the path of its features.
+
+    Args:
+        suffixes: that features have.
+
+    Raises:
+        InputError: the repository holds none, or more than one.
+        ConfigError, WeightsError, WriteError: as for `fetch`.
+    """
+    kinds = (*suffixes, ".jsonl", META_SUFFIX)
+    found = fetch(
+        repository,
+        choose=lambda sizes: [name for name in sizes if name.endswith(kinds)],
+        repo_type="dataset",
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
+    described = sorted(found.directory.glob(f"*{META_SUFFIX}"))
+    output = read_json(described[0]).get("output") if len(described) == 1 else None
+    if not isinstance(output, str) or Path(output).name != output or not output.endswith(tuple(suffixes)):
+        raise InputError(f"{repository}: holds {len(described)} outputs of `vjepa embed`, must hold one; push one")
+    if output.endswith(".npz") and _is_compressed(found.directory / output):
+        raise InputError(f"{repository}: {output} is compressed, which `vjepa embed` never writes: it may be a bomb")
+    return found.directory / output
+
+
+def _is_compressed(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
 
 
 def origin_of(directory: str | Path) -> dict[str, str]:
@@ -177,10 +188,10 @@ class _Source:
     def storage(self) -> Path:
         return self.cache / f"{self.repo_type}s--{self.repository.replace('/', '--')}"
 
-    def snapshot(self, commit: str) -> Snapshot:
-        return Snapshot(self.storage / "snapshots" / commit, self.repository, commit)
+    def at(self, commit: str) -> CachedCommit:
+        return CachedCommit(self.storage, commit)
 
-    def fetched(self, choose: Choice, known_sha256: Mapping[str, str], force_download: bool) -> Snapshot:
+    def fetched(self, choose: Choice, known_sha256: Mapping[str, str], force_download: bool) -> CachedCommit:
         """Return the commit that the hub names, after fetching what of it is not in the cache."""
         in_cache = None if force_download else self._cached_commit()
         try:
@@ -194,15 +205,15 @@ class _Source:
             return self.cached(choose)
         if self.revision != commit:
             logger.info("%s: %s is commit %s; pass it as revision to pin it", self.repository, self.revision, commit)
-        if force_download or not self.is_verified(commit):
+        found = self.at(commit)
+        if force_download or not found.is_verified():
             chosen = {name: listed[name] for name in choose({name: file.size for name, file in listed.items()})}
-            self._fetch_all(commit, chosen, known_sha256, force_download)
+            found.note(self._fetch_all(commit, chosen, known_sha256, force_download))
         if self._cached_commit() != commit:
-            with _noting(self.storage):
-                write_text(_made(self.storage / "refs" / self.revision), commit)
-        return self.snapshot(commit)
+            found.name_branch(self.revision)
+        return found
 
-    def cached(self, choose: Choice) -> Snapshot:
+    def cached(self, choose: Choice) -> CachedCommit:
         """Return what is in the cache; what was not verified is, as far as the cache tells its digest."""
         commit = self._cached_commit()
         if commit is None:
@@ -210,41 +221,23 @@ class _Source:
                 f"{self.repository}: {self.revision} is not in the cache {self.cache}; fetch it once with a network, "
                 "without local_files_only and HF_HUB_OFFLINE"
             )
-        snapshot = self.snapshot(commit)
-        if self.is_verified(commit):
-            return snapshot
-        files = {path.name: path for path in snapshot.directory.iterdir() if path.is_file()}
+        found = self.at(commit)
+        if found.is_verified():
+            return found
+        files = {path.name: path for path in found.directory.iterdir() if path.is_file()}
         names = choose({name: path.stat().st_size for name, path in files.items()})
         if all(name.endswith(".json") for name in names):
             raise WeightsError(f"{self.repository}: its copy in {self.cache} is not complete; fetch it with a network")
-        digests = {name: _digest_in_cache(files[name]) for name in names}
+        digests = {name: stated_digest(files[name]) for name in names}
         for name, stated in digests.items():
-            if (found := stated.of(files[name])) != stated:
-                _discard(files[name])
+            if (actual := stated.of(files[name])) != stated:
+                discard(files[name])
                 raise WeightsError(
-                    f"{self.repository}: {name} in the cache has {found} instead of {stated} and was deleted; fetch it "
-                    "with a network"
+                    f"{self.repository}: {name} in the cache has {actual} instead of {stated} and was deleted; fetch "
+                    "it with a network"
                 )
-        self._write_notes(commit, digests)
-        return snapshot
-
-    def is_verified(self, commit: str) -> bool:
-        """Whether all files of a commit are there and are what they were when they were verified."""
-        notes = self._read_notes(commit)
-        changed = False
-        for name, (digest, stamp) in notes.items():
-            path = self.storage / "snapshots" / commit / name
-            if not path.is_file():
-                return False
-            if stamp != _stamp(path):
-                changed = True
-                if digest.of(path) != digest:
-                    logger.warning("%s: %s in the cache is damaged; deleting it", self.repository, name)
-                    _discard(path)
-                    return False
-        if changed:
-            self._write_notes(commit, {name: digest for name, (digest, _) in notes.items()})
-        return bool(notes)
+        found.note(digests)
+        return found
 
     def _listing(self) -> tuple[str, dict[str, _Listed]]:
         """Return the commit that the revision names and the files at its top: one request."""
@@ -255,7 +248,7 @@ class _Source:
             timeout=TIMEOUT_SECONDS,
             files_metadata=True,
         )
-        if not _COMMIT.fullmatch(info.sha or ""):
+        if not COMMIT.fullmatch(info.sha or ""):
             raise ValueError(f"commit {info.sha!r} must have 40 hexadecimal digits")
         files = {}
         for file in getattr(info, "siblings", None) or ():
@@ -268,7 +261,7 @@ class _Source:
 
     def _fetch_all(
         self, commit: str, files: Mapping[str, _Listed], known_sha256: Mapping[str, str], force_download: bool
-    ) -> None:
+    ) -> dict[str, Digest]:
         _collect_garbage(self.storage)
         self._check_room(commit, files, force_download)
         digests = {}
@@ -278,7 +271,7 @@ class _Source:
             if known and file.digest and file.digest.algorithm == "sha256" and known != file.digest:
                 raise self._forged(name, file.digest, known)
             digests[name] = self._fetch_file(name, commit, known or file.digest, force_download)
-        self._write_notes(commit, digests)
+        return digests
 
     def _fetch_file(self, name: str, commit: str, stated: Digest | None, force_download: bool) -> Digest:
         try:
@@ -296,9 +289,9 @@ class _Source:
             if "Consistency check failed" not in str(error.__cause__):
                 raise
             raise _DamagedError(f"{error}; {_FORGED}") from error
-        digest = stated or _digest_in_cache(path)
+        digest = stated or stated_digest(path)
         if (found := digest.of(path)) != digest:
-            _discard(path)
+            discard(path)
             raise self._forged(name, found, digest)
         return digest
 
@@ -335,65 +328,13 @@ class _Source:
     def _cached_commit(self) -> str | None:
         """Return the commit that the cache has for the revision."""
         commit = self.revision
-        if not _COMMIT.fullmatch(commit):
+        if not COMMIT.fullmatch(commit):
             try:
                 commit = (self.storage / "refs" / commit).read_text().strip()
             except OSError:
                 return None
-        is_there = _COMMIT.fullmatch(commit) and (self.storage / "snapshots" / commit).is_dir()
+        is_there = COMMIT.fullmatch(commit) and (self.storage / "snapshots" / commit).is_dir()
         return commit if is_there else None
-
-    def _notes(self, commit: str) -> Path:
-        return self.storage / "verified" / f"{commit}.json"
-
-    def _read_notes(self, commit: str) -> dict[str, tuple[Digest, list[int]]]:
-        """Return digest and stamp of each verified file; empty if there are no notes, or not ours."""
-        try:
-            notes: dict[str, Any] = json.loads(self._notes(commit).read_bytes())
-            return {
-                name: (Digest(note["algorithm"], note["digest"]), note["stamp"])
-                for name, note in notes.items()
-                if Path(name).name == name
-            }
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return {}
-
-    def _write_notes(self, commit: str, digests: Mapping[str, Digest]) -> None:
-        directory = self.storage / "snapshots" / commit
-        notes = {
-            name: {"algorithm": digest.algorithm, "digest": digest.digits, "stamp": _stamp(directory / name)}
-            for name, digest in digests.items()
-        }
-        with _noting(self.storage):
-            write_json(_made(self._notes(commit)), notes)
-
-
-def _stamp(path: Path) -> list[int]:
-    """Return numbers that change when somebody writes to a file, whatever time he gives it."""
-    facts = path.stat()
-    return [facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
-
-
-def _digest_in_cache(path: Path) -> Digest:
-    """Return the digest that the cache states for a file: the name of its blob, or, without links, the file's own."""
-    name = os.path.basename(os.readlink(path)) if path.is_symlink() else ""
-    if re.fullmatch(r"[0-9a-f]{64}", name):
-        return Digest("sha256", name)
-    return Digest("git-sha1", name) if _COMMIT.fullmatch(name) else Digest("sha256", "").of(path)
-
-
-def _discard(path: Path) -> None:
-    """Delete a file of a snapshot and all that its link leads to."""
-    chain = [path]
-    while chain[-1].is_symlink():
-        chain.append(chain[-1].parent / os.readlink(chain[-1]))
-    try:
-        for link in reversed(chain):
-            link.unlink(missing_ok=True)
-    except OSError as error:
-        raise WeightsError(
-            f"{path}: is damaged and cannot be deleted ({error.strerror}); delete it yourself"
-        ) from error
 
 
 def _collect_garbage(storage: Path) -> None:
@@ -401,17 +342,3 @@ def _collect_garbage(storage: Path) -> None:
     for path in (storage / "blobs").glob("*.incomplete"):
         if path.stat().st_mtime < time.time() - _STALE_SECONDS:
             path.unlink(missing_ok=True)
-
-
-def _made(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-@contextmanager
-def _noting(storage: Path) -> Iterator[None]:
-    """Let a cache that cannot be written to do without notes; its files are then read again at each load."""
-    try:
-        yield
-    except OSError as error:
-        logger.info("%s: cannot be written to (%s); its files are verified at each load", storage, error.strerror)

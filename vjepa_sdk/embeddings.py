@@ -8,6 +8,7 @@ feats.meta.json      model, settings, versions, and the sha256 of feats.npy
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import struct
@@ -19,7 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from .download import META_SUFFIX, fetch_output, origin_of
 from .errors import ConfigError, InputError
+from .hub_client import is_repository_id
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -35,19 +38,39 @@ class Embeddings:
     index: list[dict[str, Any]]
     """What row i is: `path`, `frames` (their numbers in the video), `decoder`, `size` (of the file, in bytes)."""
     meta: dict[str, Any]
-    """Model, settings and versions."""
+    """Model, settings and versions; of an output from the hub also `repository` and `commit`."""
 
 
-def load_embeddings(path: str | Path) -> Embeddings:
-    """Load what `embed_files` wrote.
+def load_embeddings(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Embeddings:
+    """Load what `embed_files` wrote, here or from the hub.
 
     Args:
-        path: the file of features; its `.index.jsonl` and `.meta.json` must be beside it.
+        path: the file of features, with its `.index.jsonl` and `.meta.json` beside it; or the hub id `owner/name` of a
+            dataset repository that `push` made. The other arguments are those of `VJEPA.from_pretrained`.
 
     Raises:
-        ConfigError: a suffix that is none of the formats.
+        ConfigError: a suffix that is none of the formats; or the hub does not know the repository or grant access.
         InputError: a file is missing, damaged, or they do not belong together.
+        WeightsError: it cannot be fetched, or is not what the hub says it is.
     """
+    if _is_on_hub(path):
+        path = fetch_output(
+            str(path),
+            suffixes=SUFFIXES,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
     path = Path(path)
     check_suffix(path)
     try:
@@ -63,7 +86,21 @@ def load_embeddings(path: str | Path) -> Embeddings:
             f"{path}: has {len(features)} rows, but its index has {len(index)} lines and belongs to "
             f"{meta.get('output') if isinstance(meta, dict) else None!r}; keep the files of one run together"
         )
-    return Embeddings(features, index, meta)
+    return Embeddings(features, index, {**meta, **origin_of(path.parent)})
+
+
+def embedding_files(path: Path) -> dict[str, Path]:
+    """Return the files of an output by name: the features, and what is beside them."""
+    return {file.name: file for file in sorted(path.parent.glob(f"{glob.escape(path.stem)}.*")) if _is_part(path, file)}
+
+
+def _is_part(path: Path, file: Path) -> bool:
+    return file == path or file.name == f"{path.stem}{META_SUFFIX}" or file.name.endswith(".jsonl")
+
+
+def _is_on_hub(path: str | Path) -> bool:
+    """Whether a text can only be a hub id: no format's suffix, and no such file."""
+    return isinstance(path, str) and is_repository_id(path) and not path.endswith(SUFFIXES) and not Path(path).exists()
 
 
 def check_suffix(path: Path) -> None:

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from . import transformers_layout
+from .cards import probe_card
 from .config import FORMAT_VERSION
+from .devices import best_device
+from .download import origin_of
 from .errors import ConfigError, WriteError
 from .heads import AttentiveProbe, ProbeConfig
+from .hub import descended, locate_model
 from .model import VideoEncoder
 from .schema import from_dict, read_json, to_dict, unknown
-from .storage import atomic_path, write_json
-from .upload import CARD, LICENCES
-from .weights import WEIGHTS_NAME, Source, check_stored, expected_shapes, load_module, read_headers, weight_files
+from .storage import atomic_path, write_json, write_text
+from .upload import CARD, LICENCES, PushOptions, PushReport, push_directory
+from .weights import (
+    WEIGHTS_NAME,
+    Source,
+    check_stored,
+    expected_shapes,
+    load_module,
+    read_headers,
+    weight_files,
+    write_tensors,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -29,17 +43,93 @@ _GIANT_DIM, _GIANT_HEADS, _OFFICIAL_HEADS = 1408, 22, 16
 
 
 @dataclass(frozen=True)
-class LoadedProbe:
-    """What a probe directory holds."""
+class Probe:
+    """An attentive probe with the names of its classes."""
 
     probe: AttentiveProbe
     labels: tuple[str, ...]
     """Names of the classes; empty where they are not recorded."""
     provenance: Mapping[str, Any]
-    """Where the weights come from, as plain JSON data."""
+    """Where the weights come from, as plain JSON data; of a probe from the hub also `repository` and `commit`."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str],
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Probe:
+        """Load a probe.
+
+        Args:
+            name_or_path: a probe directory, a hub id `owner/name`, or a classification model of transformers: its
+                directory, hub id, or a name from `list_models()`.
+            revision: branch, tag or commit of a hub repository.
+            cache_dir: hub cache; None: the hub's own default.
+            token: hub token for private repositories; None: the stored one.
+            local_files_only: never touch the network.
+            force_download: fetch again what is cached.
+            device: `cuda`, `mps` or `cpu`; None: the best there is.
+            dtype: of the weights in memory; None: as stored.
+
+        Raises:
+            ConfigError: an unknown name, or a configuration that is not valid or describes no probe.
+            WeightsError: weights that are missing or do not fit their configuration.
+        """
+        directory = locate_model(
+            name_or_path if isinstance(name_or_path, str) else Path(name_or_path),
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return load_probe(directory, device=best_device(device), dtype=dtype)
+
+    def save_pretrained(self, directory: str | Path, *, licence: str | None = None) -> Path:
+        """Write a probe directory that `from_pretrained` reads.
+
+        Args:
+            licence: of the weights, as an SPDX identifier; None: the one they have.
+        """
+        provenance = descended(self.provenance, licence=licence)
+        return save_probe(directory, self.probe, labels=self.labels, provenance=provenance)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        branch: str | None = None,
+        private: bool = False,
+        create_pr: bool = False,
+        dry_run: bool = False,
+        keep_card: bool = True,
+        commit_message: str | None = None,
+        token: str | None = None,
+        licence: str | None = None,
+    ) -> PushReport:
+        """Write this probe to a temporary directory and push that to the hub; see `push`."""
+        with tempfile.TemporaryDirectory(prefix="vjepa-push-") as place:
+            directory = self.save_pretrained(Path(place) / "probe", licence=licence)
+            options = PushOptions(
+                branch=branch,
+                private=private,
+                create_pr=create_pr,
+                dry_run=dry_run,
+                keep_card=keep_card,
+                commit_message=commit_message,
+                token=token,
+            )
+            return push_directory(directory, probe_files(directory), repository, options)
 
 
-def load_probe(directory: str | Path, *, device: torch.device, dtype: torch.dtype | None = None) -> LoadedProbe:
+def load_probe(directory: str | Path, *, device: torch.device, dtype: torch.dtype | None = None) -> Probe:
     """Load a probe from a directory that `vjepa convert` wrote, or from a transformers classification model.
 
     Args:
@@ -65,7 +155,7 @@ def load_probe(directory: str | Path, *, device: torch.device, dtype: torch.dtyp
     sources = {name: locate(name) for name in probe.state_dict()}
     check_stored(directory, expected_shapes(probe, sources), stored, remedy="correct config.json or fetch it again")
     load_module(probe, sources=sources, stored=stored, device=device, dtype=dtype)
-    return LoadedProbe(probe, labels, provenance)
+    return Probe(probe, labels, {**provenance, **origin_of(directory)})
 
 
 def save_probe(
@@ -84,7 +174,8 @@ def save_probe(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_path(directory / WEIGHTS_NAME) as path:
-            save_file(tensors, path, metadata={"format": "pt"})
+            write_tensors(path, tensors)
+        write_text(directory / CARD, probe_card(to_dict(probe.config), labels=labels, provenance=provenance))
         write_json(directory / "config.json", data)
     except OSError as error:
         raise WriteError(f"{directory}: cannot write the probe ({error.strerror or error})") from error

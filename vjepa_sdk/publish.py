@@ -6,15 +6,16 @@ import logging
 import re
 from pathlib import Path
 
-from .cards import EVALUATION_NAME, HERE, model_card, read_evaluation, read_metrics, training_card
+from .cards import EVALUATION_NAME, embeddings_card, model_card, read_evaluation, read_metrics, training_card
 from .config import TrainConfig
+from .download import META_SUFFIX
+from .embeddings import SUFFIXES, embedding_files, load_embeddings
 from .errors import ConfigError, InputError
 from .hub import CONFIG_NAME, describe, model_files
 from .probe import probe_files
 from .schema import from_dict, read_json, read_toml
 from .storage import write_text
-from .upload import CARD, PushReport, push_files
-from .weights import WEIGHT_NAMES
+from .upload import CARD, HERE, PushOptions, PushReport, push_directory, push_files
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +33,14 @@ def push(
     commit_message: str | None = None,
     token: str | None = None,
 ) -> PushReport:
-    """Push a model or probe directory to the hub, as one commit; none if the hub has the same files.
+    """Push a model, a probe or features to the hub, as one commit; none if the hub has the same files.
 
-    Configuration, weights, card, evaluation and licence are pushed, and nothing else that lies there: the report says
-    what was left out and why. They are checked first as they are for loading.
+    Of a directory configuration, weights, card, evaluation and licence are pushed, and nothing else that lies there:
+    the report says what was left out and why. They are checked first as they are for loading.
 
     Args:
-        path: model or probe directory.
+        path: model or probe directory; or the file of features that `vjepa embed` wrote, which goes with the files
+            beside it into a dataset repository.
         repository: `owner/name`; made if it is not there.
         branch: made from `main` if it is not there; None: `main`.
         private: make the repository private; refused if it exists and is public.
@@ -56,23 +58,7 @@ def push(
         WriteError: somebody else changed the repository meanwhile.
     """
     path = Path(path)
-    if not path.is_dir():
-        raise InputError(f"{path}: no such directory; pass a model or probe directory")
-    is_probe = (path / CONFIG_NAME).is_file() and "probe" in read_json(path / CONFIG_NAME)
-    if new_card and not is_probe:
-        write_card(path)
-    files: dict[str, Path | bytes] = {**(probe_files(path) if is_probe else model_files(path))}
-    if CARD not in files:
-        raise ConfigError(f"{path}: holds no {CARD}; pass new_card=True (--new-card) to have one written")
-    text = (path / CARD).read_text(encoding="utf-8")
-    if not re.search(r"\A---\n.*^license:", text, re.M | re.S):
-        logger.warning("%s: names no licence, so nobody may use it; add `license:` to its first lines", path / CARD)
-    files[CARD] = text.replace(f'"{HERE}"', f'"{repository}"').encode()
-    return push_files(
-        files,
-        repository,
-        replaces=WEIGHT_NAMES,
-        beside=path,
+    options = PushOptions(
         branch=branch,
         private=private,
         create_pr=create_pr,
@@ -80,6 +66,35 @@ def push(
         keep_card=keep_card,
         commit_message=commit_message,
         token=token,
+    )
+    if path.is_file():
+        return _push_embeddings(path, repository, options)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such directory; pass a model or probe directory, or an output of `vjepa embed`")
+    is_probe = (path / CONFIG_NAME).is_file() and "probe" in read_json(path / CONFIG_NAME)
+    if new_card and not is_probe:
+        write_card(path)
+    files = probe_files(path) if is_probe else model_files(path)
+    if CARD not in files:
+        raise ConfigError(f"{path}: holds no {CARD}; pass new_card=True (--new-card) to have one written")
+    return push_directory(path, files, repository, options)
+
+
+def _push_embeddings(path: Path, repository: str, options: PushOptions) -> PushReport:
+    found = load_embeddings(path)
+    named = [str(entry.get("path", "")) for entry in found.index]
+    if absolute := [name for name in named if name.startswith("/")]:
+        logger.warning(
+            "%s: its index names files by where they lie on your disk, such as %r, and so will the hub; embed them by "
+            "relative paths if that is nobody's business", path, absolute[0],
+        )  # fmt: skip
+    card = embeddings_card(path.name, found.meta, rows=len(found.features), shape=found.features[0].shape)
+    return push_files(
+        {**embedding_files(path), CARD: card.replace(f'"{HERE}"', f'"{repository}"').encode()},
+        repository,
+        options,
+        repo_type="dataset",
+        replaces=re.compile(f".*({'|'.join(map(re.escape, (*SUFFIXES, '.jsonl', META_SUFFIX)))})"),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .errors import ConfigError, InputError
 from .hub_client import TIMEOUT_SECONDS, RepoType, check_repository_id, hub_api, hub_errors, is_offline, patiently
+from .weights import WEIGHT_NAMES
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
+HERE = "path/to/this/directory"
+"""Stands in a card for the model's address, until it has one on the hub."""
 LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
 _TEXTS = (".json", ".jsonl", ".md", ".txt", ".toml")
 _PICKLES = ("*.pkl", "*.pickle", "*.pt", "*.pth", "*.bin", "*.ckpt", "*.tar", "*.joblib")
@@ -46,6 +49,23 @@ _SECRET_TEXTS = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class PushOptions:
+    """Where and how to push; the options of `push`."""
+
+    branch: str | None = None
+    private: bool = False
+    create_pr: bool = False
+    dry_run: bool = False
+    keep_card: bool = False
+    commit_message: str | None = None
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.branch is not None and self.create_pr:
+            raise ConfigError("branch and create_pr exclude each other: a pull request has its own branch; pass one")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PushReport:
     """What was pushed, or would be."""
 
@@ -65,20 +85,23 @@ class PushReport:
     """Page of the commit or the pull request."""
 
 
+def push_directory(directory: Path, files: Mapping[str, Path], repository: str, options: PushOptions) -> PushReport:
+    """Push the files of a model or probe directory, with the repository's id in the card; see `push_files`."""
+    text = (directory / CARD).read_text(encoding="utf-8")
+    if not re.search(r"\A---\n.*^license:", text, re.M | re.S):
+        logger.warning("%s: names no licence, so nobody may use it; add `license:` to its top", directory / CARD)
+    card = text.replace(f'"{HERE}"', f'"{repository}"').encode()
+    return push_files({**files, CARD: card}, repository, options, replaces=WEIGHT_NAMES, beside=directory)
+
+
 def push_files(
     files: Mapping[str, Path | bytes],
     repository: str,
+    options: PushOptions,
     *,
     repo_type: RepoType = "model",
     replaces: re.Pattern[str] | None = None,
     beside: Path | None = None,
-    branch: str | None = None,
-    private: bool = False,
-    create_pr: bool = False,
-    dry_run: bool = False,
-    keep_card: bool = False,
-    commit_message: str | None = None,
-    token: str | None = None,
 ) -> PushReport:
     """Make the hub's copy of some files equal to ours, with one commit; none if it is already.
 
@@ -87,39 +110,32 @@ def push_files(
         repository: `owner/name`; made if it is not there.
         replaces: names of files in the repository that are deleted unless they are among these files.
         beside: directory whose other content is reported as left out.
-        branch: made from `main` if it is not there; None: `main`.
-        private: make the repository private; refused if it exists and is public.
-        create_pr: propose the commit as a pull request.
-        dry_run: send nothing.
-        keep_card: leave a card that the repository has already as it is.
 
     Raises:
-        ConfigError: no such repository or no right to write, a file that holds a secret, or options that do not fit.
+        ConfigError: no such repository or no right to write, or a file that holds a secret.
         WriteError: somebody else changed the repository meanwhile.
         WeightsError: the hub cannot be reached.
     """
     check_repository_id(repository)
-    if branch is not None and create_pr:
-        raise ConfigError("branch and create_pr exclude each other: a pull request has a branch of its own; pass one")
     for name, source in files.items():
         _refuse_secrets(name, source)
+    sizes = {
+        name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in files.items()
+    }
     report = PushReport(
         repository=repository,
-        files={
-            name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in files.items()
-        },
+        files=sizes,
         left_out=_left_out(beside, files) if beside is not None else {},
-        dry_run=dry_run,
+        dry_run=options.dry_run,
     )
-    if dry_run:
+    if options.dry_run:
         return report
     if is_offline():
         raise ConfigError("HF_HUB_OFFLINE=1 keeps the hub away; unset it to push, or pass dry_run=True")
-    target = _Target(repository, repo_type, branch, hub_api(token))
-    with hub_errors(repository, revision=branch, is_upload=True):
-        target.make(private=private, create_pr=create_pr)
-        message = commit_message or "Upload with vjepa-sdk"
-        return target.commit(files, replaces, report, create_pr=create_pr, keep_card=keep_card, message=message)
+    target = _Target(repository, repo_type, hub_api(options.token), options)
+    with hub_errors(repository, revision=options.branch, is_upload=True):
+        target.make()
+        return target.commit(files, replaces, report)
 
 
 @dataclass(frozen=True)
@@ -128,10 +144,10 @@ class _Target:
 
     repository: str
     repo_type: RepoType
-    branch: str | None
     api: HfApi
+    options: PushOptions
 
-    def make(self, *, private: bool, create_pr: bool) -> None:
+    def make(self) -> None:
         """Make repository and branch where they are not there."""
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -140,33 +156,28 @@ class _Target:
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
-            if create_pr:
+            if self.options.create_pr:
                 raise
-            self.api.create_repo(self.repository, repo_type=self.repo_type, private=private or None, exist_ok=True)
+            private = self.options.private or None  # None: as the owner's settings are
+            self.api.create_repo(self.repository, repo_type=self.repo_type, private=private, exist_ok=True)
         else:
-            if private and not info.private:
+            if self.options.private and not info.private:
                 raise ConfigError(
                     f"{self.repository}: is there and public; make it private in its settings, or push without private"
                 )
-        if self.branch not in (None, "main"):
-            self.api.create_branch(self.repository, repo_type=self.repo_type, branch=str(self.branch), exist_ok=True)
+        branch = self.options.branch
+        if branch is not None and branch != "main":
+            self.api.create_branch(self.repository, repo_type=self.repo_type, branch=branch, exist_ok=True)
 
     def commit(
-        self,
-        files: Mapping[str, Path | bytes],
-        replaces: re.Pattern[str] | None,
-        report: PushReport,
-        *,
-        create_pr: bool,
-        keep_card: bool,
-        message: str,
+        self, files: Mapping[str, Path | bytes], replaces: re.Pattern[str] | None, report: PushReport
     ) -> PushReport:
         """Commit what differs, provided that nobody else commits meanwhile."""
         head = self.api.repo_info(
-            self.repository, repo_type=self.repo_type, revision=self.branch, timeout=TIMEOUT_SECONDS
+            self.repository, repo_type=self.repo_type, revision=self.options.branch, timeout=TIMEOUT_SECONDS
         )
         there = {file.rfilename for file in getattr(head, "siblings", None) or ()}
-        if keep_card and CARD in there:
+        if self.options.keep_card and CARD in there:
             files = {name: source for name, source in files.items() if name != CARD}
         stale = tuple(sorted(name for name in there - files.keys() if replaces and replaces.fullmatch(name)))
         done = patiently(
@@ -174,10 +185,10 @@ class _Target:
                 self.repository,
                 _operations(files, stale),
                 repo_type=self.repo_type,
-                revision=self.branch,
-                create_pr=create_pr,
+                revision=self.options.branch,
+                create_pr=self.options.create_pr,
                 parent_commit=head.sha,
-                commit_message=message,
+                commit_message=self.options.commit_message or "Upload with vjepa-sdk",
             ),
             what=self.repository,
         )
