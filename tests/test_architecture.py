@@ -27,7 +27,7 @@ FLOORS = (
     {"checkpoint", "data", "hub", "jepa"},
     {"probe", "steps"},
     {"publish"},
-    {"api", "convert", "trainer"},
+    {"api", "convert", "doctor", "trainer"},
     {"encoding"},
     {"embed"},
     {"cli"},

@@ -271,6 +271,34 @@ def models(as_json: Json = False) -> None:
         )
 
 
+@app.command()
+def doctor(as_json: Json = False, verbose: Verbose = False) -> None:
+    """Say what works here: versions, devices, decoders, the hub and its cache. Exit code 1 if something does not."""
+    _set_up_logging(False, verbose)
+    from .doctor import examine
+
+    report = examine()
+    hub, cache = report.hub, report.cache
+    tables = {
+        "versions": report.versions,
+        "devices": report.devices,
+        **{f"decoder {name}": states for name, states in report.decoders.items()},
+        "hub": {hub.endpoint: hub.state, "token": "yes" if hub.has_token else "no"},
+        "cache": {
+            cache.directory: f"{cache.bytes / 1e9:.1f} GB in {cache.repositories} repositories, "
+            f"{cache.free_bytes / 1e9:.1f} GB free"
+        },
+        "sandbox": {layer: "yes" if is_active else "no" for layer, is_active in report.sandbox.items()},
+        "problems": {problem: "" for problem in report.problems} or {"none": ""},
+    }
+    lines = [f"platform  {report.platform}"]
+    for title, table in tables.items():
+        width = max(map(len, table))
+        lines += [title, *(f"  {key:<{width}}  {value}".rstrip() for key, value in table.items())]
+    _print(report, as_json, "\n".join(map(_printable, lines)))
+    raise typer.Exit(FAILED if report.problems else COMPLETE)
+
+
 def _print(result: Any, as_json: bool, text: str) -> None:
     print(json.dumps(dataclasses.asdict(result), default=os.fspath, indent=2) if as_json else text)
 

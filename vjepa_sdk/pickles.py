@@ -55,6 +55,13 @@ def unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], 
         yield read_headers([tensors]), facts
 
 
+def can_isolate_network() -> bool:
+    """Whether the child process can be kept off the network here; kernels that forbid it to users are common."""
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import unpickle; print(unpickle._confine(0))"
+    command = [sys.executable, "-I", "-c", code, str(Path(__file__).parent)]
+    return subprocess.run(command, env={}, capture_output=True, text=True, check=False).stdout == "True\n"
+
+
 def _read_report(source: Path, path: Path, code: int) -> dict[str, Any]:
     with open(path, "rb") as file:
         raw = file.read(_MAX_REPORT_BYTES)
