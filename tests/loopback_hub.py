@@ -143,7 +143,9 @@ class LoopbackHub:
             server.daemon_threads = True
             threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
             self._servers.append(server)
-        self.url, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
+        hub, cdn = self._servers
+        # older clients take another port of one host for the same place
+        self.url, self.cdn = f"http://127.0.0.1:{hub.server_port}", f"http://localhost:{cdn.server_port}"
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,8 +19,9 @@ from tiny_models import VIDEO, save_tiny
 import vjepa_sdk
 from vjepa_sdk import VJEPA, cli, push
 from vjepa_sdk.config import PreprocessConfig
+from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
-from vjepa_sdk.hub import save_model_directory
+from vjepa_sdk.hub import locate_model, save_model_directory
 from vjepa_sdk.model import Predictor, VideoEncoder
 
 NAME = "me/model"
@@ -57,6 +58,15 @@ def test_what_is_pushed_is_what_another_cache_pulls(hub: LoopbackHub, model: Pat
     assert pulled.provenance["commit"] == report.commit
     again = VJEPA.from_pretrained(NAME, device="cpu", cache_dir=tmp_path / "c", local_files_only=True)
     assert torch.equal(again.forward_features(clip), local.forward_features(clip))
+
+
+def test_a_push_gives_our_name_and_its_token_to_the_hub_alone(hub: LoopbackHub, model: Path) -> None:
+    publish(model)
+    uploads = hub.requested("/large/", method="PUT", origin="cdn")
+    assert uploads and not any("authorization" in request.headers for request in uploads)
+    others = [request for request in hub.requests if request.origin == "hub"]
+    assert all(request.token == OWNER_TOKEN for request in others)
+    assert {request.headers["user-agent"].split(";")[0] for request in others} == {f"vjepa-sdk/{vjepa_sdk.__version__}"}
 
 
 def test_an_unchanged_push_makes_no_commit(hub: LoopbackHub, model: Path) -> None:
@@ -256,6 +266,16 @@ def test_a_copy_names_what_it_was_made_from(hub: LoopbackHub, model: Path) -> No
     assert (provenance["base_model"], provenance["base_commit"]) == (NAME, first.commit)
     assert provenance["repository"] == "me/copy"
     assert b"base_model: me/model" in tree(hub, name="me/copy")["README.md"]
+
+
+def test_a_conversion_of_a_fetched_model_names_its_source(hub: LoopbackHub, model: Path, tmp_path: Path) -> None:
+    convert(model, tmp_path / "theirs", layout="transformers")
+    hub.add_directory("me/theirs", tmp_path / "theirs")
+    fetched = locate_model("me/theirs")
+    convert(fetched, tmp_path / "ours")
+    provenance = json.loads((tmp_path / "ours" / "config.json").read_text())["provenance"]
+    assert (provenance["base_model"], provenance["base_commit"]) == ("me/theirs", fetched.name)
+    assert "repository" not in provenance
 
 
 def test_weights_for_non_commercial_use_stay_so(model: Path, tmp_path: Path) -> None:

@@ -105,8 +105,9 @@ class VJEPA:
             weights: `target` or `context` encoder; None takes what is there, target first.
 
         Raises:
-            ConfigError: an unknown name, or a configuration that is not valid.
-            WeightsError: weights that are missing or do not fit their configuration.
+            ConfigError: an unknown name, a configuration that is not valid, or no right to a hub repository.
+            WeightsError: weights that are missing, do not fit their configuration, or are not what the hub states.
+            WriteError: the disk of the hub's cache is full.
         """
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ConfigError(f"dtype={dtype!r} must be a floating-point dtype such as torch.float16")

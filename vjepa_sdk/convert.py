@@ -16,7 +16,7 @@ from .cards import model_card
 from .config import EncoderWeights, ModelConfig, PreprocessConfig
 from .errors import ConfigError, InputError, OutputError, WeightsError, WriteError
 from .heads import AttentiveProbe, ProbeConfig
-from .hub import load_model_directory, save_model_directory
+from .hub import descended, load_model_directory, save_model_directory
 from .model import Predictor, VideoEncoder
 from .pickles import unpickled
 from .probe import save_probe
@@ -140,7 +140,7 @@ def _from_transformers(source: Path, out: Path) -> ConversionReport:
     modules: dict[str, nn.Module] = {"encoder": loaded.encoder}
     if loaded.predictor is not None:
         modules["predictor"] = loaded.predictor
-    provenance = {**loaded.provenance, "source": source.name}
+    provenance = {**descended(loaded.provenance), "source": source.name}
     save_model_directory(
         out,
         config=loaded.config,
@@ -194,7 +194,7 @@ def _to_transformers(source: Path, out: Path, weights: EncoderWeights | None) ->
         with atomic_path(out / WEIGHTS_NAME) as path:
             write_tensors(path, tensors)
         write_json(out / transformers_layout.PROCESSOR_NAMES[0], processor)
-        card = model_card(loaded.config, provenance=loaded.provenance, preprocess=loaded.preprocess)
+        card = model_card(loaded.config, provenance=descended(loaded.provenance), preprocess=loaded.preprocess)
         write_text(out / "README.md", card)
         write_json(out / "config.json", config)
     except OSError as error:

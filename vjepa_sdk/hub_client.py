@@ -53,7 +53,7 @@ def hub_api(token: str | None) -> HfApi:
 
     place = urlsplit(constants.ENDPOINT)
     is_here = place.hostname in ("localhost", "127.0.0.1", "::1")
-    if place.scheme != "https" and not is_here and os.environ.get(_ALLOW_HTTP) != "1":
+    if place.scheme != "https" and not (is_here or is_offline() or os.environ.get(_ALLOW_HTTP) == "1"):
         raise ConfigError(
             f"HF_ENDPOINT={constants.ENDPOINT!r} is not encrypted: models could be replaced and your token read on the "
             f"way; use https://, or set {_ALLOW_HTTP}=1 if you trust the network"
