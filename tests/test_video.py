@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from media import numbered_frame, read_number, read_numbers, remux, write_audio, write_cut_video, write_video
 from PIL import Image
 
-import vjepa_sdk.video as video
+from vjepa_sdk import files, images, video
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError
 from vjepa_sdk.video import (
     find_videos,
@@ -300,13 +300,13 @@ def test_a_file_without_permission_says_so(clip: Path, monkeypatch: pytest.Monke
     def refuse(*_: object) -> int:  # the tests may run as root, whom chmod does not stop
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(video.os, "open", refuse)
+    monkeypatch.setattr(files.os, "open", refuse)
     with pytest.raises(VideoDecodeError, match="permission denied"):
         open_video(clip)
 
 
 def test_too_many_pixels_are_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(files, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(VideoDecodeError, match=r"has more than 3071 pixels per frame \(64x48\)"):
         open_video(clip)
 
@@ -492,7 +492,8 @@ def test_a_truncated_image_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [15, 7])
 def test_an_image_bomb_is_refused(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    monkeypatch.setattr(video, "MAX_PIXELS", limit)
+    for module in (files, images):
+        monkeypatch.setattr(module, "MAX_PIXELS", limit)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(VideoDecodeError, match=f"has more than {limit} pixels per frame"):
         read_image(tmp_path / "a.png")
