@@ -3,8 +3,9 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from media import numbered_frame, read_number, read_numbers, remux, write_audio, write_cut_video, write_video
 from PIL import Image
 
-from vjepa_sdk import files, images, video
+from vjepa_sdk import files, images, pyav_reader, video
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError
 from vjepa_sdk.video import (
     find_videos,
@@ -71,6 +72,50 @@ def test_frames_by_index_are_those_of_the_full_decode(kind: str, tmp_path: Path)
         rng = np.random.default_rng(0)
         for indices in ([len(reader) - 1], [0], rng.integers(0, len(reader), 7), rng.permutation(len(reader))):
             np.testing.assert_array_equal(reader.get_frames(indices), full[indices])
+        for indices in ([], [len(reader) - 1], range(0, len(reader), 3), np.unique(rng.integers(0, len(reader), 4))):
+            numbers = [read_number(frame) for frame in reader.iter_frames(indices)]
+            assert numbers == list(indices)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("indices", [range(40), range(1, 40, 2), [0, 9, 10, 11, 12, 33], [38, 39]], ids=str)
+def test_no_packet_is_decoded_twice_while_frames_are_iterated(
+    kind: str, indices: Sequence[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_video(WRITERS[kind](tmp_path)) as reader:
+        wanted = [i for i in indices if i < len(reader)]
+        decode = pyav_reader._decode
+        decoded: list[tuple[object, ...]] = []
+
+        def count(packet: Any) -> Any:
+            if packet.size:
+                decoded.append((packet.pts, packet.dts, packet.pos, bytes(packet)))
+            return decode(packet)
+
+        monkeypatch.setattr(pyav_reader, "_decode", count)
+        assert [read_number(frame) for frame in reader.iter_frames(wanted)] == wanted
+    assert len(decoded) == len(set(decoded))
+
+
+def test_frames_that_nobody_asks_for_are_jumped_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_video(write_video(tmp_path / "a.mp4", num_frames=200)) as reader:
+        decode = pyav_reader._decode
+        decoded: list[int] = []
+        monkeypatch.setattr(pyav_reader, "_decode", lambda packet: decoded.append(packet.pts) or decode(packet))
+        assert [read_number(frame) for frame in reader.iter_frames([5, 6, 150, 199])] == [5, 6, 150, 199]
+    assert len(decoded) < 30
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("indices", [[3, 3], [4, 3]])
+def test_frames_to_iterate_must_ascend(indices: list[int], decoder: video.Decoder, clip: Path) -> None:
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    with (
+        open_video(clip, decoder=decoder) as reader,
+        pytest.raises(InputError, match=r"clip\.mp4: indices must ascend"),
+    ):
+        list(reader.iter_frames(indices))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
@@ -81,7 +126,7 @@ def test_a_late_frame_is_decoded_from_its_key_frame(
     options = FAST if suffix == ".webm" else OPEN_GOP | {"tune": "zerolatency"}
     path = write_video(tmp_path / f"a{suffix}", num_frames=40, codec=codec, options=options)
     with open_video(path) as reader:
-        monkeypatch.setattr(reader, "_decode_from_start", lambda *_: pytest.fail("decoded everything"))
+        monkeypatch.setattr(reader, "_frames_in_order", lambda: pytest.fail("decoded everything"))
         assert read_numbers(reader.get_frames([35, 12, 35])) == [35, 12, 35]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from .containers import VideoInfo, open_container, refuse_by_content, video_stream
 from .errors import ConfigError
-from .files import PathLike, checked_indices, decoder_errors, open_regular_file
+from .files import PathLike, ascending_indices, checked_indices, decoder_errors, open_regular_file
 
 
 class DecordReader:
@@ -68,11 +68,11 @@ class DecordReader:
             frames: np.ndarray = self._reader.get_batch(wanted.tolist()).asnumpy()
         return frames
 
-    def iter_frames(self) -> Iterator[np.ndarray]:
+    def iter_frames(self, indices: ArrayLike | None = None) -> Iterator[np.ndarray]:
+        wanted = np.arange(len(self)) if indices is None else ascending_indices(indices, len(self), self._path)
         with decoder_errors(self._path):
-            self._reader.seek(0)
-            for _ in range(len(self)):
-                yield self._reader.next().asnumpy()
+            for i in wanted.tolist():
+                yield self._reader.get_batch([i]).asnumpy()[0]
 
     def close(self) -> None:
         self._reader = None

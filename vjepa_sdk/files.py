@@ -80,6 +80,14 @@ def checked_indices(indices: ArrayLike, num_available: int, path: PathLike) -> n
     return wanted.astype(np.int64)
 
 
+def ascending_indices(indices: ArrayLike, num_available: int, path: PathLike) -> np.ndarray:
+    """Return frame indices as `checked_indices` does, or raise InputError if they do not ascend."""
+    wanted = checked_indices(indices, num_available, path)
+    if np.any(np.diff(wanted) <= 0):
+        raise InputError(f"{printable(path)}: indices must ascend without repeats here; pass np.unique(indices)")
+    return wanted
+
+
 @contextmanager
 def decoder_errors(path: str, reason: str = "is truncated or corrupt") -> Iterator[None]:
     """Turn whatever a decoder raises into one VideoDecodeError that names the file."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
-from .files import MAX_PIXELS, PathLike, checked_indices, decoder_errors, failure, open_regular_file
+from .files import MAX_PIXELS, PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -42,6 +43,7 @@ class _FrameIndex:
     timestamps: np.ndarray  # float64 [N], seconds
     last_seconds: float  # how long the last frame is shown; 0.0 if unknown
     keys: np.ndarray  # int64 [K], positions of the key frames; empty: decode from the start
+    key_packets: np.ndarray  # int64 [K], how many packets lie before each key frame
     seek_targets: np.ndarray  # int64 [K], where to seek for each key frame
 
 
@@ -72,14 +74,22 @@ class PyAVReader:
         wanted = checked_indices(indices, len(self), self._path)
         needed = np.unique(wanted)
         frames = np.empty((len(needed), self.info.height, self.info.width, 3), dtype=np.uint8)
-        with decoder_errors(self._path):
-            if len(needed) and not self._decode_from_keys(needed, frames):
-                self._decode_from_start(needed, frames)
+        for row, frame in enumerate(self.iter_frames(needed)):
+            frames[row] = frame
         return frames if np.array_equal(needed, wanted) else frames[np.searchsorted(needed, wanted)]
 
-    def iter_frames(self) -> Iterator[np.ndarray]:
+    def iter_frames(self, indices: ArrayLike | None = None) -> Iterator[np.ndarray]:
+        if indices is None:
+            needed, frames = np.arange(len(self)), self._frames_in_order()
+        else:
+            needed = ascending_indices(indices, len(self), self._path)
+            frames = self._frames_by_key(needed)
+        done = 0
         with decoder_errors(self._path):
-            for frame in self._frames_in_order():
+            for frame in frames:
+                yield self._rgb(frame)
+                done += 1
+            for frame in self._frames_from_start(needed[done:]):
                 yield self._rgb(frame)
 
     def close(self) -> None:
@@ -110,8 +120,8 @@ class PyAVReader:
             rate = float(stream.average_rate or 0)
             self._time_base = stream.time_base or Fraction(1)
             indexed = container.format.name in _INDEXED_CONTAINERS and codec in _INDEXED_CODECS
-            packets = _scan_packets(container, stream) if indexed else []
-        index = _index_of_packets(packets, self._time_base)
+            packets = _scan_packets(container, stream) if indexed else None
+        index = None if packets is None else _index_of_packets(packets, self._time_base)
         if index is None:
             index, first = self._index_by_decoding(rate)
         else:
@@ -157,9 +167,10 @@ class PyAVReader:
         if None in shown:
             rate = rate or 25.0  # FFmpeg's own assumption for streams without any timing
             pts = np.arange(len(shown), dtype=np.int64)
-            return _FrameIndex(pts, pts / rate, 1 / rate, _NO_KEYS, _NO_KEYS), first
+            return _FrameIndex(pts, pts / rate, 1 / rate, _NO_KEYS, _NO_KEYS, _NO_KEYS), first
         pts = np.array(shown, dtype=np.int64)
-        return _frame_index(pts, self._time_base, last_duration, _NO_KEYS, _NO_KEYS), first
+        timestamps, last_seconds = _seconds(pts, self._time_base), float(last_duration * self._time_base)
+        return _FrameIndex(pts, timestamps, last_seconds, _NO_KEYS, _NO_KEYS, _NO_KEYS), first
 
     def _decode_all(self) -> Generator[VideoFrame, None, None]:
         """Decode every frame that is shown, in the decoder's order."""
@@ -182,56 +193,40 @@ class PyAVReader:
         if count < len(self):
             raise failure(self._path, f"is truncated or corrupt: only {count} of {len(self)} frames can be decoded")
 
-    def _decode_from_start(self, needed: np.ndarray, frames: np.ndarray) -> None:
-        rows = {int(position): row for row, position in enumerate(needed)}
-        for position, frame in enumerate(self._frames_in_order()):
-            if position in rows:
-                frames[rows[position]] = self._rgb(frame)
-            if position == needed[-1]:
-                return
+    def _frames_from_start(self, needed: np.ndarray) -> Iterator[VideoFrame]:
+        """Decode everything up to the last needed frame."""
+        row = 0
+        if len(needed):
+            for position, frame in enumerate(self._frames_in_order()):
+                if position == needed[row]:
+                    yield frame
+                    row += 1
+                if row == len(needed):
+                    return
 
-    def _decode_from_keys(self, needed: np.ndarray, frames: np.ndarray) -> bool:
-        """Fill `frames` from the key frames at or before the needed ones; say whether all were found."""
+    def _frames_by_key(self, needed: np.ndarray) -> Iterator[VideoFrame]:
+        """Decode each needed frame, and jump ahead to a key frame where that saves decoding others.
+
+        Ends early where jumping does not lead to the frame.
+        """
         import av
 
-        keys = self._index.keys
-        if not len(keys):
-            return False
-        groups = np.searchsorted(keys, needed, side="right") - 1
+        index = self._index
+        if not len(index.keys):
+            return
+        groups = np.searchsorted(index.keys, needed, side="right") - 1
         try:
             with self._stream() as (container, stream):
-                for group in np.unique(groups):
-                    rows = {int(self._index.pts[needed[row]]): int(row) for row in np.flatnonzero(groups == group)}
-                    target = int(self._index.seek_targets[group])
-                    if not self._decode_group(container, stream, target, rows, frames):
-                        return False
+                cursor = _Cursor(container, stream)
+                for position, group in zip(needed.tolist(), groups.tolist(), strict=True):
+                    if index.key_packets[group] > cursor.num_packets:
+                        cursor.jump(int(index.seek_targets[group]), num_packets=int(index.key_packets[group]))
+                    frame = cursor.find(int(index.pts[position]))
+                    if frame is None:
+                        return
+                    yield frame
         except (av.FFmpegError, _CorruptFrameError):
-            return False  # not a true entry point, or damage: decoding from the start will tell
-        return True
-
-    def _decode_group(
-        self,
-        container: InputContainer,
-        stream: VideoStream,
-        target: int,
-        rows: dict[int, int],
-        frames: np.ndarray,
-    ) -> bool:
-        container.seek(target, stream=stream, backward=True)
-        packets = container.demux(stream)
-        key = next(packets)
-        if not key.is_keyframe or key.pts is None or key.pts > min(rows):
-            return False
-        last = max(rows)
-        for frame in _decode_from(key, packets):
-            # What is shown before the key frame refers to pictures that were not decoded.
-            if frame.pts is None or frame.pts < key.pts:
-                continue
-            if frame.pts in rows:
-                frames[rows.pop(frame.pts)] = self._rgb(frame)
-            if frame.pts >= last:
-                break
-        return not rows
+            return  # not a true entry point, or damage: decoding from the start will tell
 
     def _rgb(self, frame: VideoFrame) -> np.ndarray:
         """Convert to RGB as the ffmpeg program does by default, and turn upright."""
@@ -252,52 +247,76 @@ class PyAVReader:
 _NO_KEYS = np.empty(0, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class _Packet:
-    pts: int | None
-    dts: int | None
-    duration: int
-    is_keyframe: bool
-    is_discard: bool
+class _Cursor:
+    """Walk forward through a stream, decoding or in jumps, and count the packets read."""
 
+    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
+        self._container, self._stream = container, stream
+        self.jump(None, num_packets=0)
 
-def _scan_packets(container: InputContainer, stream: VideoStream) -> list[_Packet]:
-    return [
-        _Packet(packet.pts, packet.dts, packet.duration or 0, packet.is_keyframe, packet.is_discard)
-        for packet in container.demux(stream)
-        if packet.size
-    ]
+    def jump(self, target: int | None, *, num_packets: int) -> None:
+        """Go to a key frame before which so many packets lie; None: to the start."""
+        if target is not None:
+            self._container.seek(target, stream=self._stream, backward=True)
+        self.num_packets = num_packets
+        packets = self._packets()
+        key = next(packets, None)
+        self._frames = _decode_from(key, packets) if key is not None and key.is_keyframe else iter(())
 
-
-def _index_of_packets(packets: list[_Packet], time_base: Fraction) -> _FrameIndex | None:
-    """Derive the frames from the packets, or return None where only decoding tells which frames are shown."""
-    if not packets or any(p.pts is None or p.is_discard for p in packets):
+    def find(self, pts: int) -> VideoFrame | None:
+        """Decode up to the frame of this time; None if it does not come."""
+        # What is shown before the key frame refers to pictures that were not decoded; it has an earlier time.
+        for frame in self._frames:
+            if frame.pts is not None and frame.pts >= pts:
+                return frame if frame.pts == pts else None
         return None
-    pts = np.array([p.pts for p in packets], dtype=np.int64)
+
+    def _packets(self) -> Iterator[Packet[VideoStream]]:
+        for packet in self._container.demux(self._stream):
+            self.num_packets += packet.size > 0
+            yield packet
+
+
+def _scan_packets(container: InputContainer, stream: VideoStream) -> np.ndarray | None:
+    """Return time, decoding time, duration and whether it is a key frame of each packet, int64 [N, 4].
+
+    None where only decoding tells which frames are shown.
+    """
+    numbers = array("q")  # and not objects: a day of video has millions of packets
+    for packet in container.demux(stream):
+        if packet.size:
+            if packet.pts is None or packet.is_discard:
+                return None
+            # Matroska stores no decoding times; those that FFmpeg cannot derive are missing.
+            dts = packet.pts if packet.dts is None else packet.dts
+            numbers.extend((packet.pts, dts, packet.duration or 0, packet.is_keyframe))
+    return np.frombuffer(numbers, np.int64).reshape(-1, 4) if numbers else None
+
+
+def _index_of_packets(packets: np.ndarray, time_base: Fraction) -> _FrameIndex | None:
+    """Derive the frames from the packets, or return None where only decoding tells which frames are shown."""
+    pts, dts, durations, is_key = packets.T
     order = np.argsort(pts, kind="stable")
     # A first packet that is not a key frame, or pictures shown before it, may or may not be decodable.
-    if not packets[0].is_keyframe or order[0] != 0 or len(np.unique(pts)) < len(pts):
+    if not is_key[0] or order[0] != 0 or np.any(np.diff(pts[order]) == 0):
         return None
-    in_decoding_order = [i for i, p in enumerate(packets) if p.is_keyframe]
     position = np.empty(len(packets), dtype=np.int64)
     position[order] = np.arange(len(packets))
-    keys = position[in_decoding_order]
+    key_packets = np.flatnonzero(is_key)
+    keys = position[key_packets]
     if np.any(np.diff(keys) <= 0):
         return None
-    # Matroska stores no decoding times; those that FFmpeg cannot derive are missing.
-    dts = np.array([p.pts if p.dts is None else p.dts for p in packets], dtype=np.int64)[in_decoding_order]
     # MP4 seeks by decoding time, Matroska by presentation time. A target between a key frame's own times and
     # the decoding time of the next suits both.
-    before_next = np.append(dts[1:], np.iinfo(np.int64).max) - 1
-    targets = np.maximum(dts, np.minimum(pts[in_decoding_order], before_next))
-    return _frame_index(pts[order], time_base, packets[order[-1]].duration, keys, targets)
+    before_next = np.append(dts[key_packets][1:], np.iinfo(np.int64).max) - 1
+    targets = np.maximum(dts[key_packets], np.minimum(pts[key_packets], before_next))
+    timestamps = _seconds(pts[order], time_base)
+    last_seconds = float(int(durations[order[-1]]) * time_base)
+    return _FrameIndex(pts[order], timestamps, last_seconds, keys, key_packets, targets)
 
 
-def _frame_index(
-    pts: np.ndarray, time_base: Fraction, last_duration: int, keys: np.ndarray, seek_targets: np.ndarray
-) -> _FrameIndex:
-    timestamps = pts * time_base.numerator / time_base.denominator
-    return _FrameIndex(pts, timestamps, float(last_duration * time_base), keys, seek_targets)
+def _seconds(pts: np.ndarray, time_base: Fraction) -> np.ndarray:
+    return pts * time_base.numerator / time_base.denominator
 
 
 def _decode_from(key: Packet[VideoStream], packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:

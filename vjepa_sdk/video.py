@@ -63,8 +63,11 @@ class VideoReader(Protocol):
     def get_frames(self, indices: ArrayLike) -> np.ndarray:
         """Return uint8 [K, H, W, 3] RGB for K indices in any order, repeats allowed."""
 
-    def iter_frames(self) -> Iterator[np.ndarray]:
-        """Yield every frame in order as uint8 [H, W, 3] RGB, holding a few at a time."""
+    def iter_frames(self, indices: ArrayLike | None = None) -> Iterator[np.ndarray]:
+        """Yield every frame in order, or those at ascending indices, as uint8 [H, W, 3] RGB, holding a few at a time.
+
+        Each frame is decoded at most once. Stretches without a wanted frame are jumped over where key frames allow.
+        """
 
     def close(self) -> None: ...
 
