@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .config import ModelConfig, PreprocessConfig, TrainConfig
     from .embed import embed_files, load_embeddings
     from .errors import VJEPAError
+    from .features import VideoFeatures
     from .recipes import train_config
     from .registry import list_models
     from .trainer import pretrain
@@ -22,6 +23,7 @@ _HOMES = {
     "PreprocessConfig": "config",
     "TrainConfig": "config",
     "VJEPAError": "errors",
+    "VideoFeatures": "features",
     "embed_files": "embed",
     "list_models": "registry",
     "load_embeddings": "embed",
@@ -35,6 +37,7 @@ __all__ = [
     "PreprocessConfig",
     "TrainConfig",
     "VJEPAError",
+    "VideoFeatures",
     "__version__",
     "embed_files",
     "list_models",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +64,28 @@ def read_frame_directory(path: PathLike, indices: ArrayLike | None = None) -> np
     """
     files = list_frame_directory(path)
     wanted = np.arange(len(files)) if indices is None else checked_indices(indices, len(files), path)
-    images: dict[int, np.ndarray] = {}
-    for i in dict.fromkeys(wanted.tolist()):
-        images[i] = read_image(files[i])
-        first = next(iter(images.values()))
-        if images[i].shape != first.shape:
-            (height, width), (h, w) = first.shape[:2], images[i].shape[:2]
-            raise InputError(f"{printable(files[i])}: is {w}x{h}, but frames before it are {width}x{height}")
-    return np.stack([images[i] for i in wanted.tolist()]) if len(wanted) else np.empty((0, 0, 0, 3), np.uint8)
+    if not len(wanted):
+        return np.empty((0, 0, 0, 3), np.uint8)
+    needed, rows = np.unique(wanted, return_inverse=True)
+    return np.stack(list(iter_images([files[i] for i in needed])))[rows]
+
+
+def iter_images(files: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Yield images of one size as uint8 [H, W, 3] RGB, holding one at a time.
+
+    Raises:
+        InputError: an image has another size than the first.
+        VideoDecodeError: an image cannot be read.
+    """
+    height = width = 0
+    for file in files:
+        image = read_image(file)
+        if not height:
+            height, width = image.shape[:2]
+        if image.shape[:2] != (height, width):
+            h, w = image.shape[:2]
+            raise InputError(f"{printable(file)}: is {w}x{h}, but frames before it are {width}x{height}")
+        yield image
 
 
 def read_image(path: PathLike) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""Turn whatever a user calls a video into frames, or say why not."""
+"""Turn whatever a user calls a video into frames, all at once or one by one, or say why not."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -13,20 +14,18 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .video import (
-    IMAGE_SUFFIXES,
-    list_frame_directory,
-    open_video,
-    read_frame_directory,
-    read_image,
-    sample_indices,
-)
+from .files import printable
+from .images import IMAGE_SUFFIXES, iter_images, list_frame_directory, read_frame_directory, read_image
+from .video import check_ascending, frames_at, open_video, sample_indices
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Video: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image | Sequence[Image]"
 """A path, a directory of frames, an array `[T, H, W, 3]`, a tensor `[T, 3, H, W]`, an image, a list of images."""
+
+
+_NAMELESS = "the video"  # what errors call an array or a list of images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,24 +116,106 @@ def _from_path(path: str | os.PathLike[str], sampling: Sampling) -> Frames:
         indices, frames = np.zeros(1, np.int64), read_image(path)[None]
     else:
         with open_video(path, decoder=sampling.decoder) as reader:
-            indices = _choose(reader.timestamps - reader.timestamps[0], sampling, has_rate=True)
+            indices = _choose(reader.timestamps - reader.timestamps[0], sampling, has_rate=True, name=_name(path))
             frames = reader.get_frames(indices)
     return Frames(torch.from_numpy(frames).permute(0, 3, 1, 2), tuple(indices.tolist()))
 
 
-def _choose(seconds: np.ndarray, sampling: Sampling, *, has_rate: bool) -> np.ndarray:
+def _choose(seconds: np.ndarray, sampling: Sampling, *, has_rate: bool, name: str = _NAMELESS) -> np.ndarray:
     """Return frame indices; `seconds` are the times of all frames, from 0."""
     if sampling.fps is None:
         return sample_indices(len(seconds), sampling.num_frames)
     if not has_rate:
         raise InputError(f"fps={sampling.fps:g} needs the frame rate of arrays and frame directories; pass source_fps=")
-    # the frame on screen at each moment; the small step absorbs rounding in container times
-    moments = np.arange(sampling.num_frames) / sampling.fps + 1e-6
-    return np.searchsorted(seconds, moments, side="right") - 1
+    check_ascending(seconds, name=name)
+    return frames_at(seconds, np.arange(sampling.num_frames) / sampling.fps)
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """A video whose frames are read as they are needed."""
+
+    name: str
+    """What errors call it."""
+    timestamps: np.ndarray
+    """Presentation times of all frames in seconds, float64 [N], ascending."""
+    end_seconds: float
+    """When the last frame ends."""
+    read: Callable[[np.ndarray], Iterator[Tensor]]
+    """Yield the frames at ascending indices, one by one, as `uint8 [1, 3, H, W]`."""
+
+
+@contextmanager
+def open_frames(
+    video: object, *, source_fps: float | None, decoder: Literal["pyav", "decord"]
+) -> Iterator[FrameSource]:
+    """Open one video for reading frame by frame.
+
+    Args:
+        source_fps: frame rate of arrays, lists of images and frame directories, which have no times of their own.
+
+    Raises:
+        InputError: not a video, an ambiguous layout, or no frame rate.
+        VideoDecodeError: a file that cannot be decoded.
+    """
+    if is_image(video):
+        raise InputError("a still image has no length in time; pass a video, or the image to encode")
+    if isinstance(video, str | os.PathLike) and not Path(video).is_dir():
+        with open_video(video, decoder=decoder) as reader:
+            check_ascending(reader.timestamps, name=_name(video))
+            yield FrameSource(
+                name=_name(video),
+                timestamps=reader.timestamps,
+                end_seconds=reader.info.start_seconds + reader.info.duration_seconds,
+                read=lambda indices: map(_from_rgb, reader.iter_frames(indices)),
+            )
+        return
+    name, count, read = _open_rateless(video)
+    if source_fps is None:
+        raise InputError(f"{name} has no frame rate, which seconds need; pass source_fps=")
+    yield FrameSource(name, np.arange(count) / source_fps, count / source_fps, read)
+
+
+def _open_rateless(video: object) -> tuple[str, int, Callable[[np.ndarray], Iterator[Tensor]]]:
+    """Return name, number of frames and reader of a video that is no file."""
+    if isinstance(video, str | os.PathLike):
+        files = list_frame_directory(video)
+        return _name(video), len(files), lambda indices: map(_from_rgb, iter_images([files[i] for i in indices]))
+    if isinstance(video, np.ndarray | Tensor):
+        _check_array(video)
+        return _NAMELESS, len(video), lambda indices: (_from_array(video[i : i + 1]) for i in indices.tolist())
+    if isinstance(video, list | tuple) and video and all(map(_is_pil, video)):
+        _check_sizes(video)
+        return _NAMELESS, len(video), lambda indices: (_from_images([video[i]]) for i in indices.tolist())
+    raise InputError(
+        f"a {type(video).__name__} is not one video; pass a path, an array [T, H, W, 3], a tensor [T, 3, H, W] "
+        "or a list of images"
+    )
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    return f"{printable(os.fspath(path))}:"
+
+
+def _from_rgb(frame: np.ndarray) -> Tensor:
+    return torch.from_numpy(frame[None]).permute(0, 3, 1, 2)
 
 
 def _from_array(array: np.ndarray | Tensor) -> Tensor:
     """Return `uint8 [T, 3, H, W]`."""
+    _check_array(array)
+    if isinstance(array, np.ndarray):
+        # torch takes native byte order and memory it may write to
+        dtype = np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+        tensor = torch.from_numpy(np.require(array.astype(dtype, copy=False), requirements=["C", "W"]))
+        tensor = (tensor if tensor.ndim == 4 else tensor[None]).permute(0, 3, 1, 2)
+    else:
+        tensor = array.detach().cpu() if array.ndim == 4 else array.detach().cpu()[None]
+    return _to_uint8(tensor)
+
+
+def _check_array(array: np.ndarray | Tensor) -> None:
+    """Refuse what is not `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, with or without T, or could be both."""
     shape = tuple(array.shape)
     if isinstance(array, np.ndarray):
         if array.dtype == object or array.dtype.kind not in "uf":
@@ -145,17 +226,10 @@ def _from_array(array: np.ndarray | Tensor) -> Tensor:
             raise InputError(
                 f"an array of shape {shape} could be [T, H, W, 3] or [T, 3, H, W]; pass a tensor [T, 3, H, W]"
             )
-        # torch takes native byte order and memory it may write to
-        dtype = np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
-        tensor = torch.from_numpy(np.require(array.astype(dtype, copy=False), requirements=["C", "W"]))
-        tensor = (tensor if tensor.ndim == 4 else tensor[None]).permute(0, 3, 1, 2)
-    else:
-        if array.ndim not in (3, 4) or shape[-3] != 3:
-            raise InputError(f"a tensor of shape {shape} must be [T, 3, H, W]; permute it")
-        tensor = array.detach().cpu() if array.ndim == 4 else array.detach().cpu()[None]
-    if 0 in tensor.shape:
+    elif array.ndim not in (3, 4) or shape[-3] != 3:
+        raise InputError(f"a tensor of shape {shape} must be [T, 3, H, W]; permute it")
+    if 0 in shape:
         raise InputError(f"a video of shape {shape} is empty; pass at least one frame")
-    return _to_uint8(tensor)
 
 
 def _to_uint8(pixels: Tensor) -> Tensor:
@@ -175,11 +249,15 @@ def _to_uint8(pixels: Tensor) -> Tensor:
 
 
 def _from_images(images: Sequence[object]) -> Tensor:
+    _check_sizes(images)
     arrays = [np.asarray(image.convert("RGB")) for image in images]  # type: ignore[attr-defined]
-    sizes = {array.shape[:2] for array in arrays}
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _check_sizes(images: Sequence[object]) -> None:
+    sizes = {(image.height, image.width) for image in images}  # type: ignore[attr-defined]
     if len(sizes) > 1:
         raise InputError(f"the images of one video must have one size, got {sorted(sizes)}; resize them")
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
 def _is_pil(value: object) -> bool:
