@@ -290,8 +290,8 @@ def test_frames_in_every_form_give_the_windows_of_the_file(clip: Path, tmp_path:
     ("form", "reason"),
     [
         (np.zeros((8, 32, 32, 3), np.uint8), "the video has no frame rate, which seconds need; pass source_fps="),
-        (numbered_frame(0), "a still image has no length in time"),
-        (Path("a.png"), "a still image has no length in time"),
+        (numbered_frame(0), "this is a still image, without length in time"),
+        (Path("a.png"), r"a\.png: is a still image, without length in time"),
         (["a.mp4", "b.mp4"], "a list is not one video"),
         ([], "a list is not one video"),
         (None, "a NoneType is not one video"),
@@ -345,6 +345,12 @@ def test_the_tail_is_padded_dropped_or_moved_back(
     length: float, stride: float, tail: Tail, expected: list[tuple[float, float]]
 ) -> None:
     assert _plan(_windowing(length, stride=stride, tail=tail)) == expected
+
+
+@pytest.mark.parametrize("end", [9.9995, 10.0, 10.0005])
+def test_times_that_a_container_rounded_make_no_tail(end: float) -> None:
+    plan = plan_windows(np.arange(100) / 10, end, _windowing(5.0))
+    np.testing.assert_allclose(plan.end_seconds, [5.0, min(end, 10.0)])
 
 
 def test_a_padded_tail_repeats_the_last_frame() -> None:

@@ -159,7 +159,8 @@ def open_frames(
         VideoDecodeError: a file that cannot be decoded.
     """
     if is_image(video):
-        raise InputError("a still image has no length in time; pass a video, or the image to encode")
+        name = _name(video) if isinstance(video, str | os.PathLike) else "this"
+        raise InputError(f"{name} is a still image, without length in time; pass a video, or the image to encode")
     if isinstance(video, str | os.PathLike) and not Path(video).is_dir():
         with open_video(video, decoder=decoder) as reader:
             check_ascending(reader.timestamps, name=_name(video))
