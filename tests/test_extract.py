@@ -157,6 +157,8 @@ def test_single_frames_take_the_image_path_of_models_that_have_one(clip: Path) -
         ({"window_seconds": 2, "tail": "keep"}, "tail='keep' must be one of"),
         ({"window_seconds": 2, "pooling": "max"}, "pooling='max' must be one of mean, temporal, none"),
         ({"window_seconds": 2, "layers": [2]}, r"layers=\[2\] must name blocks of the 2 from 0 to 1"),
+        ({"window_seconds": 2, "layers": [0.5]}, r"layers=\[0\.5\] must name blocks"),
+        ({"window_seconds": 2, "layers": "last"}, "layers='last' must name blocks"),
         ({"window_seconds": 2, "layers": 3}, "layers=3 must name blocks of the 2 from 0 to 1"),
         ({"window_seconds": 2, "batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
         ({"window_seconds": 2, "decoder": "cv2"}, "decoder='cv2' must be one of pyav, decord"),

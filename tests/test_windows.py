@@ -416,6 +416,7 @@ def test_more_windows_than_anyone_can_want_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
+        ({"num_frames": 0}, "num_frames=0 must be at least 1"),
         ({"window_seconds": 0.0}, "window_seconds=0 must be at least 0.001"),
         ({"stride_seconds": -1.0}, "stride_seconds=-1 must be at least 0.001"),
         ({"tail": "cut"}, "tail='cut' must be one of"),

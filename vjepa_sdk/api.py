@@ -504,10 +504,10 @@ class VJEPA:
 
     def _blocks(self, name: str, n: int | Sequence[int]) -> list[int]:
         depth = self.config.depth
-        blocks = list(range(depth - int(n), depth)) if isinstance(n, int | np.integer) else [int(block) for block in n]
-        if not blocks or min(blocks) < 0 or max(blocks) >= depth:
-            raise ConfigError(f"{name}={n} must name blocks of the {depth} from 0 to {depth - 1}")
-        return blocks
+        blocks = range(depth - int(n), depth) if isinstance(n, int | np.integer) else n
+        if not len(blocks) or not all(isinstance(b, int | np.integer) and 0 <= b < depth for b in blocks):
+            raise ConfigError(f"{name}={n!r} must name blocks of the {depth} from 0 to {depth - 1}")
+        return [int(block) for block in blocks]
 
     @torch.no_grad()
     def predict(

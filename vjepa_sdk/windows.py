@@ -43,6 +43,8 @@ class Windowing:
 
     def __post_init__(self) -> None:
         check_types(self)
+        if self.num_frames < 1:
+            raise ConfigError(f"num_frames={self.num_frames} must be at least 1; pass for example 16")
         for name in ("window_seconds", "stride_seconds"):
             seconds = getattr(self, name)
             if seconds < MIN_SECONDS:
