@@ -153,6 +153,8 @@ def test_single_frames_take_the_image_path_of_models_that_have_one(clip: Path) -
         ({"window_seconds": 2, "stride_seconds": 0}, "stride_seconds=0 must be at least 0.001"),
         ({"window_seconds": 2, "num_frames": 3}, "num_frames=3 must be a multiple of tubelet_size=2; pass 2 or 4"),
         ({"window_seconds": 2, "fps": 1.5}, "num_frames=3 must be a multiple of tubelet_size=2"),
+        ({"fps": 2, "num_frames": "8"}, "num_frames='8' must be an integer"),
+        ({"fps": 2, "num_frames": 0}, "num_frames=0 must be a multiple of tubelet_size=2; pass 2 or 4"),
         ({"window_seconds": 2, "num_frames": 1 << 20}, "must be an integer of at most 4096"),
         ({"window_seconds": 2, "tail": "keep"}, "tail='keep' must be one of"),
         ({"window_seconds": 2, "pooling": "max"}, "pooling='max' must be one of mean, temporal, none"),

@@ -299,7 +299,7 @@ def test_frames_in_every_form_give_the_windows_of_the_file(clip: Path, tmp_path:
         (np.zeros((0, 32, 32, 3), np.uint8), "is empty; pass at least one frame"),
         ([Image.new("RGB", (8, 8)), Image.new("RGB", (9, 8))], "the images of one video must have one size"),
     ],
-    ids=str,
+    ids=["array", "image", "path", "list", "empty", "none", "batch", "no frames", "sizes"],
 )
 def test_what_is_not_one_video_with_times_is_refused(form: object, reason: str) -> None:
     loader = WindowLoader(preprocess=AS_IT_IS, windowing=_windowing())

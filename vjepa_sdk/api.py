@@ -404,6 +404,8 @@ class VJEPA:
     ) -> WindowLoader:
         """Return what cuts a video into this model's windows, for use in decoding processes; see `extract`."""
         _check_rates(fps=fps, source_fps=source_fps)
+        if num_frames is not None:
+            self._check_num_frames(num_frames)
         count, length = settle_windows(
             window_seconds=as_seconds("window_seconds", window_seconds),
             num_frames=num_frames,
