@@ -44,5 +44,8 @@ features = model.encode("clip.mp4")  # float32 [{config.embed_dim}]
 def training_card(config: TrainConfig, *, provenance: Mapping[str, Any]) -> str:
     """Return the card of a model that `vjepa pretrain` exported, with its whole configuration."""
     # where things lie on the trainer's disk is nobody else's business
-    config = replace(config, out="", data=replace(config.data, path=Path(config.data.path).name))
+    origin = config.init_from
+    if origin is not None and Path(origin).expanduser().exists():
+        origin = Path(origin).name
+    config = replace(config, out="", init_from=origin, data=replace(config.data, path=Path(config.data.path).name))
     return f"{model_card(config.model, provenance=provenance)}\n## Configuration\n\n```toml\n{to_toml(config)}```\n"

@@ -155,6 +155,9 @@ def pretrain(
     split: Annotated[
         str | None, typer.Option(help="Only rows of the CSV with this value in the column `split`.")
     ] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Weights to start from: a run, a model directory, hub id or official file.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
     as_json: Json = False,
@@ -164,7 +167,8 @@ def pretrain(
     """Pretrain a model on videos, without labels; exports a model directory to OUT/model."""
     _set_up_logging(quiet, verbose)
     data = {key: value for key, value in (("path", clips), ("split", split)) if value is not None}
-    run = {key: value for key, value in (("out", str(out)), ("device", device)) if value is not None}
+    given = {"out": str(out), "device": device, "init_from": init_from}
+    run = {key: value for key, value in given.items() if value is not None}
     resolved = train_config(preset=preset, path=config, settings={**run, "data": data}, overrides=set_ or ())
     # imported only now: a mistake in the settings is told before torch takes its seconds
     from .trainer import pretrain as run_pretraining
@@ -174,7 +178,8 @@ def pretrain(
         _print(result, as_json, f"{out}: stopped after step {result.step}; add --resume to go on")
         raise typer.Exit(STOPPED)
     bad = f"; {len(result.bad_clips)} clips could not be decoded" if result.bad_clips else ""
-    _print(result, as_json, f"{result.model_directory}: trained {result.step} steps{bad}")
+    skipped = f"; {result.skipped_steps} steps were skipped, see metrics.jsonl" if result.skipped_steps else ""
+    _print(result, as_json, f"{result.model_directory}: trained {result.step} steps{bad}{skipped}")
     raise typer.Exit(SOME_SKIPPED if result.bad_clips else COMPLETE)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +16,7 @@ from torch import Tensor
 from .cards import training_card
 from .checkpoint import (
     Checkpoint,
+    CheckpointSaver,
     load_latest,
     module_tensors,
     optimizer_tensors,
@@ -25,14 +26,17 @@ from .checkpoint import (
 from .config import PreprocessConfig, TrainConfig
 from .data import BadClips, Batch, TrainingData, derive_seed
 from .devices import best_device
-from .errors import ConfigError, GuardError, OutputError, ResumeError, VJEPAError
+from .errors import CheckpointError, ConfigError, GuardError, OutputError, ResumeError, VJEPAError
+from .guards import CollapseError, Guards, write_nan_report
 from .hub import save_model_directory
-from .jepa import JEPA, spread
+from .initialize import Origin, initialize
+from .jepa import JEPA, Spread, spread
 from .masks import Masks
+from .metrics import MetricsLog
 from .preprocess import normalize
-from .progress import progress_bar
+from .progress import ProgressBar, progress_bar
 from .schema import from_dict, read_toml, to_dict, to_toml
-from .signals import stop_on_signal
+from .signals import StopRequest, stop_on_signal
 from .steps import (
     ForwardPass,
     NonFiniteError,
@@ -61,12 +65,15 @@ class PretrainResult:
     model_directory: Path | None
     bad_clips: dict[str, str]
     """Reason by path of every clip that could not be decoded."""
+    skipped_steps: int
+    """Steps that changed nothing because their loss or gradient was not finite."""
 
 
 def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bool | None = None) -> PretrainResult:
     """Pretrain a model on a directory or list of videos and export a model directory to `config.out/model`.
 
-    SIGINT or SIGTERM finishes the step, saves and returns with `finished=False`; call again with `resume=True`.
+    SIGINT, SIGTERM or SIGUSR1 finishes the step, saves and returns with `finished=False`; call again with
+    `resume=True`. A step whose loss or gradient is not finite changes nothing, and training goes on.
 
     Args:
         config: the run, complete; see `vjepa_sdk.train_config`.
@@ -74,10 +81,12 @@ def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bo
         show_progress_bar: on stderr; None: if it is a terminal.
 
     Raises:
-        ConfigError: no clips or output given.
+        ConfigError: no clips or output given, or `config.init_from` is not found or another kind of model.
+        WeightsError: `config.init_from` cannot be read or does not fit.
         OutputError: `config.out` holds a run and `resume` is False, or another process uses it.
         ResumeError: `config` differs from the run's in something that matters.
-        GuardError: the loss became non-finite, or too many clips cannot be decoded.
+        CheckpointError: three saves in a row failed, or the last one.
+        GuardError: losses are not finite again and again, the features collapsed, or too many clips cannot be decoded.
     """
     if not config.out:
         raise ConfigError("out is empty; pass a directory for the run, for example runs/first")
@@ -92,7 +101,7 @@ class Trainer:
     def __init__(self, config: TrainConfig) -> None:
         self.config, self.out = config, Path(config.out)
         self.device = best_device(config.device)
-        self.bad = BadClips()
+        self.bad, self.guards = BadClips(), Guards()
         self.data = TrainingData(
             config.data,
             num_frames=config.model.num_frames,
@@ -118,7 +127,12 @@ class Trainer:
         self.jepa.set_activation_checkpointing(config.activation_checkpointing)
         self.optimizer = make_optimizer(self.jepa, config)
         self.scaler = make_scaler(config, self.device)
-        self.step = 0
+        self.saver = CheckpointSaver(
+            self.out / "checkpoints", keep=config.keep_checkpoints, keep_every=config.keep_every
+        )
+        self.step, self.saved_step = 0, -1
+        self.decoded = self.bad.state()
+        self.origin: Origin | None = None
 
     def run(self, *, resume: bool, show_progress_bar: bool | None) -> PretrainResult:
         """Train to the end or to a signal; see `pretrain`."""
@@ -126,26 +140,54 @@ class Trainer:
             stack.enter_context(self._claimed(resume))
             self._check_content(resume)
             stop = stack.enter_context(stop_on_signal())
-            if resume:
-                self._restore()
+            is_new = not (resume and self._restore())
+            if is_new and self.config.init_from is not None:
+                self.origin = initialize(self.jepa, self.optimizer, self.config)
             write_text(self.out / "config.toml", to_toml(self.config))
+            stack.enter_context(self.saver)
+            log = stack.enter_context(MetricsLog(self.out / "metrics.jsonl", last_step=self.step))
+            if is_new:
+                # a disk that is too small is told now, not after hours
+                self._save(log)
+                self.saver.finish()
             bar = stack.enter_context(
                 progress_bar("pretrain", total=self.config.steps, done=self.step, show=show_progress_bar)
             )
-            batches, images = (stack.enter_context(self._batches(data)) for data in (self.data, self.images))
-            with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as metrics:
-                for batch in batches:
-                    report = self._step(batch, next(images, None))
-                    is_last = self.step == self.config.steps
-                    if self.step % self.config.log_every == 0 or is_last:
-                        metrics.write(json.dumps(self._metrics(report, batch)) + "\n")
-                        metrics.flush()
-                    bar.advance(f"loss {report.loss:.4f}")
-                    if self.step % self.config.save_every == 0 or is_last or stop.is_requested:
-                        self._save()
-                    if stop.is_requested and not is_last:
-                        return PretrainResult(self.step, False, None, self.bad.reasons)
-            return PretrainResult(self.step, True, self._export(), self.bad.reasons)
+            self._train(stop, log, bar)
+            return self._end(log)
+
+    def _train(self, stop: StopRequest, log: MetricsLog, bar: ProgressBar) -> None:
+        """Do the steps that are left, until a signal comes."""
+        with self._batches(self.data) as batches, self._batches(self.images) as images:
+            while self.step < self.config.steps and not stop.is_requested:
+                try:
+                    with stop.interrupting():
+                        batch, stills = next(batches), next(images, None)
+                except KeyboardInterrupt:
+                    if not stop.is_requested:
+                        raise
+                    break
+                # taken here, since clips count while they are decoded, also those of a batch that a signal cuts short
+                self.decoded = self.bad.state()
+                bar.advance(self._advance(batch, stills, log))
+                self.saver.check()
+                if self.step % self.config.save_every == 0:
+                    self._save(log)
+
+    def _end(self, log: MetricsLog) -> PretrainResult:
+        """Save what no checkpoint has yet, wait for it, and export a finished model."""
+        if self.saved_step != self.step:
+            self._save(log)
+        is_finished = self.step == self.config.steps
+        try:
+            self.saver.finish()
+        except CheckpointError:
+            # a disk without room for the training state may have some for the model
+            if is_finished:
+                self._export()
+            raise
+        model = self._export() if is_finished else None
+        return PretrainResult(self.step, is_finished, model, self.decoded["reasons"], self.guards.skipped.count)
 
     @contextmanager
     def _batches(self, data: TrainingData | None) -> Iterator[Iterator[Batch]]:
@@ -159,29 +201,63 @@ class Trainer:
         finally:
             batches.close()
 
-    def _step(self, batch: Batch, images: Batch | None) -> StepReport:
+    def _advance(self, batch: Batch, stills: Batch | None, log: MetricsLog) -> str:
+        """Do one step, log it, and return a note for the progress bar."""
+        passes = self._passes(batch, stills)
         try:
             report = train_step(
-                self.jepa,
-                self.optimizer,
-                self._passes(batch, images),
-                config=self.config,
-                step=self.step,
-                scaler=self.scaler,
+                self.jepa, self.optimizer, passes, config=self.config, step=self.step, scaler=self.scaler
             )
         except NonFiniteError as error:
-            raise GuardError(f"{error}; clips: {', '.join(batch.paths)}") from None
+            self._skip(error, batch, stills, log)
+            return "skipped"
+        except torch.OutOfMemoryError as error:
+            raise VJEPAError(
+                f"step {self.step + 1}: {self.device.type} has too little memory ({error}); checkpoints are intact; "
+                "resume with activation_checkpointing=true, or start again with a smaller micro_batch_size"
+            ) from error
         self.step += 1
-        return report
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            signs = self._signs_of_collapse(batch)
+            log.write(self._metrics(report, signs))
+            self._check_collapse(signs)
+        return f"loss {report.loss:.4f}"
 
-    def _passes(self, batch: Batch, images: Batch | None) -> Iterator[ForwardPass]:
+    def _skip(self, error: NonFiniteError, batch: Batch, stills: Batch | None, log: MetricsLog) -> None:
+        """Leave out a step that would have damaged the weights; too many of them end the run."""
+        self.step += 1
+        skipped = self.guards.skipped
+        skipped.add(self.step)
+        clips = self._clips_of(error.forward_pass, batch, stills)
+        what = f"{error}; clips: {', '.join(clips)}"
+        log.write({"step": self.step, "loss": None, "skipped": str(error), "clips": clips})
+        if skipped.are_too_many:
+            path = write_nan_report(self.out, error, step=self.step, clips=clips, skipped=skipped, jepa=self.jepa)
+            raise GuardError(f"{what}; {len(skipped.recent)} of the last 1000 steps had to be skipped, see {path}")
+        logger.warning("%s; the step is skipped, nothing was changed", what)
+
+    def _clips_of(self, forward_pass: int | None, batch: Batch, stills: Batch | None) -> list[str]:
+        """Name the clips of one forward pass, or all of the step's."""
+        size, still_size = self._sizes
+        parts = [batch.paths[first : first + size] for first in range(0, len(batch.paths), size)]
+        if stills is not None:
+            parts += [stills.paths[first : first + still_size] for first in range(0, len(stills.paths), still_size)]
+        return [path for part in (parts if forward_pass is None else [parts[forward_pass]]) for path in part]
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Return how many clips, and how many stills, go through the networks at a time."""
+        images = self.config.images
+        stills = (images.micro_batch_size or images.batch_size) if images is not None else 1
+        return self.config.micro_batch_size or self.config.batch_size, stills
+
+    def _passes(self, batch: Batch, stills: Batch | None) -> Iterator[ForwardPass]:
         """Cut a step's clips, and its stills, into parts that go through the networks one at a time."""
         share = self.config.images.weight if self.config.images else 0.0
-        size = self.config.micro_batch_size or self.config.batch_size
+        size, still_size = self._sizes
         yield from self._parts(batch, size, 1.0 - share, draw_masks)
-        if images is not None and self.config.images is not None:
-            size = self.config.images.micro_batch_size or self.config.images.batch_size
-            yield from self._parts(images, size, share, draw_image_masks)
+        if stills is not None:
+            yield from self._parts(stills, still_size, share, draw_image_masks)
 
     def _parts(self, batch: Batch, size: int, share: float, draw: Callable[..., Masks]) -> Iterator[ForwardPass]:
         parts = torch.split(batch.clips, size)
@@ -192,20 +268,31 @@ class Trainer:
     def _normalized(self, clips: Tensor) -> Tensor:
         return normalize(clips.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
 
-    def _metrics(self, report: StepReport, batch: Batch) -> dict[str, float]:
+    def _signs_of_collapse(self, batch: Batch) -> Spread:
+        """Measure the target features of a step's first clips, of the last layer alone."""
+        clips = self._normalized(batch.clips[: self._sizes[0]])
+        return spread(self.jepa.targets(clips)[..., -self.config.model.embed_dim :])
+
+    def _metrics(self, report: StepReport, signs: Spread) -> dict[str, float]:
         """Return one line of `metrics.jsonl`: losses, gradients, schedules and signs of collapse."""
-        width = self.config.model.embed_dim
-        size = self.config.micro_batch_size or self.config.batch_size
-        collapse = spread(self.jepa.targets(self._normalized(batch.clips[:size]))[..., -width:])
         line = asdict(report)
         return {
             "step": self.step,
             **line.pop("hyperparameters"),
             **line,
-            **{f"target_{name}": value for name, value in asdict(collapse).items()},
-            "clips_tried": self.bad.tried,
-            "clips_failed": self.bad.failed,
+            **{f"target_{name}": value for name, value in asdict(signs).items()},
+            "clips_tried": self.decoded["tried"],
+            "clips_failed": self.decoded["failed"],
+            "skipped_steps": self.guards.skipped.count,
         }
+
+    def _check_collapse(self, signs: Spread) -> None:
+        """Warn of a collapse, or stop at one and keep the collapsed state apart from those that can be resumed."""
+        try:
+            self.guards.collapse.check(self.step, signs)
+        except CollapseError as error:
+            path = save_checkpoint(self.out / "collapsed", self._snapshot(), keep=1)
+            raise GuardError(f"{error}; the state is kept in {path}, those before it in checkpoints") from None
 
     def _claimed(self, resume: bool) -> Lock:
         """Make the run's directory and return its lock; nothing is written into a directory that is not a run's."""
@@ -228,7 +315,8 @@ class Trainer:
         if resume and not (self.out / "config.toml").is_file():
             raise OutputError(f"{self.out}: holds no run to resume; leave out --resume")
 
-    def _restore(self) -> None:
+    def _restore(self) -> bool:
+        """Go back to the newest checkpoint; False if the run was stopped before its first."""
         old = to_dict(from_dict(TrainConfig, read_toml(self.out / "config.toml")))
         changes = _differences(old, to_dict(self.config))
         if changes:
@@ -237,37 +325,54 @@ class Trainer:
                 "restore it or start a new run in another --out"
             )
         checkpoint = load_latest(self.out / "checkpoints")
-        if checkpoint is not None:
-            saved = checkpoint.state["clips"]
-            if saved["digest"] != self.data.digest:
+        if checkpoint is None:
+            return False
+        state = checkpoint.state
+        for kind, data in self._lists().items():
+            saved = state[kind]
+            if saved["digest"] != data.digest:
                 raise ResumeError(
-                    f"{self.out}: cannot resume, the list of clips changed from {saved['count']} to "
-                    f"{len(self.data.paths)} clips or in order; restore it or start a new run in another --out"
+                    f"{self.out}: cannot resume, the list of {kind} changed from {saved['count']} to "
+                    f"{len(data.paths)} {kind} or in order; restore it or start a new run in another --out"
                 )
-            self.jepa.load_state_dict(checkpoint.weights)
-            restore_optimizer(self.optimizer, checkpoint.optimizer)
-            self.scaler.load_state_dict(checkpoint.state["scaler"])
-            self.step = checkpoint.step
-            self.bad.restore(checkpoint.state["bad_clips"])
-        _drop_metrics_after(self.out / "metrics.jsonl", self.step)
+        self.jepa.load_state_dict(checkpoint.weights)
+        restore_optimizer(self.optimizer, checkpoint.optimizer)
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = self.saved_step = checkpoint.step
+        self.bad.restore(state["bad_clips"])
+        self.decoded = self.bad.state()
+        self.guards.restore(state["guards"])
+        self.origin = Origin(**state["origin"]) if state["origin"] is not None else None
+        return True
 
-    def _save(self) -> None:
-        checkpoint = Checkpoint(
+    def _lists(self) -> dict[str, TrainingData]:
+        return {"clips": self.data} if self.images is None else {"clips": self.data, "images": self.images}
+
+    def _save(self, log: MetricsLog) -> None:
+        """Begin to save; training goes on meanwhile."""
+        log.sync()
+        self.saver.save(self._snapshot)
+        self.saved_step = self.step
+
+    def _snapshot(self) -> Checkpoint:
+        """Copy all that decides the rest of the run."""
+        return Checkpoint(
             step=self.step,
             weights=module_tensors(self.jepa),
             optimizer=optimizer_tensors(self.optimizer),
             state={
-                "clips": {"digest": self.data.digest, "count": len(self.data.paths)},
-                "bad_clips": self.bad.state(),
+                **{kind: {"digest": data.digest, "count": len(data.paths)} for kind, data in self._lists().items()},
+                "bad_clips": self.decoded,
                 "scaler": self.scaler.state_dict(),
+                "guards": self.guards.state(),
+                "origin": asdict(self.origin) if self.origin is not None else None,
             },
         )
-        save_checkpoint(self.out / "checkpoints", checkpoint, keep=self.config.keep_checkpoints)
 
     def _export(self) -> Path:
         """Write `model/`: target encoder, context encoder and predictor."""
         config = self.config
-        provenance = {
+        provenance: dict[str, Any] = {
             "made_by": "vjepa pretrain",
             "preset": config.preset or "none",
             "steps": self.step,
@@ -275,6 +380,10 @@ class Trainer:
             "videos": len(self.data.paths),
             "seed": config.seed,
         }
+        if self.origin is not None:
+            provenance["initialized_from"] = str(self.origin)
+            if self.origin.licence is not None:
+                provenance["licence"] = self.origin.licence
         return save_model_directory(
             self.out / "model",
             config=config.model,
@@ -290,31 +399,30 @@ class Trainer:
         )
 
 
-_MAY_CHANGE = {"out", "device", "log_every", "save_every", "keep_checkpoints"}
-_DATA_MAY_CHANGE = {"path", "num_workers", "prefetch", "deadline_seconds", "max_bad_fraction"}
+# what a continued run may change: where things are, how fast they come, and what is kept
+_MAY_CHANGE = {
+    "out", "preset", "device", "log_every", "save_every", "keep_checkpoints", "keep_every", "activation_checkpointing",
+    "data.path", "data.sources.path", "data.num_workers", "data.prefetch", "data.deadline_seconds",
+    "data.max_bad_fraction",
+}  # fmt: skip
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Name the settings that decide the result and differ, as `key: old -> new`."""
-
-    def flat(data: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(data, dict):
-            return {prefix: data}
-        return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}
-
-    before, after = flat(old), flat(new)
-    free = _MAY_CHANGE | {f"data.{name}" for name in _DATA_MAY_CHANGE}
-    keys = sorted((before.keys() | after.keys()) - free)
+    before, after = _flat(old), _flat(new)
     return [
         f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
-        for key in keys
-        if before.get(key) != after.get(key)
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and re.sub(r"^images\.(?=data\.)|\[\d+\]", "", key) not in _MAY_CHANGE
     ]
 
 
-def _drop_metrics_after(path: Path, step: int) -> None:
-    """Forget what an interrupted run logged after its last checkpoint."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(path, "".join(line + "\n" for line in kept))
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Spell nested tables out: `optim.lr`, `masks[0].num_blocks`."""
+    if isinstance(data, dict):
+        items = [(f"{prefix}.{key}".lstrip("."), value) for key, value in data.items()]
+    elif isinstance(data, list) and any(isinstance(item, dict) for item in data):
+        items = [(f"{prefix}[{number}]", value) for number, value in enumerate(data)]
+    else:
+        return {prefix: data}
+    return {name: value for key, item in items for name, value in _flat(item, key).items()}

@@ -454,7 +454,8 @@ def _header(array: np.ndarray, info: dict[str, Any]) -> bytes:
 def _serve(descriptor: int, parent_pid: int) -> None:
     """Be a child: load the task, then answer requests until the parent closes the connection."""
     _tie_to_parent(parent_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):  # batch systems send them to every process of a job
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
         try:
