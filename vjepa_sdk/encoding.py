@@ -140,7 +140,9 @@ class Encoding:
         waiting_since = time.monotonic()
         try:
             with stop.interrupting():
-                return list(islice(results, count))
+                decoded = list(islice(results, count))
+            # a decoder in this process takes the interruption for a bad clip
+            return None if stop.is_requested else decoded
         except KeyboardInterrupt:
             if not stop.is_requested:
                 raise

@@ -166,8 +166,9 @@ class Trainer:
                 except KeyboardInterrupt:
                     if not stop.is_requested:
                         raise
+                # a decoder in this process takes the interruption for a bad clip and would replace it
+                if stop.is_requested:
                     break
-                # taken here, since clips count while they are decoded, also those of a batch that a signal cuts short
                 self.decoded = self.bad.state()
                 bar.advance(self._advance(batch, stills, log))
                 self.saver.check()
