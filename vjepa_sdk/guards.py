@@ -24,7 +24,8 @@ logger = logging.getLogger(__name__)
 MAX_SKIPPED_IN_A_ROW = 3
 MAX_SKIPPED_OF_1000 = 10
 
-_MIN_RANKS, _MAX_RANKS = 10, 50
+# ranks of single batches scatter: the median of the last ten counts, against that of up to fifty before
+_RECENT, _BEFORE = 10, 50
 _LOW_RANK = 0.5
 _COLLAPSED_STD = 1e-3
 
@@ -60,7 +61,7 @@ class SkippedSteps:
 
 @dataclass
 class CollapseGuard:
-    """Watch the target features' spread: warn while their rank is low, stop when they are one point."""
+    """Watch the target features' spread: warn when their rank halves, stop when they are one point."""
 
     first_std: float | None = None
     ranks: list[float] = field(default_factory=list)
@@ -80,15 +81,16 @@ class CollapseGuard:
                 f"step {step}: the target features collapsed: their standard deviation is {spread.std:.3g}, "
                 f"{self.first_std:.3g} at first; lower optim.lr or raise objective.variance_weight, and start again"
             )
-        usual = statistics.median(self.ranks) if len(self.ranks) >= _MIN_RANKS else 0.0
-        was_low, self.is_low = self.is_low, spread.effective_rank < _LOW_RANK * usual
+        self.ranks = [*self.ranks, spread.effective_rank][-_RECENT - _BEFORE :]
+        before, recent = self.ranks[:-_RECENT], self.ranks[-_RECENT:]
+        usual, now = statistics.median(before or [0.0]), statistics.median(recent)
+        was_low, self.is_low = self.is_low, len(before) >= _RECENT and now < _LOW_RANK * usual
         if self.is_low and not was_low:
             logger.warning(
-                "step %d: the target features use %.1f dimensions, less than half of the usual %.1f: they may be "
+                "step %d: the target features now use %.1f dimensions, less than half of the %.1f before: they may be "
                 "collapsing. A loss that rises is no sign of that, a rank that goes on falling is",
-                step, spread.effective_rank, usual,
+                step, now, usual,
             )  # fmt: skip
-        self.ranks = [*self.ranks[1 - _MAX_RANKS :], spread.effective_rank]
 
 
 @dataclass
