@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same_run, metrics, run_config, weights, write_clips
+from tiny_runs import assert_same_run, metrics, run_config, run_in_two, weights, write_clips
 
 from vjepa_sdk import pretrain, trainer
 from vjepa_sdk.config import ImagesConfig, MaskConfig
@@ -159,17 +159,7 @@ def test_fourth_skipped_step_in_a_row_ends_the_run_with_a_report(
 def test_resumed_run_skips_the_same_steps(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Injection(monkeypatch, "input", {2, 3, 5})
     pretrain(run_config(clips, tmp_path / "whole"))
-    original = Trainer._advance
-
-    def interrupted(self: Trainer, *args: Any) -> str:
-        if self.step == 4:
-            raise KeyboardInterrupt
-        return original(self, *args)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_advance", interrupted)
-        pretrain(run_config(clips, tmp_path / "run"))
-    pretrain(run_config(clips, tmp_path / "run"), resume=True)
+    run_in_two(run_config(clips, tmp_path / "run"), step=4)
     assert_same_run(tmp_path / "run", tmp_path / "whole")
     assert metrics(tmp_path / "run")[-1]["skipped_steps"] == 3
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from media import write_video
-from tiny_runs import MODEL, assert_same_run, metrics, run_config, weights, write_clips
+from tiny_runs import MODEL, assert_same_run, metrics, run_config, run_in_two, weights, write_clips
 
 from vjepa_sdk import VJEPA, pretrain
-from vjepa_sdk.config import DataConfig, OptimConfig
+from vjepa_sdk.config import DataConfig, ImagesConfig, MaskConfig, OptimConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, GuardError, InUseError, OutputError, ResumeError
 from vjepa_sdk.schema import to_toml
 from vjepa_sdk.storage import Lock
+from vjepa_sdk.trainer import _differences
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,55 @@ def test_overfitting_one_batch_lowers_the_loss(clips: Path, tmp_path: Path) -> N
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
+CLIPS_AND_STILLS = {
+    "model": dataclasses.replace(MODEL, image_tokenizer=True),
+    "images": ImagesConfig(masks=(MaskConfig(num_blocks=2),), img_size=64, batch_size=4, micro_batch_size=2),
+    "batch_size": 4,
+    "micro_batch_size": 2,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"precision": "bfloat16", "activation_checkpointing": True},
+        {"precision": "float16"},
+        CLIPS_AND_STILLS,
+    ],
+    ids=["plain", "bfloat16", "float16", "stills"],
+)
+def test_resumed_run_equals_an_uninterrupted_one(clips: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    def config(out: Path) -> TrainConfig:
+        whole = run_config(clips, out, **changes)
+        images = dataclasses.replace(whole.images, data=whole.data) if whole.images is not None else None
+        return dataclasses.replace(whole, images=images)
+
+    pretrain(config(tmp_path / "whole"))
+    assert run_in_two(config(tmp_path / "run"), step=5).finished
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_what_may_change_on_resume_does_not_change_the_result(clips: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(clips, moved := tmp_path / "moved")
+    run_in_two(
+        run_config(clips, out := tmp_path / "run"),
+        step=5,
+        data=DataConfig(path=str(moved), frame_stride=(1, 2), num_workers=1, prefetch=3),
+        activation_checkpointing=True,
+        preset="tiny",
+        save_every=2,
+        keep_checkpoints=1,
+        keep_every=2,
+    )
+    assert metrics(out) == metrics(whole)
+    a, b = weights(out), weights(whole)
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    # the first run kept its newest two, the second the even ones
+    assert names == [f"step-0000000{step}" for step in (0, 4, 6, 8)]
+
+
 def test_finished_run_resumes_as_finished(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     pretrain(run_config(clips, out))
@@ -93,6 +145,42 @@ def test_changed_configuration_is_refused_with_the_difference(clips: Path, whole
     changed = run_config(clips, whole, seed=3, optim=OptimConfig(lr=2e-3, warmup_steps=2, max_grad_norm=1.0))
     with pytest.raises(ResumeError, match=r"optim\.lr: 0\.001 -> 0\.002; seed: 0 -> 3; restore it"):
         pretrain(changed, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({"masks": [{"num_blocks": 8}, {"num_blocks": 2}]}, {"masks": [{"num_blocks": 8}, {"num_blocks": 3}]},
+         ["masks[1].num_blocks: 2 -> 3"]),
+        ({"masks": [{"num_blocks": 8}]}, {"masks": [{"num_blocks": 8}, {"invert": True}]},
+         ["masks[1].invert: unset -> True"]),
+        ({"data": {"sources": [{"path": "a", "weight": 1.0}]}}, {"data": {"sources": [{"path": "b", "weight": 2.0}]}},
+         ["data.sources[0].weight: 1.0 -> 2.0"]),
+        ({"images": {"data": {"path": "a", "fps": 4.0}}}, {"images": {"data": {"path": "b", "fps": 5.0}}},
+         ["images.data.fps: 4.0 -> 5.0"]),
+        ({"images": {"batch_size": 4}}, {}, ["images.batch_size: 4 -> unset"]),
+        ({"data": {"frame_stride": [1, 2]}}, {"data": {"frame_stride": [1, 3]}},
+         ["data.frame_stride: [1, 2] -> [1, 3]"]),
+        ({}, {"init_from": "other"}, ["init_from: unset -> other"]),
+        ({}, {"micro_batch_size": 2}, ["micro_batch_size: unset -> 2"]),
+        ({"out": "a", "log_every": 1, "data": {"num_workers": 1}}, {"out": "b", "data": {"num_workers": 2}}, []),
+    ],
+)  # fmt: skip
+def test_differences_that_matter_are_named(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
+    assert _differences(old, new) == expected
+
+
+def test_changed_stills_are_refused(clips: Path, tmp_path: Path) -> None:
+    shutil.copytree(clips, stills := tmp_path / "stills")
+    config = run_config(clips, tmp_path / "run", steps=2, **CLIPS_AND_STILLS)
+    assert config.images is not None
+    config = dataclasses.replace(
+        config, images=dataclasses.replace(config.images, data=DataConfig(path=str(stills), num_workers=0))
+    )
+    pretrain(config)
+    (stills / "3.mp4").unlink()
+    with pytest.raises(ResumeError, match="the list of images changed from 4 to 3 images"):
+        pretrain(config, resume=True)
 
 
 def test_changed_clips_are_refused(clips: Path, tmp_path: Path) -> None:

@@ -14,12 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from media import write_video
 from safetensors.torch import load_file
 from tiny_models import VIDEO
 
+from vjepa_sdk import pretrain
 from vjepa_sdk.config import DataConfig, MaskConfig, OptimConfig, TrainConfig
+from vjepa_sdk.trainer import PretrainResult, Trainer
 
 MODEL = dataclasses.replace(VIDEO, img_size=64)
 
@@ -73,6 +76,21 @@ def assert_same_run(left: Path, right: Path) -> None:
     a, b = weights(left), weights(right)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def run_in_two(config: TrainConfig, *, step: int, **changes: object) -> PretrainResult:
+    """Interrupt a run before a step, where it saves nothing, and resume it."""
+
+    def advance(self: Trainer, *args: Any) -> str:
+        if self.step == step:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    original = Trainer._advance
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_advance", advance)
+        pretrain(config)
+    return pretrain(dataclasses.replace(config, **changes), resume=True)  # type: ignore[arg-type]
 
 
 _SERVER = """
