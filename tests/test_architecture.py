@@ -23,7 +23,7 @@ FLOORS = (
     {"decord_reader", "pyav_reader"},
     {"video"},
     {"cards", "corpus", "embeddings", "heads", "inputs", "journal", "metrics", "model"},
-    {"features", "official_layout", "pickles", "transformers_layout", "windows"},
+    {"features", "official_layout", "pickles", "sources", "transformers_layout", "windows"},
     {"checkpoint", "data", "hub", "jepa"},
     {"probe", "steps"},
     {"api", "convert", "guards"},

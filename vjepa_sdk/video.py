@@ -32,6 +32,7 @@ __all__ = [
     "VideoInfo",
     "VideoReader",
     "check_ascending",
+    "find_images",
     "find_videos",
     "frames_at",
     "list_frame_directory",
@@ -189,48 +190,48 @@ def find_videos(inputs: Sequence[PathLike]) -> list[Path]:
     Raises:
         InputError: a path does not exist, or a directory or pattern holds no video.
     """
+    return _find_files(inputs, "video", VIDEO_SUFFIXES)
+
+
+def find_images(inputs: Sequence[PathLike]) -> list[Path]:
+    """List image files, in all else as `find_videos`; a .gif is a video."""
+    return _find_files(inputs, "image", IMAGE_SUFFIXES - {".gif"})
+
+
+def _find_files(inputs: Sequence[PathLike], kind: str, suffixes: frozenset[str]) -> list[Path]:
     found: set[Path] = set()
     for item in inputs:
         check_is_path(item)
         path = Path(item)
         if path.is_dir():
-            found.update(_videos_in_directory(path))
+            files, place = _files_in_directory(path, suffixes), "in this directory"
         elif os.path.lexists(path):
-            found.add(path)
+            files, place = [path], ""
         elif glob.has_magic(str(path)):
-            found.update(_videos_of_pattern(str(path)))
+            files, place = _files_of_pattern(str(path), suffixes), "matches this pattern"
         else:
             raise InputError(f"{printable(path)}: does not exist; check the spelling or the working directory")
+        if not files:
+            raise InputError(f"{printable(path)}: no {kind} {place}; looked for {' '.join(sorted(suffixes))}")
+        found.update(files)
     return sorted(found)
 
 
-def _videos_in_directory(directory: Path) -> list[Path]:
+def _files_in_directory(directory: Path, suffixes: frozenset[str]) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise InputError(f"{printable(error.filename)}: cannot be listed: {error.strerror}") from error
 
-    videos = []
+    files = []
     for folder, subfolders, names in os.walk(directory, onerror=refuse, followlinks=False):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             path = Path(folder, name)
-            if path.suffix.lower() in VIDEO_SUFFIXES and not name.startswith(".") and not path.is_symlink():
-                videos.append(path)
-    if not videos:
-        raise InputError(f"{printable(directory)}: no video in this directory; looked for {_suffixes()}")
-    return videos
+            if path.suffix.lower() in suffixes and not name.startswith(".") and not path.is_symlink():
+                files.append(path)
+    return files
 
 
-def _videos_of_pattern(pattern: str) -> list[Path]:
-    videos: list[Path] = []
-    for path in map(Path, glob.iglob(pattern, recursive=True)):
-        if path.is_dir():
-            continue  # a pattern names files; "clips/**/*.mp4" is recursive
-        if path.suffix.lower() in VIDEO_SUFFIXES:
-            videos.append(path)
-    if not videos:
-        raise InputError(f"{printable(pattern)}: no video matches this pattern; looked for {_suffixes()}")
-    return videos
-
-
-def _suffixes() -> str:
-    return " ".join(sorted(VIDEO_SUFFIXES))
+def _files_of_pattern(pattern: str, suffixes: frozenset[str]) -> list[Path]:
+    # a pattern names files; "clips/**/*.mp4" is recursive
+    paths = (path for path in map(Path, glob.iglob(pattern, recursive=True)) if not path.is_dir())
+    return [path for path in paths if path.suffix.lower() in suffixes]
