@@ -171,9 +171,12 @@ def pretrain(
     run = {key: value for key, value in given.items() if value is not None}
     resolved = train_config(preset=preset, path=config, settings={**run, "data": data}, overrides=set_ or ())
     # imported only now: a mistake in the settings is told before torch takes its seconds
+    from .distributed import is_first_process
     from .trainer import pretrain as run_pretraining
 
     result = run_pretraining(resolved, resume=resume, show_progress_bar=False if quiet else None)
+    if not is_first_process():
+        raise typer.Exit(COMPLETE if result.finished else STOPPED)
     if not result.finished:
         _print(result, as_json, f"{out}: stopped after step {result.step}; add --resume to go on")
         raise typer.Exit(STOPPED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .checkpoint import (
 from .config import PreprocessConfig, TrainConfig
 from .data import BadClips, Batch, TrainingData, derive_seed
 from .devices import best_device
+from .distributed import Group, join_group
 from .errors import CheckpointError, ConfigError, GuardError, OutputError, ResumeError, VJEPAError
 from .guards import CollapseError, Guards, write_nan_report
 from .hub import save_model_directory
@@ -92,15 +93,19 @@ def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bo
         raise ConfigError("out is empty; pass a directory for the run, for example runs/first")
     if not config.data.path:
         raise ConfigError("data.path is empty; pass a directory of videos or a CSV")
-    return Trainer(config).run(resume=resume, show_progress_bar=show_progress_bar)
+    with join_group(best_device(config.device)) as group:
+        return Trainer(config, group).run(resume=resume, show_progress_bar=show_progress_bar)
 
 
 class Trainer:
-    """One pretraining run in one directory."""
+    """One pretraining run in one directory, or one process's part in it.
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.out = config, Path(config.out)
-        self.device = best_device(config.device)
+    Processes that torchrun started do the same steps together; the first of them writes all files.
+    """
+
+    def __init__(self, config: TrainConfig, group: Group) -> None:
+        self.config, self.out, self.group = config, Path(config.out), group
+        self.device = group.device or best_device(config.device)
         self.bad, self.guards = BadClips(), Guards()
         self.data = TrainingData(
             config.data,
@@ -137,45 +142,58 @@ class Trainer:
     def run(self, *, resume: bool, show_progress_bar: bool | None) -> PretrainResult:
         """Train to the end or to a signal; see `pretrain`."""
         with ExitStack() as stack:
-            stack.enter_context(self._claimed(resume))
-            self._check_content(resume)
+            if self.group.is_first:
+                stack.enter_context(self._claimed(resume))
+                self._check_content(resume)
             stop = stack.enter_context(stop_on_signal())
-            is_new = not (resume and self._restore())
-            if is_new and self.config.init_from is not None:
-                self.origin = initialize(self.jepa, self.optimizer, self.config)
-            write_text(self.out / "config.toml", to_toml(self.config))
-            stack.enter_context(self.saver)
-            log = stack.enter_context(MetricsLog(self.out / "metrics.jsonl", last_step=self.step))
+            # the first process may set damaged checkpoints aside and fill caches; the others find it done
+            is_new = self._begin(resume) if self.group.is_first else False
+            self.group.wait()
+            if not self.group.is_first:
+                is_new = self._begin(resume)
+            self.group.wait()
+            log = self._open_files(stack) if self.group.is_first else None
             if is_new:
                 # a disk that is too small is told now, not after hours
                 self._save(log)
                 self.saver.finish()
-            bar = stack.enter_context(
-                progress_bar("pretrain", total=self.config.steps, done=self.step, show=show_progress_bar)
-            )
+            show = show_progress_bar if self.group.is_first else False
+            bar = stack.enter_context(progress_bar("pretrain", total=self.config.steps, done=self.step, show=show))
             self._train(stop, log, bar)
             return self._end(log)
 
-    def _train(self, stop: StopRequest, log: MetricsLog, bar: ProgressBar) -> None:
-        """Do the steps that are left, until a signal comes."""
-        with self._batches(self.data) as batches, self._batches(self.images) as images:
-            while self.step < self.config.steps and not stop.is_requested:
+    def _begin(self, resume: bool) -> bool:
+        """Take the first weights from a checkpoint or from `init_from`; return whether the run is new."""
+        is_new = not (resume and self._restore())
+        if is_new and self.config.init_from is not None:
+            self.origin = initialize(self.jepa, self.optimizer, self.config)
+        return is_new
+
+    def _open_files(self, stack: ExitStack) -> MetricsLog:
+        write_text(self.out / "config.toml", to_toml(self.config))
+        stack.enter_context(self.saver)
+        return stack.enter_context(MetricsLog(self.out / "metrics.jsonl", last_step=self.step))
+
+    def _train(self, stop: StopRequest, log: MetricsLog | None, bar: ProgressBar) -> None:
+        """Do the steps that are left, until a signal comes to any of the processes."""
+        with self._batches(self.data, self._sizes[0]) as batches, self._batches(self.images, self._sizes[1]) as images:
+            while self.step < self.config.steps and not self.group.any(stop.is_requested):
                 try:
-                    with stop.interrupting():
+                    # several processes must agree when to stop, so they do so between steps only
+                    with stop.interrupting() if self.group.world_size == 1 else nullcontext():
                         batch, stills = next(batches), next(images, None)
                 except KeyboardInterrupt:
                     if not stop.is_requested:
                         raise
-                # a decoder in this process takes the interruption for a bad clip and would replace it
-                if stop.is_requested:
                     break
+                # taken here, since clips count while they are decoded, also those of a batch that a signal cuts short
                 self.decoded = self.bad.state()
                 bar.advance(self._advance(batch, stills, log))
                 self.saver.check()
                 if self.step % self.config.save_every == 0:
                     self._save(log)
 
-    def _end(self, log: MetricsLog) -> PretrainResult:
+    def _end(self, log: MetricsLog | None) -> PretrainResult:
         """Save what no checkpoint has yet, wait for it, and export a finished model."""
         if self.saved_step != self.step:
             self._save(log)
@@ -184,30 +202,43 @@ class Trainer:
             self.saver.finish()
         except CheckpointError:
             # a disk without room for the training state may have some for the model
-            if is_finished:
+            if is_finished and self.group.is_first:
                 self._export()
             raise
-        model = self._export() if is_finished else None
-        return PretrainResult(self.step, is_finished, model, self.decoded["reasons"], self.guards.skipped.count)
+        model = self._export() if is_finished and self.group.is_first else None
+        bad = self._all_bad_clips()["reasons"]
+        return PretrainResult(self.step, is_finished, model, bad, self.guards.skipped.count)
 
     @contextmanager
-    def _batches(self, data: TrainingData | None) -> Iterator[Iterator[Batch]]:
-        """Lend the batches of the steps that are left; none, if the run has no such data."""
+    def _batches(self, data: TrainingData | None, size: int) -> Iterator[Iterator[Batch]]:
+        """Lend this process's part of the batches of the steps that are left; none, if the run has no such data."""
         if data is None:
             yield iter(())
             return
-        batches = data.batches(first_step=self.step, last_step=self.config.steps)
+        batches = data.batches(
+            first_step=self.step,
+            last_step=self.config.steps,
+            rank=self.group.rank,
+            world_size=self.group.world_size,
+            micro_batch_size=size,
+        )
         try:
             yield batches
         finally:
             batches.close()
 
-    def _advance(self, batch: Batch, stills: Batch | None, log: MetricsLog) -> str:
+    def _advance(self, batch: Batch, stills: Batch | None, log: MetricsLog | None) -> str:
         """Do one step, log it, and return a note for the progress bar."""
         passes = self._passes(batch, stills)
         try:
             report = train_step(
-                self.jepa, self.optimizer, passes, config=self.config, step=self.step, scaler=self.scaler
+                self.jepa,
+                self.optimizer,
+                passes,
+                config=self.config,
+                step=self.step,
+                scaler=self.scaler,
+                group=self.group,
             )
         except NonFiniteError as error:
             self._skip(error, batch, stills, log)
@@ -220,30 +251,35 @@ class Trainer:
         self.step += 1
         if self.step % self.config.log_every == 0 or self.step == self.config.steps:
             signs = self._signs_of_collapse(batch)
-            log.write(self._metrics(report, signs))
+            line = self._metrics(report, signs)
+            if log is not None:
+                log.write(line)
             self._check_collapse(signs)
         return f"loss {report.loss:.4f}"
 
-    def _skip(self, error: NonFiniteError, batch: Batch, stills: Batch | None, log: MetricsLog) -> None:
+    def _skip(self, error: NonFiniteError, batch: Batch, stills: Batch | None, log: MetricsLog | None) -> None:
         """Leave out a step that would have damaged the weights; too many of them end the run."""
         self.step += 1
         skipped = self.guards.skipped
         skipped.add(self.step)
-        clips = self._clips_of(error.forward_pass, batch, stills)
+        clips = self._clips_of(error, batch, stills)
         what = f"{error}; clips: {', '.join(clips)}"
-        log.write({"step": self.step, "loss": None, "skipped": str(error), "clips": clips})
+        if log is not None:
+            log.write({"step": self.step, "loss": None, "skipped": str(error), "clips": clips})
         if skipped.are_too_many:
             path = write_nan_report(self.out, error, step=self.step, clips=clips, skipped=skipped, jepa=self.jepa)
             raise GuardError(f"{what}; {len(skipped.recent)} of the last 1000 steps had to be skipped, see {path}")
         logger.warning("%s; the step is skipped, nothing was changed", what)
 
-    def _clips_of(self, forward_pass: int | None, batch: Batch, stills: Batch | None) -> list[str]:
-        """Name the clips of one forward pass, or all of the step's."""
+    def _clips_of(self, error: NonFiniteError, batch: Batch, stills: Batch | None) -> list[str]:
+        """Name the clips of the forward passes that failed, one for each process, or all of the step's."""
         size, still_size = self._sizes
         parts = [batch.paths[first : first + size] for first in range(0, len(batch.paths), size)]
         if stills is not None:
             parts += [stills.paths[first : first + still_size] for first in range(0, len(stills.paths), still_size)]
-        return [path for part in (parts if forward_pass is None else [parts[forward_pass]]) for path in part]
+        is_located = self.group.any(error.forward_pass is not None)
+        mine = parts if not is_located else [] if error.forward_pass is None else [parts[error.forward_pass]]
+        return [path for clips in self.group.gather([path for part in mine for path in part]) for path in clips]
 
     @property
     def _sizes(self) -> tuple[int, int]:
@@ -261,29 +297,33 @@ class Trainer:
             yield from self._parts(stills, still_size, share, draw_image_masks)
 
     def _parts(self, batch: Batch, size: int, share: float, draw: Callable[..., Masks]) -> Iterator[ForwardPass]:
-        parts = torch.split(batch.clips, size)
+        parts, world_size = torch.split(batch.clips, size), self.group.world_size
         for number, clips in enumerate(parts):
-            masks = draw(self.config, batch_size=len(clips), step=self.step, forward_pass=number)
-            yield ForwardPass(self._normalized(clips), masks.to(self.device), share / len(parts))
+            forward_pass = self.group.rank + number * world_size
+            masks = draw(self.config, batch_size=len(clips), step=self.step, forward_pass=forward_pass)
+            yield ForwardPass(self._normalized(clips), masks.to(self.device), share / (len(parts) * world_size))
 
     def _normalized(self, clips: Tensor) -> Tensor:
         return normalize(clips.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
 
     def _signs_of_collapse(self, batch: Batch) -> Spread:
         """Measure the target features of a step's first clips, of the last layer alone."""
-        clips = self._normalized(batch.clips[: self._sizes[0]])
-        return spread(self.jepa.targets(clips)[..., -self.config.model.embed_dim :])
+        signs = None
+        if self.group.is_first:
+            clips = self._normalized(batch.clips[: self._sizes[0]])
+            signs = asdict(spread(self.jepa.targets(clips)[..., -self.config.model.embed_dim :]))
+        return Spread(**self.group.gather(signs)[0])
 
     def _metrics(self, report: StepReport, signs: Spread) -> dict[str, float]:
         """Return one line of `metrics.jsonl`: losses, gradients, schedules and signs of collapse."""
-        line = asdict(report)
+        line, decoded = asdict(report), self._all_bad_clips()
         return {
             "step": self.step,
             **line.pop("hyperparameters"),
             **line,
             **{f"target_{name}": value for name, value in asdict(signs).items()},
-            "clips_tried": self.decoded["tried"],
-            "clips_failed": self.decoded["failed"],
+            "clips_tried": decoded["tried"],
+            "clips_failed": decoded["failed"],
             "skipped_steps": self.guards.skipped.count,
         }
 
@@ -292,7 +332,9 @@ class Trainer:
         try:
             self.guards.collapse.check(self.step, signs)
         except CollapseError as error:
-            path = save_checkpoint(self.out / "collapsed", self._snapshot(), keep=1)
+            snapshot, path = self._snapshot(self._all_bad_clips()), self.out / "collapsed"
+            if self.group.is_first:
+                path = save_checkpoint(path, snapshot, keep=1)
             raise GuardError(f"{error}; the state is kept in {path}, those before it in checkpoints") from None
 
     def _claimed(self, resume: bool) -> Lock:
@@ -340,7 +382,8 @@ class Trainer:
         restore_optimizer(self.optimizer, checkpoint.optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self.step = self.saved_step = checkpoint.step
-        self.bad.restore(state["bad_clips"])
+        if self.group.is_first:  # clips count once, whatever the number of processes
+            self.bad.restore(state["bad_clips"])
         self.decoded = self.bad.state()
         self.guards.restore(state["guards"])
         self.origin = Origin(**state["origin"]) if state["origin"] is not None else None
@@ -349,13 +392,20 @@ class Trainer:
     def _lists(self) -> dict[str, TrainingData]:
         return {"clips": self.data} if self.images is None else {"clips": self.data, "images": self.images}
 
-    def _save(self, log: MetricsLog) -> None:
+    def _save(self, log: MetricsLog | None) -> None:
         """Begin to save; training goes on meanwhile."""
-        log.sync()
-        self.saver.save(self._snapshot)
-        self.saved_step = self.step
+        self.saved_step, bad_clips = self.step, self._all_bad_clips()
+        if log is not None:
+            log.sync()
+            self.saver.save(lambda: self._snapshot(bad_clips))
 
-    def _snapshot(self) -> Checkpoint:
+    def _all_bad_clips(self) -> dict[str, Any]:
+        """Return what became of the clips of all processes."""
+        states = self.group.gather(self.decoded)
+        reasons = {path: reason for state in states for path, reason in state["reasons"].items()}
+        return {**{name: sum(state[name] for state in states) for name in ("tried", "failed")}, "reasons": reasons}
+
+    def _snapshot(self, bad_clips: dict[str, Any]) -> Checkpoint:
         """Copy all that decides the rest of the run."""
         return Checkpoint(
             step=self.step,
@@ -363,7 +413,7 @@ class Trainer:
             optimizer=optimizer_tensors(self.optimizer),
             state={
                 **{kind: {"digest": data.digest, "count": len(data.paths)} for kind, data in self._lists().items()},
-                "bad_clips": self.decoded,
+                "bad_clips": bad_clips,
                 "scaler": self.scaler.state_dict(),
                 "guards": self.guards.state(),
                 "origin": asdict(self.origin) if self.origin is not None else None,
