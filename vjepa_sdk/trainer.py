@@ -403,7 +403,8 @@ class Trainer:
         """Return what became of the clips of all processes."""
         states = self.group.gather(self.decoded)
         reasons = {path: reason for state in states for path, reason in state["reasons"].items()}
-        return {**{name: sum(state[name] for state in states) for name in ("tried", "failed")}, "reasons": reasons}
+        totals = {name: sum(state[name] for state in states) for name in ("tried", "failed")}
+        return {**states[0], **totals, "reasons": reasons}
 
     def _snapshot(self, bad_clips: dict[str, Any]) -> Checkpoint:
         """Copy all that decides the rest of the run."""
