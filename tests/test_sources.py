@@ -91,7 +91,12 @@ def test_one_file_or_a_pattern_is_a_dataset(tmp_path: Path) -> None:
     assert list_clips(f"{tmp_path}/*.png", images=True) == [b]
 
 
-@pytest.mark.parametrize(("images", "kind"), [(False, "video"), (True, "image")])
+def test_a_directory_of_videos_gives_an_image_model_its_videos(tmp_path: Path) -> None:
+    videos = touch(tmp_path, "a.mp4", "b.gif")
+    assert list_clips(tmp_path, images=True) == videos
+
+
+@pytest.mark.parametrize(("images", "kind"), [(False, "video"), (True, "image or video")])
 def test_a_directory_without_any_says_what_was_looked_for(tmp_path: Path, images: bool, kind: str) -> None:
     touch(tmp_path, "notes.md")
     with pytest.raises(InputError, match=rf"no {kind} in this directory; looked for \.\w+"):

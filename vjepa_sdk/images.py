@@ -23,6 +23,7 @@ from .files import (
 )
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"])
+STILL_SUFFIXES = IMAGE_SUFFIXES - {".gif"}  # a file that ends so is one image and no video
 
 
 def list_frame_directory(path: PathLike) -> list[Path]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .files import printable
-from .images import IMAGE_SUFFIXES, iter_images, list_frame_directory, read_frame_directory, read_image
+from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_frame_directory, read_image
 from .video import check_ascending, frames_at, open_video, sample_indices
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def is_image(video: object) -> bool:
     """Whether an input is one still image."""
     if isinstance(video, str | os.PathLike):
         path = Path(video)
-        return path.suffix.lower() in IMAGE_SUFFIXES - {".gif"} and not path.is_dir()
+        return path.suffix.lower() in STILL_SUFFIXES and not path.is_dir()
     if isinstance(video, np.ndarray | Tensor):
         return video.ndim == 3
     return _is_pil(video)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .video import find_images, find_videos
+from .video import find_stills, find_videos
 
 _LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)-?\d+")  # the path may hold spaces, the label is a number
 
@@ -24,7 +24,7 @@ def list_clips(path: str | Path, *, split: str | None = None, images: bool = Fal
             or an `.npy` array of paths. Labels are ignored. Paths in a file are relative to it, and may name videos
             and stills.
         split: only rows whose column `split` has this value.
-        images: a directory is searched for stills instead of videos.
+        images: a directory gives its stills; one without any gives its videos, of which an image model takes frames.
 
     Raises:
         InputError: nothing there, or a list without usable rows. Single files that are missing are no error: training
@@ -35,7 +35,7 @@ def list_clips(path: str | Path, *, split: str | None = None, images: bool = Fal
     if split is not None and suffix != ".csv":
         raise InputError(f"split={split!r} needs a CSV with a column 'split', got {source}; leave it out")
     if suffix not in (".csv", ".txt", ".npy"):
-        return (find_images if images else find_videos)([source])
+        return (find_stills if images else find_videos)([source])
     if not source.is_file():
         raise InputError(f"{source}: no such file; pass a directory or a list of clips")
     try:

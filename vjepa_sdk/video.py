@@ -21,18 +21,19 @@ from .containers import VideoInfo
 from .decord_reader import DecordReader
 from .errors import ConfigError, InputError
 from .files import PathLike, check_is_path, printable
-from .images import IMAGE_SUFFIXES, list_frame_directory, read_frame_directory, read_image
+from .images import IMAGE_SUFFIXES, STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
 from .pyav_reader import PyAVReader
 
 __all__ = [
     "CLOCK_SECONDS",
     "IMAGE_SUFFIXES",
+    "STILL_SUFFIXES",
     "VIDEO_SUFFIXES",
     "Decoder",
     "VideoInfo",
     "VideoReader",
     "check_ascending",
-    "find_images",
+    "find_stills",
     "find_videos",
     "frames_at",
     "list_frame_directory",
@@ -193,9 +194,10 @@ def find_videos(inputs: Sequence[PathLike]) -> list[Path]:
     return _find_files(inputs, "video", VIDEO_SUFFIXES)
 
 
-def find_images(inputs: Sequence[PathLike]) -> list[Path]:
-    """List image files, in all else as `find_videos`; a .gif is a video."""
-    return _find_files(inputs, "image", IMAGE_SUFFIXES - {".gif"})
+def find_stills(inputs: Sequence[PathLike]) -> list[Path]:
+    """List the image files, or if there are none the videos, in all else as `find_videos`; a .gif is a video."""
+    files = _find_files(inputs, "image or video", STILL_SUFFIXES | VIDEO_SUFFIXES)
+    return [path for path in files if path.suffix.lower() in STILL_SUFFIXES] or files
 
 
 def _find_files(inputs: Sequence[PathLike], kind: str, suffixes: frozenset[str]) -> list[Path]:
