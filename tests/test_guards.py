@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import assert_same_run, metrics, run_config, run_in_two, weights, write_clips
+from tiny_runs import assert_same_run, metrics, run_config, run_in_two, weights, with_stills, write_clips, write_stills
 
 from vjepa_sdk import pretrain, trainer
-from vjepa_sdk.config import ImagesConfig, MaskConfig
 from vjepa_sdk.errors import GuardError, VJEPAError
 from vjepa_sdk.guards import CollapseError, CollapseGuard, Guards, SkippedSteps
 from vjepa_sdk.jepa import JEPA, Losses, Spread
@@ -121,14 +120,10 @@ def test_only_the_part_of_the_batch_that_is_bad_is_named(
 
 def test_bad_still_is_named(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Injection(monkeypatch, "input", {2})
-    config = run_config(clips, out := tmp_path / "run", steps=3)
-    config = dataclasses.replace(
-        config,
-        model=dataclasses.replace(config.model, image_tokenizer=True),
-        images=ImagesConfig(data=config.data, masks=(MaskConfig(num_blocks=2),), img_size=64, batch_size=3),
-    )
-    pretrain(config)
-    assert len(metrics(out)[1]["clips"]) == 3
+    (stills := tmp_path / "stills").mkdir()
+    pretrain(with_stills(run_config(clips, out := tmp_path / "run", steps=3), write_stills(stills)))
+    named = metrics(out)[1]["clips"]
+    assert len(named) == 3 and all(path.endswith(".png") for path in named)
 
 
 def test_three_skipped_steps_in_a_row_are_survived(
@@ -147,7 +142,9 @@ def test_fourth_skipped_step_in_a_row_ends_the_run_with_a_report(
     with pytest.raises(GuardError, match=r"step 7: .*; clips: .*mp4; 4 of the last 1000 .* see .*nan-report.json"):
         pretrain(run_config(clips, out))
     report = json.loads((out / "nan-report.json").read_text())
-    assert report["step"] == 7 and report["skipped_steps"] == [4, 5, 6, 7] and len(report["clips"]) == 2
+    assert report["step"] == 7 and report["skipped_steps"] == [4, 5, 6, 7]
+    assert [clip["path"] for clip in report["clips"]] == metrics(out)[-1]["clips"]
+    assert all(len(clip["frames"]) == 4 and clip["seed"] > 0 for clip in report["clips"])
     assert report["losses_and_schedules"]["loss"] > 0
     assert report["losses_and_schedules"]["encoder_grad_norm"] in ("nan", "inf")
     assert report["losses_and_schedules"]["hyperparameters"]["lr"] > 0

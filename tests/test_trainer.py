@@ -12,10 +12,21 @@ from typing import Any
 import pytest
 import torch
 from media import write_video
-from tiny_runs import MODEL, assert_same_run, metrics, run_config, run_in_two, weights, write_clips
+from tiny_runs import (
+    MODEL,
+    assert_same_run,
+    metrics,
+    run_config,
+    run_in_two,
+    weights,
+    with_stills,
+    write_clips,
+    write_stills,
+)
 
 from vjepa_sdk import VJEPA, pretrain
-from vjepa_sdk.config import DataConfig, ImagesConfig, MaskConfig, OptimConfig, TrainConfig
+from vjepa_sdk.cards import training_card
+from vjepa_sdk.config import DataConfig, ImagesConfig, OptimConfig, SourceConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, GuardError, InUseError, OutputError, ResumeError
 from vjepa_sdk.schema import to_toml
 from vjepa_sdk.storage import Lock
@@ -25,6 +36,11 @@ from vjepa_sdk.trainer import _differences
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stills(tmp_path_factory.mktemp("stills"))
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +72,27 @@ def test_card_tells_the_recipe_and_no_paths(whole: Path, clips: Path) -> None:
     assert "warmup_steps = 2" in card and str(clips.parent) not in card and str(whole) not in card
 
 
+def test_card_keeps_the_names_of_sources_and_no_places() -> None:
+    sources = (SourceConfig(path="/home/me/first"), SourceConfig(path="/home/me/second.csv"))
+    config = TrainConfig(
+        model=dataclasses.replace(MODEL, image_tokenizer=True),
+        data=DataConfig(sources=sources),
+        images=ImagesConfig(data=DataConfig(path="/home/me/stills"), img_size=64),
+        init_from="/home/me/runs/old",
+        out="/home/me/runs/new",
+    )
+    card = training_card(config, provenance={})
+    assert "/home" not in card
+    assert all(f'"{name}"' in card for name in ("first", "second.csv", "stills", "old"))
+    hub = training_card(dataclasses.replace(config, init_from="facebook/vjepa2-vitl-fpc64-256"), provenance={})
+    assert 'init_from = "facebook/vjepa2-vitl-fpc64-256"' in hub
+
+
+def test_clips_may_come_from_several_sources(clips: Path, tmp_path: Path) -> None:
+    data = DataConfig(sources=(SourceConfig(path=str(clips)),) * 2, frame_stride=(1, 2), num_workers=0)
+    assert run_in_two(run_config(clips, tmp_path / "run", data=data), step=5).finished
+
+
 def test_resolved_configuration_is_written(whole: Path, clips: Path) -> None:
     assert (whole / "config.toml").read_text() == to_toml(run_config(clips, whole))
 
@@ -74,29 +111,22 @@ def test_overfitting_one_batch_lowers_the_loss(clips: Path, tmp_path: Path) -> N
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
-CLIPS_AND_STILLS = {
-    "model": dataclasses.replace(MODEL, image_tokenizer=True),
-    "images": ImagesConfig(masks=(MaskConfig(num_blocks=2),), img_size=64, batch_size=4, micro_batch_size=2),
-    "batch_size": 4,
-    "micro_batch_size": 2,
-}
-
-
 @pytest.mark.parametrize(
     "changes",
     [
         {},
         {"precision": "bfloat16", "activation_checkpointing": True},
         {"precision": "float16"},
-        CLIPS_AND_STILLS,
+        {"batch_size": 4, "micro_batch_size": 2},
     ],
     ids=["plain", "bfloat16", "float16", "stills"],
 )
-def test_resumed_run_equals_an_uninterrupted_one(clips: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(
+    clips: Path, stills: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
     def config(out: Path) -> TrainConfig:
         whole = run_config(clips, out, **changes)
-        images = dataclasses.replace(whole.images, data=whole.data) if whole.images is not None else None
-        return dataclasses.replace(whole, images=images)
+        return with_stills(whole, stills) if "micro_batch_size" in changes else whole
 
     pretrain(config(tmp_path / "whole"))
     assert run_in_two(config(tmp_path / "run"), step=5).finished
@@ -170,15 +200,11 @@ def test_differences_that_matter_are_named(old: dict[str, Any], new: dict[str, A
     assert _differences(old, new) == expected
 
 
-def test_changed_stills_are_refused(clips: Path, tmp_path: Path) -> None:
-    shutil.copytree(clips, stills := tmp_path / "stills")
-    config = run_config(clips, tmp_path / "run", steps=2, **CLIPS_AND_STILLS)
-    assert config.images is not None
-    config = dataclasses.replace(
-        config, images=dataclasses.replace(config.images, data=DataConfig(path=str(stills), num_workers=0))
-    )
+def test_changed_stills_are_refused(clips: Path, stills: Path, tmp_path: Path) -> None:
+    shutil.copytree(stills, changing := tmp_path / "stills")
+    config = with_stills(run_config(clips, tmp_path / "run", steps=2), changing)
     pretrain(config)
-    (stills / "3.mp4").unlink()
+    (changing / "3.png").unlink()
     with pytest.raises(ResumeError, match="the list of images changed from 4 to 3 images"):
         pretrain(config, resume=True)
 

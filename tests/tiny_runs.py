@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from media import write_video
+from media import numbered_frame, write_video
+from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import VIDEO
 
 from vjepa_sdk import pretrain
-from vjepa_sdk.config import DataConfig, MaskConfig, OptimConfig, TrainConfig
+from vjepa_sdk.config import DataConfig, ImagesConfig, MaskConfig, OptimConfig, TrainConfig
 from vjepa_sdk.trainer import PretrainResult, Trainer
 
 MODEL = dataclasses.replace(VIDEO, img_size=64)
@@ -32,6 +33,22 @@ def write_clips(directory: Path) -> Path:
     for number in range(4):
         write_video(directory / f"{number}.mp4", num_frames=10 + number)
     return directory
+
+
+def write_stills(directory: Path) -> Path:
+    """Write four images."""
+    for number in range(4):
+        Image.fromarray(numbered_frame(number)).save(directory / f"{number}.png")
+    return directory
+
+
+def with_stills(config: TrainConfig, stills: Path) -> TrainConfig:
+    """Return the run with three stills in every step."""
+    images = ImagesConfig(
+        data=DataConfig(path=str(stills), num_workers=0), masks=(MaskConfig(num_blocks=2),), img_size=64, batch_size=3
+    )
+    model = dataclasses.replace(config.model, image_tokenizer=True)
+    return dataclasses.replace(config, model=model, images=images)
 
 
 def run_config(clips: Path, out: Path, **changes: object) -> TrainConfig:

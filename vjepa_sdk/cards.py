@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .config import ModelConfig, TrainConfig
+from .config import DataConfig, ModelConfig, TrainConfig
 from .schema import to_toml
 
 _FRONT = """---
@@ -43,9 +43,23 @@ features = model.encode("clip.mp4")  # float32 [{config.embed_dim}]
 
 def training_card(config: TrainConfig, *, provenance: Mapping[str, Any]) -> str:
     """Return the card of a model that `vjepa pretrain` exported, with its whole configuration."""
-    # where things lie on the trainer's disk is nobody else's business
-    origin = config.init_from
-    if origin is not None and Path(origin).expanduser().exists():
-        origin = Path(origin).name
-    config = replace(config, out="", init_from=origin, data=replace(config.data, path=Path(config.data.path).name))
+    config = replace(
+        config,
+        out="",
+        init_from=_name(config.init_from) if config.init_from is not None else None,
+        data=_without_places(config.data),
+        images=replace(config.images, data=_without_places(config.images.data)) if config.images is not None else None,
+    )
     return f"{model_card(config.model, provenance=provenance)}\n## Configuration\n\n```toml\n{to_toml(config)}```\n"
+
+
+def _without_places(data: DataConfig) -> DataConfig:
+    """Keep the names of the clips' sources: where they lie on the trainer's disk is nobody else's business."""
+    sources = tuple(replace(source, path=Path(source.path).name) for source in data.sources)
+    return replace(data, path=Path(data.path).name, sources=sources)
+
+
+def _name(origin: str) -> str:
+    """Return the last part of a path; a hub id stays whole."""
+    is_path = origin.startswith((".", "/", "~")) or Path(origin).exists()
+    return Path(origin).name if is_path else origin

@@ -18,7 +18,7 @@ from .config import DataConfig
 from .errors import ConfigError, GuardError
 from .schema import check_multiple
 from .sources import list_clips
-from .workers import WorkerPool
+from .workers import TaskResult, WorkerPool
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +95,10 @@ class Batch:
     clips: Tensor
     """`uint8 [B, T, 3, H, W]`."""
     paths: tuple[str, ...]
+    seeds: tuple[int, ...]
+    """What decided each clip's frames, crop and augmentations."""
+    frames: tuple[tuple[int, ...], ...]
+    """Frame indices of each clip."""
 
 
 @dataclass
@@ -212,17 +216,16 @@ class TrainingData:
             max_tasks_per_worker=_CLIPS_PER_WORKER,
             crash_retries=1,
         ) as pool:
-            arrays, paths = [], []
+            taken: list[TaskResult[ClipRequest]] = []
             for result in pool.map(requests, prefetch=self.config.prefetch, retry=self._replacement):
                 failures = [(request.path, reason) for request, reason in result.failures]
                 self.bad.count(failures, limit=self.config.max_bad_fraction)
                 if result.array is None:
                     raise GuardError(f"{result.error}; {_MAX_ATTEMPTS} clips in a row cannot be decoded")
-                arrays.append(torch.from_numpy(result.array))
-                paths.append(result.request.path)
-                if len(arrays) == batch_size:
-                    yield Batch(torch.stack(arrays), tuple(paths))
-                    arrays, paths = [], []
+                taken.append(result)
+                if len(taken) == batch_size:
+                    yield _batch(taken)
+                    taken = []
 
     def _request(self, position: int, attempt: int, source: int, clip: int) -> ClipRequest:
         seed = derive_seed(self.seed, _CLIP, position, attempt)
@@ -235,6 +238,15 @@ class TrainingData:
             return None
         clip = derive_seed(self.seed, _REPLACEMENT, request.position, attempt) % len(self.sources[request.source])
         return self._request(request.position, attempt, request.source, clip)
+
+
+def _batch(results: Sequence[TaskResult[ClipRequest]]) -> Batch:
+    return Batch(
+        clips=torch.stack([torch.from_numpy(result.array) for result in results]),
+        paths=tuple(result.request.path for result in results),
+        seeds=tuple(result.request.seed for result in results),
+        frames=tuple(tuple(result.info["frames"]) for result in results),
+    )
 
 
 def _check_shares(batch_size: int, micro_batch_size: int, world_size: int) -> None:

@@ -110,12 +110,18 @@ class Guards:
 
 
 def write_nan_report(
-    directory: Path, error: NonFiniteError, *, step: int, clips: list[str], skipped: SkippedSteps, jepa: JEPA
+    directory: Path,
+    error: NonFiniteError,
+    *,
+    step: int,
+    clips: list[dict[str, Any]],
+    skipped: SkippedSteps,
+    jepa: JEPA,
 ) -> Path:
     """Write down all there is to know about a step that is not finite, as `nan-report.json`.
 
     Args:
-        clips: of the forward pass that failed, or of the whole step.
+        clips: path, seed and frames of those of the forward pass that failed, or of the whole step.
         jepa: still holds the step's gradients.
     """
     path = directory / "nan-report.json"

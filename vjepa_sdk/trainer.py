@@ -91,8 +91,6 @@ def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bo
     """
     if not config.out:
         raise ConfigError("out is empty; pass a directory for the run, for example runs/first")
-    if not config.data.path:
-        raise ConfigError("data.path is empty; pass a directory of videos or a CSV")
     with join_group(best_device(config.device)) as group:
         return Trainer(config, group).run(resume=resume, show_progress_bar=show_progress_bar)
 
@@ -263,23 +261,26 @@ class Trainer:
         skipped = self.guards.skipped
         skipped.add(self.step)
         clips = self._clips_of(error, batch, stills)
-        what = f"{error}; clips: {', '.join(clips)}"
+        paths = [clip["path"] for clip in clips]
+        what = f"{error}; clips: {', '.join(paths)}"
         if log is not None:
-            log.write({"step": self.step, "loss": None, "skipped": str(error), "clips": clips})
+            log.write({"step": self.step, "loss": None, "skipped": str(error), "clips": paths})
         if skipped.are_too_many:
             path = write_nan_report(self.out, error, step=self.step, clips=clips, skipped=skipped, jepa=self.jepa)
             raise GuardError(f"{what}; {len(skipped.recent)} of the last 1000 steps had to be skipped, see {path}")
         logger.warning("%s; the step is skipped, nothing was changed", what)
 
-    def _clips_of(self, error: NonFiniteError, batch: Batch, stills: Batch | None) -> list[str]:
-        """Name the clips of the forward passes that failed, one for each process, or all of the step's."""
-        size, still_size = self._sizes
-        parts = [batch.paths[first : first + size] for first in range(0, len(batch.paths), size)]
-        if stills is not None:
-            parts += [stills.paths[first : first + still_size] for first in range(0, len(stills.paths), still_size)]
+    def _clips_of(self, error: NonFiniteError, batch: Batch, stills: Batch | None) -> list[dict[str, Any]]:
+        """Describe the clips of the forward passes that failed, one for each process, or all of the step's."""
+        parts = []
+        for given, size in zip((batch, stills), self._sizes, strict=True):
+            if given is not None:
+                facts = zip(given.paths, given.seeds, given.frames, strict=True)
+                clips = [{"path": path, "seed": seed, "frames": frames} for path, seed, frames in facts]
+                parts += [clips[first : first + size] for first in range(0, len(clips), size)]
         is_located = self.group.any(error.forward_pass is not None)
         mine = parts if not is_located else [] if error.forward_pass is None else [parts[error.forward_pass]]
-        return [path for clips in self.group.gather([path for part in mine for path in part]) for path in clips]
+        return [clip for clips in self.group.gather([clip for part in mine for clip in part]) for clip in clips]
 
     @property
     def _sizes(self) -> tuple[int, int]:
