@@ -84,8 +84,8 @@ def test_every_embed_option_is_a_keyword_of_the_library_call(monkeypatch: pytest
     monkeypatch.setattr(embed, "embed_files", record)
     options = (
         "--model m --revision r --weights context --pooling temporal --num-frames 4 --fps 2.5 --batch-size 3 "
-        "--normalize-embeddings --decoder decord --device cpu --num-workers 1 --deadline-seconds 9 --max-failures 0.5 "
-        "--on-error stop --overwrite --quiet"
+        "--source-fps 9 --normalize-embeddings --dtype float16 --decoder decord --device cpu --num-workers 1 "
+        "--deadline-seconds 9 --max-failures 5% --on-error stop --follow-symlinks --extend --overwrite --quiet"
     ).split()
     monkeypatch.setattr(sys, "argv", ["vjepa", "embed", "a", "b", "--out", str(tmp_path / "x.npy"), *options])
     with pytest.raises(Stop):
@@ -99,14 +99,18 @@ def test_every_embed_option_is_a_keyword_of_the_library_call(monkeypatch: pytest
         "pooling": "temporal",
         "num_frames": 4,
         "fps": 2.5,
+        "source_fps": 9.0,
         "batch_size": 3,
         "normalize_embeddings": True,
+        "dtype": "float16",
         "decoder": "decord",
         "device": "cpu",
         "num_workers": 1,
         "deadline_seconds": 9.0,
-        "max_failures": 0.5,
+        "max_failures": "5%",
         "on_error": "stop",
+        "follow_symlinks": True,
+        "extend": True,
         "overwrite": True,
         "show_progress_bar": False,
     }

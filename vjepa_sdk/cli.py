@@ -42,6 +42,9 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (VJEPAError, FAILED),
 )
 
+_INPUTS_HELP = "Files, directories (searched recursively), patterns, and lists of clips: .txt, .csv or .jsonl."
+
+FollowSymlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Read what symbolic links point to.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, warnings only for failures.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
@@ -81,9 +84,11 @@ def _root(
 
 @app.command()
 def embed(
-    inputs: Annotated[list[str], typer.Argument(help="Video files, directories (searched recursively) or globs.")],
+    inputs: Annotated[list[str], typer.Argument(help=_INPUTS_HELP)],
     *,
-    out: Annotated[Path, typer.Option(help="Output; the suffix decides the format: .npy, .npz or .safetensors.")],
+    out: Annotated[
+        Path, typer.Option(help="Output; the suffix decides the format: .npy, .npz, .safetensors or .parquet.")
+    ],
     model: Annotated[str, typer.Option(help="Name from `vjepa models`, model directory or hub id.")] = DEFAULT_MODEL,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     weights: Annotated[EncoderWeights | None, typer.Option(help="Which encoder, where both exist.")] = None,
@@ -92,24 +97,30 @@ def embed(
     ] = "mean",
     num_frames: Annotated[int | None, typer.Option(help="Frames of a clip; the model's own if left out.")] = None,
     fps: Annotated[float | None, typer.Option(help="Sample at this rate instead of evenly over the video.")] = None,
+    source_fps: Annotated[float | None, typer.Option(help="Frame rate of directories of frames.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips encoded together.")] = 8,
     normalize_embeddings: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = False,
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the features on disk.")] = "float32",
     decoder: Annotated[Literal["pyav", "decord"], typer.Option(help="Video decoder.")] = "pyav",
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
     num_workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
-    deadline_seconds: Annotated[float, typer.Option(help="Give up on a clip that decodes longer than this.")] = 60.0,
+    deadline_seconds: Annotated[
+        float, typer.Option(help="Give up on a clip that decodes longer than this, twice.")
+    ] = 60.0,
     max_failures: Annotated[
-        float | None, typer.Option(help="Stop when more than this share of the clips fails, 0 to 1.")
+        str | None, typer.Option(help="Stop when more than this share of the clips fails: 0.05 or 5%.")
     ] = None,
     on_error: Annotated[
         Literal["skip", "stop"], typer.Option(help="List a clip that fails and go on, or stop at it.")
     ] = "skip",
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+    follow_symlinks: FollowSymlinks = False,
+    extend: Annotated[bool, typer.Option("--extend", help="Add clips that the output does not have yet.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Export features of videos: one row per video, in the order of the sorted paths."""
+    """Export features of videos: one row per clip, in the order of the sorted paths."""
     from .embed import embed_files
 
     _set_up_logging(quiet, verbose)
@@ -122,14 +133,18 @@ def embed(
         pooling=pooling,
         num_frames=num_frames,
         fps=fps,
+        source_fps=source_fps,
         batch_size=batch_size,
         normalize_embeddings=normalize_embeddings,
+        dtype=dtype,
         decoder=decoder,
         device=device,
         num_workers=num_workers,
         deadline_seconds=deadline_seconds,
         max_failures=max_failures,
         on_error=on_error,
+        follow_symlinks=follow_symlinks,
+        extend=extend,
         overwrite=overwrite,
         show_progress_bar=False if quiet else None,
     )
