@@ -30,7 +30,7 @@ FLOORS = (
     {"api", "convert", "guards"},
     {"encoding", "initialize"},
     {"outputs"},
-    {"embed", "trainer"},
+    {"check", "embed", "trainer"},
     {"cli"},
     {"__main__"},
 )
