@@ -24,6 +24,7 @@ from vjepa_sdk.errors import (
     OutputError,
     VideoDecodeError,
 )
+from vjepa_sdk.journal import Workspace
 
 
 class TestOutput:
@@ -340,14 +341,44 @@ class TestEarlyErrors:
             run(tmp_path / "feats.npy")
         assert list(tmp_path.iterdir()) == []
 
-    def test_refusals_come_before_torch_is_imported(self, run: Embed, clips: Path, model: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("inputs", "options", "free", "error"),
+        [
+            ("clips", {"batch_size": 5}, None, "OutputError"),
+            ("clips", {"pooling": "none"}, None, "OutputError"),
+            ("clips", {"out": "held.npy"}, None, "InUseError"),
+            ("clips", {"out": "new.npy"}, 1000, "OutputError"),
+            ("absent", {"out": "new.npy"}, None, "InputError"),
+            ("clips", {"extend": True, "batch_size": 5}, None, "ResumeError"),
+            ("clips", {"out": "new.parquet", "max_failures": "5"}, None, "ConfigError"),
+        ],
+        ids=["settings", "pooling", "lock", "disk", "inputs", "extend", "options"],
+    )
+    def test_refusals_come_before_torch_is_imported(
+        self,
+        run: Embed,
+        clips: Path,
+        model: Path,
+        tmp_path: Path,
+        inputs: str,
+        options: dict[str, Any],
+        free: int | None,
+        error: str,
+    ) -> None:
         run(tmp_path / "feats.npy")
+        given = {"model": str(model), **options}
+        out = tmp_path / given.pop("out", "feats.npy")
+        source = clips if inputs == "clips" else clips.parent / inputs
         program = f"""
-            import sys
+            import shutil, sys
             from vjepa_sdk.embed import embed_files
+            if {free}:
+                usage = shutil.disk_usage("/")._replace(free={free})
+                shutil.disk_usage = lambda path: usage
             try:
-                embed_files([{str(clips)!r}], {str(tmp_path / "feats.npy")!r}, batch_size=5, model={str(model)!r})
-            except OSError as error:
+                embed_files([{str(source)!r}], {str(out)!r}, **{given})
+            except Exception as error:
                 print(type(error).__name__, sorted({{"torch", "av", "timm"}} & set(sys.modules)))
         """
-        assert python(program).stdout.decode() == "OutputError []\n"
+        with Workspace(tmp_path / "held.npy.work"):
+            assert python(program).stdout.decode() == f"{error} []\n"

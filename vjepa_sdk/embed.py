@@ -55,6 +55,8 @@ class EmbedResult:
     """The output was there before; nothing was done."""
     interrupted: bool = False
     """A signal stopped the run; its state is saved, call again to go on."""
+    clips: int = 0
+    """That this run decoded and encoded, or tried to."""
     seconds: float = 0.0
     """Of this run."""
     decode_wait_seconds: float = 0.0
@@ -267,6 +269,7 @@ def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started
             rows=sum(part.facts["rows"] for part in encoding.parts) + (extension.base.rows if extension else 0),
             failed=encoding.failed + (extension.num_failed if extension else 0),
             interrupted=not is_complete,
+            clips=encoding.num_clips,
             decode_wait_seconds=encoding.decode_wait_seconds,
         )
         if is_complete:
@@ -283,6 +286,7 @@ def _result(
     failed: int,
     already_complete: bool = False,
     interrupted: bool = False,
+    clips: int = 0,
     decode_wait_seconds: float = 0.0,
 ) -> EmbedResult:
     return EmbedResult(
@@ -291,6 +295,7 @@ def _result(
         failed=failed,
         already_complete=already_complete,
         interrupted=interrupted,
+        clips=clips,
         seconds=time.monotonic() - started,
         decode_wait_seconds=decode_wait_seconds,
     )

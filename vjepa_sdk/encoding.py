@@ -142,6 +142,8 @@ class Encoding:
         self._batch_size = min(options.batch_size, len(clips))  # a small corpus needs no padding beyond its size
         self.parts = list(parts)
         self.failed = sum(part.facts["failed"] for part in parts)
+        self.num_clips = 0
+        """How many this run has tried."""
         self.decode_wait_seconds = 0.0
         """How long the encoder waited for clips."""
         self._pending: list[Outcome] = []
@@ -224,6 +226,7 @@ class Encoding:
         failures = [outcome.failure for outcome in outcomes if outcome.failure is not None]
         self._guard(failures)
         self.failed += len(failures)
+        self.num_clips += len(batch)
         if batch.start != self._pending_first + len(self._pending):
             self._commit()
             self._pending_first = batch.start
