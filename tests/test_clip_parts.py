@@ -13,7 +13,6 @@ from PIL import Image
 
 from vjepa_sdk.errors import InputError
 from vjepa_sdk.inputs import Frames, Sampling, load_frames
-from vjepa_sdk.video import open_video
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +66,15 @@ def test_frames_and_seconds_of_a_part(
     assert (loaded.start_seconds, loaded.end_seconds) == pytest.approx(seconds, abs=1e-6)
 
 
-def test_a_video_that_starts_late_counts_from_its_first_frame(tmp_path: Path) -> None:
+def test_seconds_are_those_of_the_time_stamps(tmp_path: Path) -> None:
     path = write_video(tmp_path / "late.mkv", num_frames=10, pts=range(30, 40))
-    with open_video(path) as reader:
-        assert reader.info.start_seconds > 2.5
-    loaded = load(path, start_seconds=0.5)
-    assert loaded.indices == (5, 6, 8, 9)
-    assert loaded.start_seconds == pytest.approx(0.5, abs=2e-3)
+    assert load(path).start_seconds == pytest.approx(3.0, abs=2e-3)
+    assert load(path, fps=5.0).indices == (0, 2, 4, 6)
+    loaded = load(path, start_seconds=3.5)
+    assert (loaded.indices, loaded.start_seconds) == ((5, 6, 8, 9), pytest.approx(3.5, abs=2e-3))
+    assert load(path, start_seconds=0.0, end_seconds=3.2).indices == (0, 0, 1, 1)
+    with pytest.raises(InputError, match="end_seconds=2 must lie after the start of the video at 3 s"):
+        load(path, end_seconds=2.0)
 
 
 @pytest.mark.parametrize("name", ["fps", "start_seconds", "end_seconds"])

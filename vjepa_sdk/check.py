@@ -130,11 +130,9 @@ class _Check:
         with open_video(request.path, decoder=self.decoder) as reader:
             for name in ("codec", "width", "height", "fps", "num_frames", "duration_seconds"):
                 facts[name] = getattr(reader.info, name)
-            if request.start_seconds >= reader.info.duration_seconds:
-                raise InputError(
-                    f"start_seconds={request.start_seconds:g} must lie before the end of the video at "
-                    f"{reader.info.duration_seconds:g} s"
-                )
+            start, end = request.start_seconds, reader.info.start_seconds + reader.info.duration_seconds
+            if start >= end:
+                raise InputError(f"start_seconds={start:g} must lie before the end of the video at {end:g} s")
             if not self.full:
                 reader.get_frames(sorted({0, len(reader) // 2, len(reader) - 1}))
                 return

@@ -34,9 +34,9 @@ class Source:
     id: str
     """Name of the clip; by default its path, with `#t=start,end` (a W3C media fragment) where it is a part."""
     start_seconds: float | None = None
-    """Where the part starts, from the video's first frame; None: at the start."""
+    """Where the part starts, by the video's time stamps, which most videos count from 0; None: at its first frame."""
     end_seconds: float | None = None
-    """Where the part ends; None: at the end."""
+    """Where the part ends; None: at the video's end."""
 
 
 def default_id(path: str, start_seconds: float | None, end_seconds: float | None) -> str:
