@@ -65,7 +65,7 @@ class TestOutput:
         assert meta["preprocess"]["crop_size"] == 32
         assert set(meta["environment"]) >= {"vjepa_sdk", "torch", "av", "numpy", "device", "num_threads"}
         assert (meta["clips"], meta["rows"], meta["failed"]) == (NUM_CLIPS, NUM_CLIPS, 0)
-        assert meta["decode_wait_seconds"] <= meta["seconds"]
+        assert 0 < meta["decode_wait_seconds"] <= meta["clips_seconds"] <= meta["seconds"]
 
     def test_nothing_else_is_left_beside_the_output(self, run: Embed, tmp_path: Path) -> None:
         run(tmp_path / "feats.npy")

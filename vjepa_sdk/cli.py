@@ -153,11 +153,10 @@ def embed(
         show_progress_bar=False if quiet else None,
     )
     if result.clips and not quiet:
-        print(
-            f"vjepa: {result.clips} clips in {result.seconds:.1f} s, {result.clips / result.seconds:.3g} clips/s; "
-            f"the encoder waited {result.decode_wait_seconds:.1f} s for decoding",
-            file=sys.stderr,
+        rate = (
+            f"{result.clips} clips in {result.clips_seconds:.1f} s, {result.clips / result.clips_seconds:.3g} clips/s"
         )
+        print(f"vjepa: {rate}; the encoder waited {result.decode_wait_seconds:.1f} s for decoding", file=sys.stderr)
     if result.interrupted:
         _print(result, as_json, f"{out}: stopped; run the same command again to go on")
         raise typer.Exit(STOPPED)

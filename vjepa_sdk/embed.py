@@ -59,8 +59,10 @@ class EmbedResult:
     """That this run decoded and encoded, or tried to."""
     seconds: float = 0.0
     """Of this run."""
+    clips_seconds: float = 0.0
+    """Of these, how long its clips took; the rest went into loading the model and writing the output."""
     decode_wait_seconds: float = 0.0
-    """Of these, how long the encoder waited for clips."""
+    """Of these, how long the encoder waited for decoding."""
 
     @property
     def errors_path(self) -> Path:
@@ -270,6 +272,7 @@ def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started
             failed=encoding.failed + (extension.num_failed if extension else 0),
             interrupted=not is_complete,
             clips=encoding.num_clips,
+            clips_seconds=encoding.seconds,
             decode_wait_seconds=encoding.decode_wait_seconds,
         )
         if is_complete:
@@ -287,6 +290,7 @@ def _result(
     already_complete: bool = False,
     interrupted: bool = False,
     clips: int = 0,
+    clips_seconds: float = 0.0,
     decode_wait_seconds: float = 0.0,
 ) -> EmbedResult:
     return EmbedResult(
@@ -297,6 +301,7 @@ def _result(
         interrupted=interrupted,
         clips=clips,
         seconds=time.monotonic() - started,
+        clips_seconds=clips_seconds,
         decode_wait_seconds=decode_wait_seconds,
     )
 
@@ -377,6 +382,7 @@ def _about(
     about = {
         "format_version": FORMAT_VERSION,
         "seconds": round(result.seconds, 3),
+        "clips_seconds": round(result.clips_seconds, 3),
         "decode_wait_seconds": round(result.decode_wait_seconds, 3),
         "model": {
             "name": job.options.model,

@@ -144,6 +144,8 @@ class Encoding:
         self.failed = sum(part.facts["failed"] for part in parts)
         self.num_clips = 0
         """How many this run has tried."""
+        self.seconds = 0.0
+        """How long they took."""
         self.decode_wait_seconds = 0.0
         """How long the encoder waited for clips."""
         self._pending: list[Outcome] = []
@@ -153,6 +155,7 @@ class Encoding:
     def run(self, stop: StopRequest) -> bool:
         """Encode the batches that no part has; False if a signal came before the end."""
         self._guard([])  # an earlier run may have been allowed more failures
+        started = time.monotonic()
         options, size, total = self._options, self._batch_size, len(self._clips)
         done = {first for part in self.parts for first in range(part.first, part.last, size)}
         batches = [range(i, min(i + size, total)) for i in range(0, total, size) if i not in done]
@@ -172,6 +175,7 @@ class Encoding:
                 if stop.is_requested:
                     break
             self._commit()
+        self.seconds = time.monotonic() - started
         return sum(part.last - part.first for part in self.parts) == total
 
     def _next(self, results: Iterator[TaskResult[Any]], count: int, stop: StopRequest) -> list[TaskResult[Any]] | None:
