@@ -405,15 +405,40 @@ class TestExtend:
         with pytest.raises(OutputError, match=r"inputs\.jsonl: is missing or damaged"):
             extend(tmp_path / "feats.npy")
 
-    def test_damaged_features_are_refused(self, extend: Embed, archive: Path, clips: Path, tmp_path: Path) -> None:
-        out = tmp_path / "feats.npy"
-        extend(out)
+    @pytest.mark.parametrize("name", ["feats.npy", "feats.index.jsonl", "feats.errors.jsonl"])
+    @pytest.mark.parametrize("damage", ["flip", "delete"])
+    def test_damaged_files_are_refused(
+        self, extend: Embed, archive: Path, clips: Path, tmp_path: Path, name: str, damage: str
+    ) -> None:
+        extend(tmp_path / "feats.npy")
         self.grow(clips, archive, 5)
-        data = bytearray(out.read_bytes())
-        data[-1] ^= 1
-        out.write_bytes(data)
-        with pytest.raises(OutputError, match=r"is not the file that .*meta\.json describes"):
-            extend(out)
+        data = bytearray((tmp_path / name).read_bytes())
+        data[-3] ^= 1
+        (tmp_path / name).write_bytes(data) if damage == "flip" else (tmp_path / name).unlink()
+        if name == "feats.npy" and damage == "delete":
+            assert extend(tmp_path / "feats.npy").rows == 5  # made anew
+            return
+        with pytest.raises(OutputError, match=rf"{name}: is not the file that .*meta\.json describes"):
+            extend(tmp_path / "feats.npy")
+
+    def test_a_file_that_goes_by_another_name_is_not_added_again(
+        self, run: Embed, extend: Embed, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        extend(tmp_path / "feats.npy")
+        monkeypatch.chdir(tmp_path)
+        message = r"inputs: 5 under another name \(/.*/archive/0\.mp4 -> archive/0\.mp4\)"
+        with pytest.raises(ResumeError, match=message):
+            extend(tmp_path / "feats.npy", inputs=["archive"])
+        archive.rename(tmp_path / "moved")
+        with pytest.raises(ResumeError, match=r"inputs: 5 under another name \(.*0\.mp4 -> moved/0\.mp4\)"):
+            extend(tmp_path / "feats.npy", inputs=["moved"])
+
+    def test_a_copy_beside_the_original_is_a_clip_of_its_own(
+        self, extend: Embed, archive: Path, tmp_path: Path
+    ) -> None:
+        extend(tmp_path / "feats.npy")
+        shutil.copy2(archive / "0.mp4", archive / "copy.mp4")
+        assert extend(tmp_path / "feats.npy").rows == 5
 
     def test_rows_of_another_shape_are_refused_in_npy(
         self, extend: Embed, run: Embed, clips: Path, tmp_path: Path

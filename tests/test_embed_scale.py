@@ -109,7 +109,8 @@ class Usage:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
         self.descriptors.append(len(os.listdir("/proc/self/fd")))
-        self.shared.append(len(os.listdir("/dev/shm")))
+        # only what this process has mapped: others use shared memory as well
+        self.shared.append(Path("/proc/self/maps").read_text().count("/dev/shm/"))
 
     def slope(self) -> float:
         """Return the megabytes that every thousand rows cost, once warm."""

@@ -260,7 +260,7 @@ def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started
         options=options,
         out=job.out,
         parts=parts,
-        old_shapes=[] if extension is None else extension.base.shapes,
+        row_shape=None if extension is None else extension.base.row_shape,
         work=work,
     )
     with stop_on_signal() as stop, _on_threads(threads):

@@ -120,7 +120,7 @@ class Encoding:
 
     Args:
         parts: those an earlier run has finished.
-        old_shapes: of the rows of an output that this job extends.
+        row_shape: what rows must have because they are added to others, None for any.
         work: where parts go.
     """
 
@@ -133,10 +133,10 @@ class Encoding:
         options: EmbedOptions,
         out: Path,
         parts: Sequence[Part],
-        old_shapes: Sequence[tuple[int, ...]],
+        row_shape: tuple[int, ...] | None,
         work: Workspace,
     ) -> None:
-        self._old_shapes = old_shapes
+        self._row_shape = row_shape
         self._clips, self._model, self._loader = clips, model, loader
         self._options, self._out, self._work = options, out, work
         self._batch_size = min(options.batch_size, len(clips))  # a small corpus needs no padding beyond its size
@@ -261,7 +261,7 @@ class Encoding:
             rows = [row for outcome in self._pending for row in outcome.rows]
             shapes = sorted({row.values.shape for row in rows})
             earlier = (shape for part in self.parts for shape in part.facts["shapes"])
-            check_shapes(self._out, [*shapes, *earlier, *self._old_shapes])
+            check_shapes(self._out, [*shapes, *earlier, *([self._row_shape] if self._row_shape else [])])
             first, last = self._pending_first, self._pending_first + len(self._pending)
             failed = sum(outcome.failure is not None for outcome in self._pending)
             facts = {"rows": len(rows), "failed": failed, "shapes": shapes}

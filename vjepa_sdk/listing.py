@@ -112,7 +112,8 @@ def find_clips(inputs: PathLike | Iterable[PathLike], *, links: Links = "refuse"
     if not found.named and not found.folders:
         raise InputError("inputs is empty; pass at least one file, directory, pattern or list")
     if found.num_links:
-        logger.warning("%d symbolic links left out; --follow-symlinks takes them", found.num_links)
+        hint = "; --follow-symlinks takes them" if links == "refuse" else ""
+        logger.warning("%d symbolic links left out%s", found.num_links, hint)
     return found
 
 
@@ -205,7 +206,7 @@ def _add_pattern(found: Found, pattern: str, links: Links) -> None:
 def _looked_for(found: Found, num_links: int) -> str:
     """Explain an empty search; `num_links` were left out before it."""
     skipped = found.num_links - num_links
-    hint = f", and left out {skipped} symbolic links, which --follow-symlinks takes" if skipped else ""
+    hint = f", and left out {skipped} symbolic links (see --follow-symlinks)" if skipped else ""
     return f"looked for {_suffixes(VIDEO_SUFFIXES)} and images{hint}"
 
 

@@ -19,7 +19,8 @@ from .storage import atomic_file, sha256_of, write_json
 
 INDEX, ERRORS, INPUTS, META = "index.jsonl", "errors.jsonl", "inputs.jsonl", "meta.json"
 _FEATURES = "features"
-_META_KEYS, _PLAN_KEYS = {"output", "plan", "rows", "failed", "sha256"}, {"settings", "inputs_sha256"}
+_META_KEYS = {"output", "plan", "rows", "failed", "sha256", "lists_sha256"}
+_PLAN_KEYS = {"settings", "inputs_sha256"}
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class Output:
         return int(self.meta["failed"])
 
     @property
-    def shapes(self) -> list[tuple[int, ...]]:
-        """Of the rows, each shape once."""
-        return sorted({row.shape for row in iter_rows(self.path)})
+    def row_shape(self) -> tuple[int, ...] | None:
+        """Shape of every row, None for formats in which rows may differ."""
+        return next(row.shape for row in iter_rows(self.path)) if self.path.suffix == ".npy" else None
 
     def check(self, settings: Mapping[str, Any], *, extend: bool, clips: Sequence[Clip] | None = None) -> None:
         """Refuse an output that was made differently.
@@ -66,8 +67,9 @@ class Output:
         what = f"{self.path}: exists and was made differently ({'; '.join(changes)})"
         if extend:
             raise ResumeError(f"{what}; restore that to extend it, or choose another --out")
-        hint = "--extend to add what is new, or " if any("added" in change for change in changes) else ""
-        raise OutputError(f"{what}; choose another --out, or pass {hint}--overwrite")
+        only_more = all(" added (" in change or " removed (" in change for change in changes)
+        remedy = "--extend to add what is new, or --overwrite" if only_more else "--overwrite"
+        raise OutputError(f"{what}; choose another --out, or pass {remedy}")
 
     def _inputs(self) -> list[tuple[Clip, int]]:
         """Return the clips with the number of rows that each gave.
@@ -89,24 +91,42 @@ class Output:
         return inputs
 
     def verify(self) -> None:
-        """Raise OutputError unless the features are those that the meta file describes."""
-        if self.meta["sha256"] != sha256_of(self.path):
-            raise OutputError(
-                f"{self.path}: is not the file that {sidecar(self.path, META)} describes; pass --overwrite to redo it"
-            )
+        """Raise OutputError unless the files are those that the meta file describes."""
+        digests = {self.path: self.meta["sha256"]}
+        digests |= {sidecar(self.path, name): sha256 for name, sha256 in self.meta["lists_sha256"].items()}
+        for path, sha256 in digests.items():
+            if not path.exists() or sha256_of(path) != sha256:
+                raise OutputError(
+                    f"{path}: is not the file that {sidecar(self.path, META)} describes; pass --overwrite to redo it"
+                )
 
     def extension(self, clips: Sequence[Clip]) -> Extension:
         """Find which clips are new. One that failed, and whose file has changed since, counts as new.
 
         Raises:
-            ResumeError: the file of a clip that has rows has changed.
+            ResumeError: the file of a clip that has rows has changed, or goes by another name now.
         """
         known = {clip.id: (clip, rows) for clip, rows in self._inputs()}
         new = [clip for clip in clips if clip.id not in known or known[clip.id][0] != clip]
         again = {clip.id: clip for clip in new if clip.id in known}
         if modified := [id for id in again if known[id][1]]:
             self._refuse(clip_changes([known[id][0] for id in modified], [again[id] for id in modified]), extend=True)
+        if renamed := _renamed([clip for clip, _ in known.values()], [clip for clip in new if clip.id not in known]):
+            old_id, new_id = renamed[0]
+            self._refuse([f"inputs: {len(renamed)} under another name ({old_id} -> {new_id})"], extend=True)
         return Extension(self, new, [clip for clip, _ in known.values() if clip.id not in again], frozenset(again))
+
+
+def _renamed(old: Sequence[Clip], new: Sequence[Clip]) -> list[tuple[str, str]]:
+    """Return the ids of clips that are the same file by another path: moved, or named from another directory."""
+    known = {_look(clip): clip for clip in old if clip.edges_sha256}
+    pairs = [(known[_look(clip)], clip) for clip in new if _look(clip) in known]
+    # a true copy lies beside the original
+    return [(a.id, b.id) for a, b in pairs if not os.path.exists(a.path) or os.path.samefile(a.path, b.path)]
+
+
+def _look(clip: Clip) -> tuple[object, ...]:
+    return clip.size, clip.mtime_ns, clip.edges_sha256, clip.start_seconds, clip.end_seconds
 
 
 @dataclass(frozen=True)
@@ -196,6 +216,7 @@ def publish(
             "failed": counts.failed,
             "plan": {**about["plan"], "inputs_sha256": inputs_digest([*kept, *clips])},
             "sha256": sha256_of(work.directory / _FEATURES),
+            "lists_sha256": {name: sha256_of(work.directory / name) for name in (INDEX, ERRORS, INPUTS)},
         }
         write_json(work.directory / META, meta)
     finish(out, work)
