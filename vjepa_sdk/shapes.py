@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import ModelConfig, PreprocessConfig
+from .errors import ConfigError
 from .registry import MODELS
 from .schema import from_dict, read_json
 
@@ -47,6 +48,9 @@ def read_shape(directory: Path) -> Shape:
     data = read_json(directory / "config.json")
     if "model_type" in data:
         return _transformers_shape(directory, data)
+    for key in ("model", "preprocess"):
+        if not isinstance(data.get(key, {}), dict):
+            raise ConfigError(f"{directory / 'config.json'}: {key}={data[key]!r} must be an object")
     config = from_dict(ModelConfig, data.get("model", {}), where="model.")
     return Shape(config, from_dict(PreprocessConfig, data.get("preprocess", {}), where="preprocess."))
 
