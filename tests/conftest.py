@@ -7,3 +7,5 @@ import os
 # tiny models gain nothing from threads, and tests of killed and resumed runs compare bits
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+pytest_plugins = ["corpora"]

@@ -16,8 +16,8 @@ from PIL import Image
 
 from vjepa_sdk import files, images, pyav_reader, video
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError
+from vjepa_sdk.listing import find_videos
 from vjepa_sdk.video import (
-    find_videos,
     list_frame_directory,
     open_video,
     read_frame_directory,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import VJEPA
+    from .check import check_files
     from .config import ModelConfig, PreprocessConfig, TrainConfig
     from .embed import embed_files, load_embeddings
     from .errors import VJEPAError
@@ -24,6 +25,7 @@ _HOMES = {
     "TrainConfig": "config",
     "VJEPAError": "errors",
     "VideoFeatures": "features",
+    "check_files": "check",
     "embed_files": "embed",
     "list_models": "registry",
     "load_embeddings": "embed",
@@ -39,6 +41,7 @@ __all__ = [
     "VJEPAError",
     "VideoFeatures",
     "__version__",
+    "check_files",
     "embed_files",
     "list_models",
     "load_embeddings",

@@ -21,7 +21,7 @@ from .devices import best_device
 from .errors import ConfigError, InputError, WeightsError
 from .features import VideoFeatures
 from .hub import Pretrained, load_model_directory, locate_model, save_model_directory
-from .inputs import Frames, Sampling, is_image, load_frames, split_batch
+from .inputs import Sampling, is_image, load_frames, split_batch
 from .model import Predictor, VideoEncoder
 from .preprocess import normalize, resize_and_crop
 from .progress import progress_bar
@@ -49,20 +49,25 @@ class ClipLoader:
     """Single images have a path of their own in the model (V-JEPA 2.1)."""
 
     def __call__(self, video: object) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return pixels `uint8 [T, 3, crop, crop]` and, under `frames`, which frames of the source they are."""
+        """Return pixels `uint8 [T, 3, crop, crop]`, and which part of the source they are.
+
+        That is `frames`, their numbers, and `start_seconds` to `end_seconds`, None where the rate is not known.
+        """
         still = is_image(video)
         if self.takes_images and not still:
             raise InputError("this model encodes images; pass an image file, a PIL image or an array [H, W, 3]")
         frames = load_frames(video, replace(self.sampling, num_frames=1, fps=None) if still else self.sampling)
         if still and not (self.takes_images or self.has_image_tokenizer):
-            frames = Frames(frames.pixels.expand(self.tubelet_size, -1, -1, -1), frames.indices * self.tubelet_size)
+            pixels = frames.pixels.expand(self.tubelet_size, -1, -1, -1)
+            frames = replace(frames, pixels=pixels, indices=frames.indices * self.tubelet_size)
         pixels = resize_and_crop(
             frames.pixels,
             resize_size=self.preprocess.resize_size,
             crop_size=self.preprocess.crop_size,
             crop_offset=self.preprocess.crop_offset,
         )
-        return pixels.contiguous().numpy(), {"frames": list(frames.indices)}
+        seconds = {"start_seconds": frames.start_seconds, "end_seconds": frames.end_seconds}
+        return pixels.contiguous().numpy(), {"frames": list(frames.indices), **seconds}
 
 
 class VJEPA:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .errors import InputError
 from .files import printable
 from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_frame_directory, read_image
-from .video import check_ascending, frames_at, open_video, sample_indices
+from .video import CLOCK_SECONDS, check_ascending, frames_at, open_video, sample_indices
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +36,11 @@ class Sampling:
     fps: float | None = None
     """None: `num_frames` spread evenly over the whole video; else this many a second from its start."""
     source_fps: float | None = None
-    """Frame rate of arrays, for `fps`."""
+    """Frame rate of arrays and frame directories, for `fps` and for seconds."""
+    start_seconds: float | None = None
+    """Take the clip from the part of the video that starts here, by its time stamps; None: from its first frame on."""
+    end_seconds: float | None = None
+    """Where that part ends; None: when the last frame goes."""
     decoder: Literal["pyav", "decord"] = "pyav"
 
 
@@ -48,6 +52,10 @@ class Frames:
     """`uint8 [T, 3, H, W]`."""
     indices: tuple[int, ...]
     """Which frames of the source these are."""
+    start_seconds: float | None = None
+    """When the first of them appears, by the source's time stamps; None where the rate is not known."""
+    end_seconds: float | None = None
+    """When the last of them goes."""
 
 
 def is_image(video: object) -> bool:
@@ -100,35 +108,77 @@ def load_frames(video: object, sampling: Sampling) -> Frames:
             f"a {type(video).__name__} is not a video; pass a path, an array [T, H, W, 3], a tensor [T, 3, H, W], "
             "an image or a list of images"
         )
-    indices = _choose(
-        np.arange(len(pixels)) / (sampling.source_fps or 1.0), sampling, has_rate=sampling.source_fps is not None
-    )
-    return Frames(pixels[torch.from_numpy(indices)], tuple(indices.tolist()))
+    indices, span = _choose(_steady(len(pixels), sampling), sampling, name=_NAMELESS)
+    return Frames(pixels[torch.from_numpy(indices)], tuple(indices.tolist()), *span)
 
 
 def _from_path(path: str | os.PathLike[str], sampling: Sampling) -> Frames:
+    span: _Span = (None, None)
     if Path(path).is_dir():
-        count = len(list_frame_directory(path))
-        seconds = np.arange(count) / (sampling.source_fps or 1.0)
-        indices = _choose(seconds, sampling, has_rate=sampling.source_fps is not None)
+        indices, span = _choose(_steady(len(list_frame_directory(path)), sampling), sampling, name=_name(path))
         frames = read_frame_directory(path, indices)
     elif is_image(path):
         indices, frames = np.zeros(1, np.int64), read_image(path)[None]
     else:
         with open_video(path, decoder=sampling.decoder) as reader:
-            indices = _choose(reader.timestamps - reader.timestamps[0], sampling, has_rate=True, name=_name(path))
+            times = np.append(reader.timestamps, reader.timestamps[0] + reader.info.duration_seconds)
+            indices, span = _choose(_Times(times, is_known=True), sampling, name=_name(path))
             frames = reader.get_frames(indices)
-    return Frames(torch.from_numpy(frames).permute(0, 3, 1, 2), tuple(indices.tolist()))
+    return Frames(torch.from_numpy(frames).permute(0, 3, 1, 2), tuple(indices.tolist()), *span)
 
 
-def _choose(seconds: np.ndarray, sampling: Sampling, *, has_rate: bool, name: str = _NAMELESS) -> np.ndarray:
-    """Return frame indices; `seconds` are the times of all frames, from 0."""
+_Span = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class _Times:
+    """When frames appear."""
+
+    seconds: np.ndarray
+    """float64 `[N + 1]`: of each frame, and when the last one goes."""
+    is_known: bool
+    """False where nobody said at which rate the frames were taken."""
+
+
+def _steady(count: int, sampling: Sampling) -> _Times:
+    return _Times(np.arange(count + 1) / (sampling.source_fps or 1.0), sampling.source_fps is not None)
+
+
+def _choose(times: _Times, sampling: Sampling, *, name: str) -> tuple[np.ndarray, _Span]:
+    """Return frame indices and the seconds from the first to the end of the last."""
+    starts = times.seconds[:-1]
+    asked = {"fps": sampling.fps, "start_seconds": sampling.start_seconds, "end_seconds": sampling.end_seconds}
+    for option, value in asked.items():
+        if value is not None and not times.is_known:
+            raise InputError(
+                f"{option}={value:g} needs the frame rate of arrays and frame directories; pass source_fps="
+            )
+    if any(value is not None for value in asked.values()):
+        check_ascending(starts, name=name)
+    first, last = _part(times.seconds, sampling)
     if sampling.fps is None:
-        return sample_indices(len(seconds), sampling.num_frames)
-    if not has_rate:
-        raise InputError(f"fps={sampling.fps:g} needs the frame rate of arrays and frame directories; pass source_fps=")
-    check_ascending(seconds, name=name)
-    return frames_at(seconds, np.arange(sampling.num_frames) / sampling.fps)
+        indices = first + sample_indices(last - first, sampling.num_frames)
+    else:
+        start = starts[0] if sampling.start_seconds is None else sampling.start_seconds
+        indices = np.clip(frames_at(starts, start + np.arange(sampling.num_frames) / sampling.fps), first, last - 1)
+    if not times.is_known:
+        return indices, (None, None)
+    return indices, (float(starts[indices.min()]), float(times.seconds[indices.max() + 1]))
+
+
+def _part(seconds: np.ndarray, sampling: Sampling) -> tuple[int, int]:
+    """Return the first frame of a part, the one on screen at its start, and the one after its last."""
+    start, end = sampling.start_seconds, sampling.end_seconds
+    first, last = 0, len(seconds) - 1
+    if start is not None and start >= seconds[-1]:
+        raise InputError(f"start_seconds={start:g} must lie before the end of the video at {seconds[-1]:g} s")
+    if end is not None and end <= seconds[0]:
+        raise InputError(f"end_seconds={end:g} must lie after the start of the video at {seconds[0]:g} s")
+    if start is not None:
+        first = int(frames_at(seconds[:-1], np.array(start)))
+    if end is not None:
+        last = max(first + 1, int(np.searchsorted(seconds[:-1], end - CLOCK_SECONDS, side="left")))
+    return first, last
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .video import find_stills, find_videos
+from .listing import find_stills, find_videos
 
 _LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)-?\d+")  # the path may hold spaces, the label is a number
 

@@ -7,10 +7,7 @@ pipelines; it returns neighbouring frames for open-GOP and cut files and cannot 
 
 from __future__ import annotations
 
-import glob
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -20,7 +17,7 @@ from numpy.typing import ArrayLike
 from .containers import VideoInfo
 from .decord_reader import DecordReader
 from .errors import ConfigError, InputError
-from .files import PathLike, check_is_path, printable
+from .files import PathLike
 from .images import IMAGE_SUFFIXES, STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
 from .pyav_reader import PyAVReader
 
@@ -33,8 +30,6 @@ __all__ = [
     "VideoInfo",
     "VideoReader",
     "check_ascending",
-    "find_stills",
-    "find_videos",
     "frames_at",
     "list_frame_directory",
     "open_video",
@@ -177,63 +172,3 @@ def check_ascending(timestamps: np.ndarray, *, name: str) -> None:
             f"{name} shows frame {i} at {timestamps[i]:g} s and the next one at {timestamps[i + 1]:g} s; "
             "times must ascend to sample by them, remux or re-encode the video"
         )
-
-
-def find_videos(inputs: Sequence[PathLike]) -> list[Path]:
-    """List the video files that paths, directories and glob patterns name, sorted and without duplicates.
-
-    Directories are searched recursively for video suffixes; hidden files and symbolic links inside are left out.
-    A file named directly is taken whatever its suffix.
-
-    Args:
-        inputs: files, directories or patterns with * ? [. A path that exists is never read as a pattern.
-
-    Raises:
-        InputError: a path does not exist, or a directory or pattern holds no video.
-    """
-    return _find_files(inputs, "video", VIDEO_SUFFIXES)
-
-
-def find_stills(inputs: Sequence[PathLike]) -> list[Path]:
-    """List the image files, or if there are none the videos, in all else as `find_videos`; a .gif is a video."""
-    files = _find_files(inputs, "image or video", STILL_SUFFIXES | VIDEO_SUFFIXES)
-    return [path for path in files if path.suffix.lower() in STILL_SUFFIXES] or files
-
-
-def _find_files(inputs: Sequence[PathLike], kind: str, suffixes: frozenset[str]) -> list[Path]:
-    found: set[Path] = set()
-    for item in inputs:
-        check_is_path(item)
-        path = Path(item)
-        if path.is_dir():
-            files, place = _files_in_directory(path, suffixes), "in this directory"
-        elif os.path.lexists(path):
-            files, place = [path], ""
-        elif glob.has_magic(str(path)):
-            files, place = _files_of_pattern(str(path), suffixes), "matches this pattern"
-        else:
-            raise InputError(f"{printable(path)}: does not exist; check the spelling or the working directory")
-        if not files:
-            raise InputError(f"{printable(path)}: no {kind} {place}; looked for {' '.join(sorted(suffixes))}")
-        found.update(files)
-    return sorted(found)
-
-
-def _files_in_directory(directory: Path, suffixes: frozenset[str]) -> list[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{printable(error.filename)}: cannot be listed: {error.strerror}") from error
-
-    files = []
-    for folder, subfolders, names in os.walk(directory, onerror=refuse, followlinks=False):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            path = Path(folder, name)
-            if path.suffix.lower() in suffixes and not name.startswith(".") and not path.is_symlink():
-                files.append(path)
-    return files
-
-
-def _files_of_pattern(pattern: str, suffixes: frozenset[str]) -> list[Path]:
-    # a pattern names files; "clips/**/*.mp4" is recursive
-    paths = (path for path in map(Path, glob.iglob(pattern, recursive=True)) if not path.is_dir())
-    return [path for path in paths if path.suffix.lower() in suffixes]
