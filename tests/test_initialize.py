@@ -128,7 +128,8 @@ class TestRun:
         assert (run / "checkpoints" / "step-00000004").is_dir()
 
     def test_run_without_checkpoints_points_to_its_model(self, tmp_path: Path) -> None:
-        (tmp_path / "first" / "checkpoints").mkdir(parents=True)
+        (tmp_path / "first").mkdir()
+        (tmp_path / "first" / "config.toml").touch()
         with pytest.raises(WeightsError, match="is a run without checkpoints; pass its model directory .*first/model"):
             Start(tmp_path / "first", tmp_path)
 

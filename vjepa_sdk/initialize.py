@@ -85,7 +85,7 @@ def initialize(jepa: JEPA, optimizer: torch.optim.Optimizer, config: TrainConfig
     path = Path(name).expanduser()
     if path.is_file():
         found = _read_official(path, near=Path(config.out))
-    elif (path / "checkpoints").is_dir():
+    elif (path / "config.toml").is_file():
         found = _read_run(path)
     else:
         found = _read_directory(name, path)

@@ -36,7 +36,7 @@ from .masks import Masks
 from .metrics import MetricsLog
 from .preprocess import normalize
 from .progress import ProgressBar, progress_bar
-from .schema import from_dict, read_toml, to_dict, to_toml
+from .schema import differences, from_dict, read_toml, to_dict, to_toml
 from .signals import StopRequest, stop_on_signal
 from .steps import (
     ForwardPass,
@@ -361,9 +361,7 @@ class Trainer:
 
     def _restore(self) -> bool:
         """Go back to the newest checkpoint; False if the run was stopped before its first."""
-        old = to_dict(from_dict(TrainConfig, read_toml(self.out / "config.toml")))
-        changes = _differences(old, to_dict(self.config))
-        if changes:
+        if changes := _changes(from_dict(TrainConfig, read_toml(self.out / "config.toml")), self.config):
             raise ResumeError(
                 f"{self.out}: cannot resume, the configuration changed: {'; '.join(changes)}; "
                 "restore it or start a new run in another --out"
@@ -460,22 +458,10 @@ _MAY_CHANGE = {
 }  # fmt: skip
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _changes(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Name the settings that decide the result and differ, as `key: old -> new`."""
-    before, after = _flat(old), _flat(new)
     return [
-        f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and re.sub(r"^images\.(?=data\.)|\[\d+\]", "", key) not in _MAY_CHANGE
+        f"{key}: {change}"
+        for key, change in differences(to_dict(old), to_dict(new)).items()
+        if re.sub(r"^images\.(?=data\.)|\[\d+\]", "", key) not in _MAY_CHANGE
     ]
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Spell nested tables out: `optim.lr`, `masks[0].num_blocks`."""
-    if isinstance(data, dict):
-        items = [(f"{prefix}.{key}".lstrip("."), value) for key, value in data.items()]
-    elif isinstance(data, list) and any(isinstance(item, dict) for item in data):
-        items = [(f"{prefix}[{number}]", value) for number, value in enumerate(data)]
-    else:
-        return {prefix: data}
-    return {name: value for key, item in items for name, value in _flat(item, key).items()}
