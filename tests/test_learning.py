@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vjepa_sdk import VJEPA, pretrain
 from vjepa_sdk.config import DataConfig, MaskConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
@@ -21,7 +22,7 @@ from frozen_probe import interval, ridge_probe
 
 CLASSES = 8
 # settings were chosen on seeds 100 and above
-SEEDS = (0, 1, 2)
+SEEDS = (10, 11, 12)
 
 MODEL = ModelConfig(
     img_size=48,
@@ -81,14 +82,14 @@ def drifting_grating(label: int, rng: np.random.Generator) -> np.ndarray:
     angle = 2 * np.pi * label / CLASSES
     speed, period, phase = rng.uniform(1.0, 2.5), rng.uniform(8, 14), rng.uniform(0, 2 * np.pi)
     shifts = speed * np.arange(4)
-    return _stripes(angle, period, phase, shifts, size=48, contrast=59.0, noise=30.0, rng=rng)
+    return _stripes(angle, period, phase, shifts, size=48, contrast=39.0, noise=30.0, rng=rng)
 
 
 def still_grating(label: int, rng: np.random.Generator) -> np.ndarray:
     """Render stripes at one of eight orientations under noise, uint8 [1, 128, 128, 3]; phase and period are random."""
     period, phase = rng.uniform(12, 24), rng.uniform(0, 2 * np.pi)
     angle = np.pi * label / CLASSES
-    return _stripes(angle, period, phase, np.zeros(1), size=128, contrast=29.0, noise=10.0, rng=rng)
+    return _stripes(angle, period, phase, np.zeros(1), size=128, contrast=20.0, noise=10.0, rng=rng)
 
 
 def _stripes(
@@ -119,9 +120,12 @@ def labelled(render: Render, count: int, *, seed: tuple[int, int]) -> tuple[torc
     return torch.from_numpy(clips).permute(0, 1, 4, 2, 3), labels
 
 
-def write_lossless(path: Path, frames: np.ndarray) -> None:
-    """Encode frames as FFV1 in RGB: a lossy codec would spend its bits on, or smooth away, the noise."""
-    with av.open(str(path), "w") as container:
+def write_lossless(stem: Path, frames: np.ndarray) -> None:
+    """Write a still as PNG, a clip as FFV1 in RGB: a lossy codec would smooth the noise away."""
+    if len(frames) == 1:
+        Image.fromarray(frames[0]).save(stem.with_suffix(".png"))
+        return
+    with av.open(str(stem.with_suffix(".mkv")), "w") as container:
         stream = container.add_stream("ffv1", rate=10)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "bgr0"
         for frame in frames:
@@ -139,17 +143,19 @@ class Gain:
     """Standard error of the difference, over the clips: the same ones before and after."""
 
 
-def gain(config: TrainConfig, render: Render, directory: Path, *, seed: int, files: int = 640) -> Gain:
+def gain(
+    config: TrainConfig, render: Render, directory: Path, *, seed: int, files: int = 640, probe_clips: int = 400
+) -> Gain:
     """Pretrain on rendered files; probe the exported model, and the same run's initial weights, on other clips."""
     clips = directory / "clips"
     clips.mkdir(parents=True)
     rng = np.random.default_rng((seed, 0))
     for number in range(files):
-        write_lossless(clips / f"{number:04d}.mkv", render(number % CLASSES, rng))
+        write_lossless(clips / f"{number:04d}", render(number % CLASSES, rng))
     config = replace(config, data=replace(config.data, path=str(clips)), seed=seed)
     # a step at learning rate 0 exports what the run starts from
     idle = replace(config, steps=1, optim=OptimConfig(lr=0.0, start_lr=0.0, final_lr=0.0))
-    train, test = (labelled(render, 400, seed=(seed, part)) for part in (1, 2))
+    train, test = (labelled(render, probe_clips, seed=(seed, part)) for part in (1, 2))
     hits = []
     for name, run in (("idle", idle), ("run", config)):
         pretrain(replace(run, out=str(directory / name)))
@@ -179,7 +185,12 @@ def test_short_run_learns_more_than_its_initial_weights_know(
     assert low > 0.0, gains
 
 
-def test_run_that_does_not_learn_gains_nothing(tmp_path: Path) -> None:
-    still = OptimConfig(lr=0.0, start_lr=0.0, final_lr=0.0)
-    result = gain(replace(VJEPA_RUN, optim=still, steps=2), drifting_grating, tmp_path, seed=0, files=32)
+def test_forty_steps_learn_something(tmp_path: Path) -> None:
+    result = gain(replace(IJEPA_RUN, steps=40), still_grating, tmp_path, seed=SEEDS[0], files=320, probe_clips=200)
+    assert result.after - result.before > 3 * result.error, result
+
+
+def test_run_at_learning_rate_zero_gains_nothing(tmp_path: Path) -> None:
+    idle = replace(VJEPA_RUN, optim=OptimConfig(lr=0.0, start_lr=0.0, final_lr=0.0), steps=2)
+    result = gain(idle, drifting_grating, tmp_path, seed=SEEDS[0], files=32, probe_clips=80)
     assert result.before == result.after
