@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from . import __version__
-from .config import EncoderWeights, ModelConfig
+from .config import EncoderWeights, ModelConfig, TrainConfig
 from .errors import ConfigError, GuardError, InputError, InUseError, OutputError, ResumeError, VJEPAError, WriteError
 from .files import printable
 from .recipes import RECIPES, train_config
@@ -224,7 +224,7 @@ def _describe(file: CheckedFile) -> str:
 def pretrain(
     clips: Annotated[str | None, typer.Argument(help="Directory of videos, or a CSV with a column `path`.")] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    out: Annotated[Path | None, typer.Option(help="Directory of the run.")] = None,
     preset: Annotated[str | None, typer.Option(help=f"Recipe: {', '.join(RECIPES)}.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings over the recipe.")] = None,
     set_: Annotated[
@@ -238,17 +238,26 @@ def pretrain(
     ] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what the run will cost, and stop.")] = False,
+    world_size: Annotated[int, typer.Option(help="With --plan: devices that share each step.")] = 1,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Pretrain a model on videos, without labels; exports a model directory to OUT/model."""
     _set_up_logging(quiet, verbose)
+    if world_size != 1 and not plan:
+        raise ConfigError(
+            f"--world-size {world_size} belongs to --plan; to train on several devices start with torchrun"
+        )
     data = {key: value for key, value in (("path", clips), ("split", split)) if value is not None}
-    given = {"out": str(out), "device": device, "init_from": init_from}
+    given = {"out": out and str(out), "device": device, "init_from": init_from}
     run = {key: value for key, value in given.items() if value is not None}
     resolved = train_config(preset=preset, path=config, settings={**run, "data": data}, overrides=set_ or ())
     # imported only now: a mistake in the settings is told before torch takes its seconds
+    if plan:
+        _print_plan(resolved, world_size, as_json)
+        return
     from .distributed import is_first_process
     from .trainer import pretrain as run_pretraining
 
@@ -262,6 +271,14 @@ def pretrain(
     skipped = f"; {result.skipped_steps} steps were skipped, see metrics.jsonl" if result.skipped_steps else ""
     _print(result, as_json, f"{result.model_directory}: trained {result.step} steps{bad}{skipped}")
     raise typer.Exit(SOME_SKIPPED if result.bad_clips else COMPLETE)
+
+
+def _print_plan(config: TrainConfig, world_size: int, as_json: bool) -> None:
+    from .plan import plan
+    from .plan_text import plan_lines
+
+    planned = plan(config, world_size=world_size)
+    _print(planned, as_json, "\n".join(plan_lines(planned)))
 
 
 @app.command()
@@ -323,6 +340,8 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vjepa: %(message)s")
     logging.getLogger("vjepa_sdk").setLevel(level)
+    # what a long run is told before it starts is for everyone
+    logging.getLogger("vjepa_sdk.preflight").setLevel(logging.ERROR if quiet else logging.INFO)
 
 
 def _one_line(error: BaseException) -> str:

@@ -34,6 +34,7 @@ from .initialize import Origin, initialize
 from .jepa import JEPA, Spread, spread
 from .masks import Masks
 from .metrics import MetricsLog
+from .preflight import check_memory, preflight
 from .preprocess import normalize
 from .progress import ProgressBar, progress_bar
 from .schema import differences, from_dict, read_toml, to_dict, to_toml
@@ -82,8 +83,11 @@ def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bo
         show_progress_bar: on stderr; None: if it is a terminal.
 
     Raises:
-        ConfigError: no clips or output given, or `config.init_from` is not found or another kind of model.
+        ConfigError: no clips or output given, `config.init_from` is not found or another kind of model, or the run
+            surely needs more memory than there is.
         WeightsError: `config.init_from` cannot be read or does not fit.
+        VideoDecodeError: none of a sample of the clips can be opened.
+        WriteError: the disk has too little room for the checkpoints.
         OutputError: `config.out` holds a run and `resume` is False, or another process uses it.
         ResumeError: `config` differs from the run's in something that matters.
         CheckpointError: three saves in a row failed, or the last one.
@@ -124,6 +128,7 @@ class Trainer:
                 bad=self.bad,
             )
         self.preprocess = PreprocessConfig.for_crop(config.model.img_size)
+        self.memory = check_memory(config, self.device, world_size=group.world_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, _WEIGHTS))
             self.jepa = JEPA(config.model, config.objective).to(self.device)
@@ -163,6 +168,8 @@ class Trainer:
     def _begin(self, resume: bool) -> bool:
         """Take the first weights from a checkpoint or from `init_from`; return whether the run is new."""
         is_new = not (resume and self._restore())
+        if self.group.is_first:
+            self._look_ahead()
         if is_new and self.config.init_from is not None:
             self.origin = initialize(self.jepa, self.optimizer, self.config)
         return is_new
@@ -206,6 +213,18 @@ class Trainer:
         model = self._export() if is_finished and self.group.is_first else None
         bad = self._all_bad_clips()["reasons"]
         return PretrainResult(self.step, is_finished, model, bad, self.guards.skipped.count)
+
+    def _look_ahead(self) -> None:
+        """Refuse what cannot work before any time is spent on it."""
+        if self.step < self.config.steps:
+            preflight(
+                self.config,
+                self.memory,
+                clips=self.data.paths,
+                stills=self.images.paths if self.images else (),
+                device=self.device,
+                steps_left=self.config.steps - self.step,
+            )
 
     @contextmanager
     def _batches(self, data: TrainingData | None, size: int) -> Iterator[Iterator[Batch]]:
