@@ -175,7 +175,7 @@ def pass_memory(shape: PassShape, masks: Sequence[MaskLengths]) -> PassMemory:
     """
     number, has_rope = shape.number_bytes, shape.model.position == "rope"
     targets = shape.tokens * shape.model.predictor_levels * shape.model.embed_dim * FLOAT32
-    kept = clips = shape.tokens * shape.values_per_token * (1 + FLOAT32)  # a batch arrives as uint8
+    kept = clips = shape.tokens * shape.values_per_token * FLOAT32
     block, loss = 0, 0
     for mask in masks:
         kept += _ends_memory(shape, mask)

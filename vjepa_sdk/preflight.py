@@ -18,7 +18,7 @@ from .costs import Stack
 from .errors import ConfigError, VideoDecodeError, WriteError
 from .headers import HeaderSample, sample_headers
 from .layers import transformer_blocks
-from .plan import Plan, decoding_seconds, plan
+from .plan import PassPlan, Plan, decoding_seconds, plan
 from .plan_text import disk_text, size_text, time_text
 from .steps import autocast
 
@@ -97,22 +97,37 @@ def _container_limit() -> int:
 
 
 def _remedy(config: TrainConfig, available: int, world_size: int) -> str:
-    """Say which settings would fit; those that cost no time first."""
+    """Say which settings would fit: the largest passes that do, without activation checkpointing if possible."""
     for checkpointing in dict.fromkeys((config.activation_checkpointing, True)):
-        changes = ["activation_checkpointing=true"] if checkpointing != config.activation_checkpointing else []
-        planned = plan(replace(config, activation_checkpointing=checkpointing), world_size=world_size)
-        memory = planned.memory
-        room = available - memory.weights - memory.gradients - memory.moments
-        sizes = []
-        for part in planned.passes:
-            fitting = int(part.batch_size * room / (part.memory.activations + part.memory.working))
-            sizes.append(max((size for size in range(1, fitting + 1) if part.samples % size == 0), default=0))
-            if fitting < part.batch_size:
-                name = "micro_batch_size" if part.content == "clips" else "images.micro_batch_size"
-                changes.append(f"{name}={sizes[-1]}")
-        if min(sizes) > 0 and room >= memory.saving:
-            return f"set {' and '.join(changes)}"
+        smaller = replace(config, activation_checkpointing=checkpointing)
+        while (planned := plan(smaller, world_size=world_size)).memory.total > available:
+            largest = max(planned.passes, key=lambda each: each.memory.activations + each.memory.working)
+            if largest.batch_size == 1:
+                break
+            smaller = _with_smaller_passes(smaller, planned, largest, available)
+        else:
+            return f"set {' and '.join(_changes(config, smaller))}"
     return "take a smaller model, or a device with more memory"
+
+
+def _with_smaller_passes(config: TrainConfig, planned: Plan, part: PassPlan, available: int) -> TrainConfig:
+    """Cut a step's clips or stills into the passes that should fit, and surely into smaller ones than now."""
+    memory = planned.memory
+    room = available - memory.weights - memory.gradients - memory.moments
+    most = min(part.batch_size - 1, int(part.batch_size * room / (part.memory.activations + part.memory.working)))
+    size = max((size for size in range(1, most + 1) if part.samples % size == 0), default=1)
+    if part.content == "stills" and config.images is not None:
+        return replace(config, images=replace(config.images, micro_batch_size=size))
+    return replace(config, micro_batch_size=size)
+
+
+def _changes(old: TrainConfig, new: TrainConfig) -> list[str]:
+    settings = {
+        "activation_checkpointing": (old.activation_checkpointing, new.activation_checkpointing),
+        "micro_batch_size": (old.micro_batch_size, new.micro_batch_size),
+        "images.micro_batch_size": tuple(each.images and each.images.micro_batch_size for each in (old, new)),
+    }
+    return [f"{name}={str(after).lower()}" for name, (before, after) in settings.items() if after != before]
 
 
 def preflight(
