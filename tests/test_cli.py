@@ -378,3 +378,40 @@ def test_convert_mistakes_are_one_line_and_write_nothing(
     errors = capsys.readouterr().err
     assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors
     assert not (tmp_path / "model").exists()
+
+
+def test_plan_needs_neither_clips_nor_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--plan", "--preset", "vjepa2-vitl16", "--world-size", "8")
+    assert run(monkeypatch, "pretrain", *options) == cli.COMPLETE
+    text = capsys.readouterr().out
+    assert text.startswith("run         vjepa2-vitl16: 240,000 steps in bfloat16\n")
+    assert "3,072 a step, in 16 passes of 24 on each of 8 devices" in text
+    assert run(monkeypatch, "pretrain", *options, "--json") == cli.COMPLETE
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["parameters"]["context_encoder"] == 303_885_312 and planned["world_size"] == 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_reach_the_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "pretrain", "--plan", "--set", "batch_size=8", "--set", "steps=7", "--json")
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["steps"], planned["passes"][0]["samples"]) == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--plan", "--world-size", "0"), "world_size=0 must lie between 1 and 1000000; pass 1"),
+        (("--world-size", "2"), "--world-size 2 belongs to --plan; to train on several devices start with torchrun"),
+        ((), "out is empty; pass a directory for the run"),
+    ],
+)
+def test_plan_mistakes_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert run(monkeypatch, "pretrain", "list.csv", *options) == cli.USAGE
+    errors = capsys.readouterr().err
+    assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors

@@ -205,9 +205,8 @@ def test_checkpoints_and_model_on_disk_have_the_planned_size(tmp_path: Path) -> 
     ("settings", "count"),
     [
         ({"steps": 100, "save_every": 10, "keep_checkpoints": 2}, 3),
-        ({"steps": 100, "save_every": 60, "keep_checkpoints": 2}, 2),
-        ({"steps": 5, "save_every": 10}, 1),
-        ({"steps": 100, "save_every": 10, "keep_checkpoints": 2, "keep_every": 50}, 5),
+        ({"steps": 5, "save_every": 10, "keep_checkpoints": 2}, 2),
+        ({"steps": 100, "save_every": 10, "keep_checkpoints": 2, "keep_every": 50}, 6),
     ],
 )
 def test_checkpoints_are_counted_as_they_are_kept(settings: dict[str, int], count: int) -> None:

@@ -84,12 +84,12 @@ class MemoryPlan:
     """Of the largest forward pass, kept for its backward pass."""
     working: int
     """On top of the activations for a moment."""
-    saving: int
-    """Copies made while a checkpoint is written, when there are no activations."""
     total: int
     """At the highest moment; without what PyTorch and CUDA take for themselves."""
     certain: int
     """Part of the total that is surely held at one moment: nothing runs with less."""
+    saving: int
+    """In the computer's own memory, not a GPU's: a copy while a checkpoint is written in the background."""
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,6 @@ def _memory(weights: int, parameters: Parameters, passes: Sequence[PassPlan]) ->
     gradients = FLOAT32 * (parameters.context_encoder + parameters.predictor)
     moments = 2 * gradients
     largest = max((each.memory for each in passes), key=lambda need: need.activations + need.working)
-    saving = weights + moments
     # the gradients of a step's first pass come as its activations go
     beside = gradients if any(each.passes > 1 for each in passes) or len(passes) > 1 else 0
     return MemoryPlan(
@@ -253,16 +252,16 @@ def _memory(weights: int, parameters: Parameters, passes: Sequence[PassPlan]) ->
         moments=moments,
         activations=largest.activations,
         working=largest.working,
-        saving=saving,
-        total=weights + moments + gradients + max(largest.activations + largest.working, saving),
+        total=weights + moments + gradients + largest.activations + largest.working,
         certain=weights + moments + max(gradients, beside + largest.activations),
+        saving=weights + moments,
     )
 
 
 def _disk(config: TrainConfig, weights: int, parameters: Parameters) -> DiskPlan:
     checkpoint = weights + 2 * FLOAT32 * (parameters.context_encoder + parameters.predictor)
-    saves = -(-config.steps // config.save_every)
-    kept = 0 if config.keep_every is None else config.steps // config.keep_every
+    saves = 1 + -(-config.steps // config.save_every)  # the first before training, to see that there is room
+    kept = 0 if config.keep_every is None else 1 + config.steps // config.keep_every
     count = min(saves, config.keep_checkpoints + 1 + kept)
     return DiskPlan(checkpoint=checkpoint, checkpoints=count, model=weights, total=count * checkpoint + weights)
 

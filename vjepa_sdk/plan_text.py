@@ -59,7 +59,7 @@ def _of_memory(plan: Plan) -> list[str]:
         f"always: weights {size_text(memory.weights)}, gradients {size_text(memory.gradients)}, moments "
         f"{size_text(memory.moments)}",
         f"in a pass: activations {size_text(memory.activations)}, and {size_text(memory.working)} for a moment",
-        f"at a checkpoint: copies of {size_text(memory.saving)}",
+        f"beside them, in the computer's own memory: {size_text(memory.saving)} while a checkpoint is written",
     ]
 
 

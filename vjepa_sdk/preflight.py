@@ -18,7 +18,7 @@ from .costs import Stack
 from .errors import ConfigError, VideoDecodeError, WriteError
 from .headers import HeaderSample, sample_headers
 from .layers import transformer_blocks
-from .plan import PassPlan, Plan, decoding_seconds, plan
+from .plan import MemoryPlan, PassPlan, Plan, decoding_seconds, plan
 from .plan_text import disk_text, size_text, time_text
 from .steps import autocast
 
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 # a run is refused only if even this share of what it surely holds at one moment is too much
 _SURE = 0.9
+_NO_REMEDY = "take a smaller model, or a device with more memory"
 _MAX_CALIBRATION_OPERATIONS = {"cpu": 1e10, "mps": 1e12, "cuda": 1e13}
 
 
@@ -34,8 +35,9 @@ class MemoryCheck:
     """What a run needs, and what there was before it took anything."""
 
     plan: Plan
+    needed: int
+    """Bytes on the device; on a CPU with those of the copy from which a checkpoint is written."""
     available: int
-    """Bytes on the device."""
     remedy: str
     """Settings that would fit; empty if the run's own do."""
 
@@ -63,15 +65,25 @@ def check_memory(config: TrainConfig, device: torch.device, *, world_size: int =
         InputError: the masks do not fit the grid.
     """
     planned, available = plan(config, world_size=world_size), available_memory(device)
-    remedy = "" if planned.memory.total <= available else _remedy(config, available, world_size)
-    check = MemoryCheck(planned, available, remedy)
+    needed = _needed(planned.memory, device)
+    remedy = "" if needed <= available else _remedy(config, device, available, world_size)
+    check = MemoryCheck(planned, needed, available, remedy)
     if planned.memory.certain * _SURE > available:
         raise ConfigError(f"{_memory_text(check, device)}; {remedy}")
+    if device.type == "cuda" and (own := available_memory(torch.device("cpu"))) < planned.memory.saving * _SURE:
+        raise ConfigError(
+            f"{size_text(planned.memory.saving)} of the computer's own memory are needed to write a checkpoint, "
+            f"{size_text(own)} are available; {_NO_REMEDY}"
+        )
     return check
 
 
+def _needed(memory: MemoryPlan, device: torch.device) -> int:
+    return memory.total if device.type == "cuda" else memory.total + memory.saving
+
+
 def _memory_text(check: MemoryCheck, device: torch.device) -> str:
-    needed, available = size_text(check.plan.memory.total), size_text(check.available)
+    needed, available = size_text(check.needed), size_text(check.available)
     return f"about {needed} of memory are needed on {device}, {available} are available"
 
 
@@ -96,25 +108,24 @@ def _container_limit() -> int:
         return 2**63
 
 
-def _remedy(config: TrainConfig, available: int, world_size: int) -> str:
+def _remedy(config: TrainConfig, device: torch.device, available: int, world_size: int) -> str:
     """Say which settings would fit: the largest passes that do, without activation checkpointing if possible."""
     for checkpointing in dict.fromkeys((config.activation_checkpointing, True)):
         smaller = replace(config, activation_checkpointing=checkpointing)
-        while (planned := plan(smaller, world_size=world_size)).memory.total > available:
+        while (excess := _needed((planned := plan(smaller, world_size=world_size)).memory, device) - available) > 0:
             largest = max(planned.passes, key=lambda each: each.memory.activations + each.memory.working)
             if largest.batch_size == 1:
                 break
-            smaller = _with_smaller_passes(smaller, planned, largest, available)
+            smaller = _with_smaller_passes(smaller, largest, excess)
         else:
             return f"set {' and '.join(_changes(config, smaller))}"
-    return "take a smaller model, or a device with more memory"
+    return _NO_REMEDY
 
 
-def _with_smaller_passes(config: TrainConfig, planned: Plan, part: PassPlan, available: int) -> TrainConfig:
-    """Cut a step's clips or stills into the passes that should fit, and surely into smaller ones than now."""
-    memory = planned.memory
-    room = available - memory.weights - memory.gradients - memory.moments
-    most = min(part.batch_size - 1, int(part.batch_size * room / (part.memory.activations + part.memory.working)))
+def _with_smaller_passes(config: TrainConfig, part: PassPlan, excess: int) -> TrainConfig:
+    """Cut a step's clips or stills into passes that should fit, and surely into smaller ones than now."""
+    taken = part.memory.activations + part.memory.working
+    most = min(part.batch_size - 1, int(part.batch_size * (taken - excess) / taken))
     size = max((size for size in range(1, most + 1) if part.samples % size == 0), default=1)
     if part.content == "stills" and config.images is not None:
         return replace(config, images=replace(config.images, micro_batch_size=size))
