@@ -226,7 +226,7 @@ def test_every_recipe_can_be_planned(name: str) -> None:
 
 
 def test_several_devices_share_a_step() -> None:
-    recipe = dataclasses.replace(RECIPES["vjepa2-vitl16"], micro_batch_size=None)
+    recipe = RECIPES["vjepa2-vitl16"]
     alone, together = plan(dataclasses.replace(recipe, batch_size=24)), plan(recipe, world_size=128)
     assert (together.passes[0].batch_size, together.passes[0].passes) == (24, 1)
     assert together.memory == alone.memory
@@ -260,6 +260,13 @@ def test_masks_that_cannot_be_drawn_are_told() -> None:
 def test_world_size_is_checked() -> None:
     with pytest.raises(ConfigError, match=r"world_size=0 must lie between 1 and 1000000; pass 1"):
         plan(BASE, world_size=0)
+
+
+def test_step_that_devices_cannot_share_is_refused_as_training_does() -> None:
+    with pytest.raises(
+        ConfigError, match=r"which world_size=3 processes cannot share equally; pass a micro_batch_size"
+    ):
+        plan(dataclasses.replace(RECIPES["vjepa2-vitl16"], micro_batch_size=48), world_size=3)
 
 
 def test_plan_needs_neither_clips_nor_output() -> None:

@@ -198,7 +198,7 @@ class TrainingData:
             GuardError: more than `max_bad_fraction` of the clips cannot be decoded, or one position finds none.
         """
         size = micro_batch_size or self.batch_size
-        _check_shares(self.batch_size, size, world_size)
+        check_shares(self.batch_size, size, world_size)
         first, last = first_step * self.batch_size, last_step * self.batch_size
         walk = zip(range(first, last), self.order.walk(first, last), strict=True)
         requests = (
@@ -249,8 +249,12 @@ def _batch(results: Sequence[TaskResult[ClipRequest]]) -> Batch:
     )
 
 
-def _check_shares(batch_size: int, micro_batch_size: int, world_size: int) -> None:
-    """Check that a step's micro-batches can be shared out equally."""
+def check_shares(batch_size: int, micro_batch_size: int, world_size: int) -> None:
+    """Check that a step's micro-batches can be shared out equally.
+
+    Raises:
+        ConfigError: they cannot; the message names sizes that can.
+    """
     check_multiple("batch_size", batch_size, "micro_batch_size", micro_batch_size)
     check_multiple("batch_size", batch_size, "world_size", world_size)
     if batch_size // micro_batch_size % world_size:

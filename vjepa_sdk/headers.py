@@ -76,7 +76,9 @@ def sample_headers(
     headers: list[Header] = []
     unreadable: dict[str, str] = {}
     start: float | None = None
-    with WorkerPool(HeaderReader(decoder), num_workers=min(num_workers, 4), deadline_seconds=deadline_seconds) as pool:
+    with WorkerPool(
+        HeaderReader(decoder), num_workers=min(num_workers, 4), deadline_seconds=deadline_seconds, crash_retries=1
+    ) as pool:
         for result in pool.map((chosen[number] for number in order), prefetch=0):
             start = time.monotonic() if start is None else start
             if result.array is None:

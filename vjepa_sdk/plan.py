@@ -10,6 +10,7 @@ import torch
 
 from .config import DataConfig, ImagesConfig, TrainConfig
 from .costs import FLOAT32, MaskLengths, Operations, PassMemory, PassShape, pass_memory, pass_operations
+from .data import check_shares
 from .masks import Masks
 from .model import Predictor, VideoEncoder
 from .schema import check_range
@@ -149,7 +150,7 @@ def plan(config: TrainConfig, *, world_size: int = 1) -> Plan:
         world_size: devices that share each step.
 
     Raises:
-        ConfigError: `world_size` is out of range.
+        ConfigError: so many devices cannot share a step equally.
         InputError: the masks do not fit the grid.
     """
     check_range("world_size", world_size, 1, 1_000_000)
@@ -186,8 +187,8 @@ def _passes(config: TrainConfig, content: Literal["clips", "stills"], world_size
     frames, side, draw = config.model.num_frames, config.model.img_size, draw_masks
     if content == "stills" and config.images is not None:
         part, frames, side, draw = config.images, 1, config.images.img_size, draw_image_masks
-    share = -(-part.batch_size // world_size)
-    size = min(part.micro_batch_size or share, share)
+    size = part.micro_batch_size or part.batch_size
+    check_shares(part.batch_size, size, world_size)
     shape = PassShape(
         model=config.model,
         objective=config.objective,
@@ -202,7 +203,7 @@ def _passes(config: TrainConfig, content: Literal["clips", "stills"], world_size
     return PassPlan(
         content=content,
         batch_size=size,
-        passes=-(-share // size),
+        passes=part.batch_size // size // world_size,
         samples=part.batch_size,
         tokens=shape.tokens,
         masks=tuple(_mean(lengths) for lengths in zip(*draws, strict=True)),

@@ -126,7 +126,7 @@ def _with_smaller_passes(config: TrainConfig, part: PassPlan, excess: int) -> Tr
     """Cut a step's clips or stills into passes that should fit, and surely into smaller ones than now."""
     taken = part.memory.activations + part.memory.working
     most = min(part.batch_size - 1, int(part.batch_size * (taken - excess) / taken))
-    size = max((size for size in range(1, most + 1) if part.samples % size == 0), default=1)
+    size = max((size for size in range(1, most + 1) if part.passes * part.batch_size % size == 0), default=1)
     if part.content == "stills" and config.images is not None:
         return replace(config, images=replace(config.images, micro_batch_size=size))
     return replace(config, micro_batch_size=size)
@@ -209,7 +209,7 @@ def _check_clips(data: DataConfig, paths: Sequence[str], content: str, num_frame
             data.max_bad_fraction,
             content,
         )
-    short = sum(each.num_frames < num_frames for each in sample.headers)
+    short = sum(1 < each.num_frames < num_frames for each in sample.headers)  # stills are meant to repeat
     if short:
         logger.warning(
             "%s of %s %s have fewer frames than num_frames=%s; their last frame repeats",
