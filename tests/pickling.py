@@ -24,7 +24,8 @@ def _unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored],
 
 @contextmanager
 def in_this_process() -> Iterator[None]:
-    """Make `convert` read without a child until the block ends."""
+    """Make `convert` and `initialize` read without a child until the block ends."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vjepa_sdk.convert.unpickled", _unpickled)
+        for module in ("convert", "initialize"):
+            patch.setattr(f"vjepa_sdk.{module}.unpickled", _unpickled)
         yield

@@ -105,6 +105,18 @@ def test_fps_samples_at_a_rate_from_files_and_arrays(model: VJEPA, clips: list[P
     assert model.clip_loader(fps=2)(clips[0])[1]["frames"] == [0, 5, 8, 8]
 
 
+def test_times_that_a_container_rounds_are_sampled_evenly(model: VJEPA, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mkv", num_frames=30, fps=30)  # at 0, 33, 67, 100 ...
+    assert model.clip_loader(fps=15)(path)[1]["frames"] == [0, 2, 4, 6]
+
+
+def test_a_rate_needs_times_that_ascend(model: VJEPA, tmp_path: Path) -> None:
+    part = write_video(tmp_path / "a.mpg", num_frames=10, codec="mpeg2video", fps=25).read_bytes()
+    (tmp_path / "joined.mpg").write_bytes(part + part)
+    with pytest.raises(InputError, match=r"joined\.mpg: shows frame 9 at .* s and the next one at .* s; times must"):
+        model.encode(tmp_path / "joined.mpg", fps=4)
+
+
 def test_fps_of_arrays_needs_their_rate(model: VJEPA) -> None:
     with pytest.raises(
         InputError, match="fps=4 needs the frame rate of arrays and frame directories; pass source_fps="
@@ -293,5 +305,5 @@ def test_names_that_no_hub_can_hold_are_unknown_models(name: str) -> None:
 
 
 def test_offline_hub_models_that_are_not_cached_are_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="owner/name: cannot be fetched and is not in the cache"):
+    with pytest.raises(WeightsError, match="owner/name: main is not in the cache"):
         VJEPA.from_pretrained("owner/name", cache_dir=tmp_path, local_files_only=True)

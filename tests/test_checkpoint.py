@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
-import os
+import random
 import resource
+import shutil
 import signal
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from faults import fail, faults
+from tiny_runs import launcher_in
 
 from vjepa_sdk import checkpoint as module
-from vjepa_sdk.checkpoint import Checkpoint, load_latest, optimizer_tensors, restore_optimizer, save_checkpoint
-from vjepa_sdk.errors import CheckpointError
+from vjepa_sdk.checkpoint import (
+    Checkpoint,
+    CheckpointSaver,
+    load_latest,
+    optimizer_tensors,
+    restore_optimizer,
+    save_checkpoint,
+)
+from vjepa_sdk.errors import CheckpointError, GuardError
 
 
 def state(step: int) -> Checkpoint:
@@ -45,6 +59,59 @@ def test_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000003"]
 
 
+def test_checkpoints_of_round_steps_are_kept_for_good(tmp_path: Path) -> None:
+    for step in range(1, 8):
+        save_checkpoint(tmp_path, state(step), keep=1, keep_every=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-0000000{step}" for step in (3, 6, 7)]
+
+
+def test_newest_is_the_highest_step_whatever_its_length(tmp_path: Path) -> None:
+    for step in (99_999_999, 100_000_000):
+        save_checkpoint(tmp_path, state(step), keep=2)
+    assert_equal(load_latest(tmp_path), state(100_000_000))
+
+
+def test_checkpoint_that_cannot_be_deleted_costs_room_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_checkpoint(tmp_path, state(1), keep=1)
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: fail(errno.EBUSY))
+    save_checkpoint(tmp_path, state(2), keep=1)
+    assert "cannot be deleted" in caplog.text
+    monkeypatch.undo()
+    assert_equal(load_latest(tmp_path), state(2))
+
+
+@pytest.mark.parametrize("kind", ["weights", "optimizer"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_state_that_is_not_finite_is_never_saved(tmp_path: Path, kind: str, value: float) -> None:
+    save_checkpoint(tmp_path, state(1), keep=1)
+    bad = state(2)
+    next(iter(getattr(bad, kind).values()))[2, 1] = value
+    with pytest.raises(GuardError, match=r"step 2: the .* must be finite; nothing was saved"):
+        save_checkpoint(tmp_path, bad, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_disk_that_returns_other_bytes_is_found_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        original(path, {name: tensor + (name == "w") for name, tensor in tensors.items()})
+
+    original = module.write_tensors
+    monkeypatch.setattr(module, "write_tensors", write)
+    with pytest.raises(CheckpointError, match="weights.safetensors reads back differently from what was written"):
+        save_checkpoint(tmp_path, state(1), keep=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_loaded_state_does_not_hang_on_its_file(tmp_path: Path) -> None:
+    file = save_checkpoint(tmp_path, state(1), keep=1) / "weights.safetensors"
+    found = load_latest(tmp_path)
+    with open(file, "r+b") as stream:
+        stream.write(bytes(file.stat().st_size))
+    assert_equal(found, state(1))
+
+
 def test_no_checkpoint_is_none(tmp_path: Path) -> None:
     assert load_latest(tmp_path / "absent") is None
 
@@ -68,49 +135,99 @@ def test_damaged_checkpoint_is_set_aside_loudly(
     assert len(list(tmp_path.glob("step-00000002.damaged-*"))) == 1
 
 
+def _damage_at_random(path: Path, generator: random.Random) -> str:
+    """Damage one file of a checkpoint; return how."""
+    file = generator.choice(sorted(path.iterdir()))
+    data = bytearray(file.read_bytes())
+    kind = generator.choice(["flip a bit", "cut", "add", "zero a block", "delete"])
+    place = generator.randrange(len(data))
+    if kind == "flip a bit":
+        data[place] ^= 1 << generator.randrange(8)
+    elif kind == "cut":
+        del data[place:]
+    elif kind == "add":
+        data += b"\0"
+    elif kind == "zero a block":
+        data[place : place + 16] = bytes(len(data[place : place + 16]))
+        data[place] ^= file.read_bytes()[place] == 0
+    file.unlink() if kind == "delete" else file.write_bytes(data)
+    return f"{kind} at {place} of {file.name}"
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(200, marks=pytest.mark.soak)])
+def test_any_damage_is_found_and_the_checkpoint_before_is_used(tmp_path: Path, count: int) -> None:
+    generator = random.Random(count)
+    for number in range(count):
+        for step in (1, 2, 3):
+            save_checkpoint(directory := tmp_path / str(number), state(step), keep=3)
+        num_damaged = generator.choice([1, 1, 2])
+        damages = [_damage_at_random(directory / f"step-0000000{3 - i}", generator) for i in range(num_damaged)]
+        found = load_latest(directory)
+        assert found is not None and found.step == 3 - num_damaged, damages
+        assert_equal(found, state(found.step))
+        assert len(list(directory.glob("*.damaged-*"))) == num_damaged, damages
+
+
+def test_another_runs_damaged_checkpoint_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_checkpoint(tmp_path, state(1), keep=2)
+    (save_checkpoint(tmp_path, state(2), keep=2) / "state.json").write_text("{")
+    (tmp_path / ".step-00000003.abc.tmp").mkdir()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert_equal(load_latest(tmp_path, set_aside=False), state(1))
+    assert "step-00000002 is damaged" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
 def test_nothing_but_damage_is_an_error(tmp_path: Path) -> None:
     (save_checkpoint(tmp_path, state(1), keep=1) / "state.json").write_text("{")
     with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged; start a new run"):
         load_latest(tmp_path)
 
 
-class _Fault:
-    """Fail or stop at the k-th of the calls that put bytes and names on disk."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException) -> None:
-        self.left, self.error = at, error
-        for owner, name in ((os, "fsync"), (os, "rename"), (os, "replace"), (module, "write_tensors")):
-            self._wrap(monkeypatch, owner, name)
-
-    def _wrap(self, monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
-        original = getattr(owner, name)
-
-        def call(*arguments: object) -> object:
-            self.left -= 1
-            if self.left == 0:
-                raise self.error
-            return original(*arguments)
-
-        monkeypatch.setattr(owner, name, call)
-
-
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_fault_at_any_write_leaves_the_old_checkpoint_or_the_new(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
-) -> None:
-    save_checkpoint(tmp_path, state(1), keep=1)
-    for at in range(1, 100):
-        with monkeypatch.context() as patch:
-            fault = _Fault(patch, at, error)
-            with contextlib.suppress(CheckpointError, KeyboardInterrupt):
-                save_checkpoint(tmp_path, state(2), keep=1)
-        found = load_latest(tmp_path)
-        assert found is not None
+def test_fault_at_any_call_leaves_the_old_checkpoint_or_the_new(tmp_path: Path, error: BaseException) -> None:
+    def raise_error() -> None:
+        raise error
+
+    for k in itertools.count(1):
+        save_checkpoint(directory := tmp_path / str(k), state(1), keep=1)
+        with contextlib.suppress(CheckpointError, KeyboardInterrupt), faults(k, raise_error) as counted:
+            save_checkpoint(directory, state(2), keep=1)
+        found = load_latest(directory)
+        assert found is not None, k
         assert_equal(found, state(found.step))
-        if fault.left > 0:
-            assert at > 8 and found.step == 2
-            return
-    pytest.fail("the fault never moved past the end of a save")
+        if counted.count < k:
+            assert k > 25 and found.step == 2
+            break
+
+
+SAVE = """
+from pathlib import Path
+import torch
+from faults import Faults, die
+from test_checkpoint import state
+from vjepa_sdk.checkpoint import save_checkpoint
+Faults({k}, die)
+save_checkpoint(Path({directory!r}), state(2), keep=1)
+"""
+
+
+def test_kill_at_any_call_leaves_the_old_checkpoint_or_the_new(tmp_path: Path) -> None:
+    with launcher_in(tmp_path) as launcher:
+        for k in itertools.count(1):
+            save_checkpoint(directory := tmp_path / str(k), state(1), keep=1)
+            launcher.start(SAVE.format(k=k, directory=str(directory)))
+            status = launcher.end()
+            assert status in (0, -signal.SIGKILL), launcher.output
+            found = load_latest(directory)
+            assert found is not None, k
+            assert_equal(found, state(found.step))
+            # loading and the next save sweep up all that a killed one left
+            save_checkpoint(directory, state(3), keep=1)
+            assert [path.name for path in directory.iterdir()] == ["step-00000003"]
+            if status == 0:
+                assert k > 25 and found.step == 2
+                break
 
 
 def test_full_disk_in_the_middle_of_a_file_leaves_no_litter(tmp_path: Path) -> None:
@@ -126,10 +243,104 @@ def test_full_disk_in_the_middle_of_a_file_leaves_no_litter(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_full_disk_names_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _Fault(monkeypatch, 1, OSError(errno.ENOSPC, "No space left on device"))
-    with pytest.raises(CheckpointError, match=r"No space left on device\); 120 bytes are needed, .* are free; earlier"):
+def test_full_disk_names_what_is_needed(tmp_path: Path) -> None:
+    with (
+        faults(1, fail),
+        pytest.raises(CheckpointError, match=r"No space left on device\); 120 bytes are needed, .* are free; earlier"),
+    ):
         save_checkpoint(tmp_path, state(1), keep=1)
+
+
+class _Held:
+    """Replace `save_checkpoint` by one that waits until it is let go."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.may_end, self.steps, self._original = threading.Event(), list[int](), save_checkpoint
+        monkeypatch.setattr(module, "save_checkpoint", self._save)
+
+    def _save(self, directory: Path, checkpoint: Checkpoint, **options: Any) -> Path:
+        self.steps.append(checkpoint.step)
+        assert self.may_end.wait(60)
+        return self._original(directory, checkpoint, **options)
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = _Held(monkeypatch)
+    with CheckpointSaver(tmp_path, keep=2) as saver:
+        saver.save(lambda: state(1))
+        saver.check()
+        assert list(tmp_path.iterdir()) == []
+        held.may_end.set()
+        saver.finish()
+        assert_equal(load_latest(tmp_path), state(1))
+
+
+def test_next_save_waits_before_it_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, copied = _Held(monkeypatch), list[int]()
+
+    def copy(step: int) -> Checkpoint:
+        copied.append(step)
+        return state(step)
+
+    with CheckpointSaver(tmp_path, keep=2) as saver:
+        saver.save(lambda: copy(1))
+        second = threading.Thread(target=saver.save, args=[lambda: copy(2)])
+        second.start()
+        second.join(0.2)
+        assert second.is_alive() and copied == held.steps == [1]
+        held.may_end.set()
+        second.join(60)
+        saver.finish()
+    assert_equal(load_latest(tmp_path), state(2))
+
+
+def test_leaving_waits_for_the_save_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = _Held(monkeypatch)
+    threading.Timer(0.2, held.may_end.set).start()
+    with pytest.raises(KeyboardInterrupt), CheckpointSaver(tmp_path, keep=2) as saver:
+        saver.save(lambda: state(1))
+        raise KeyboardInterrupt
+    assert_equal(load_latest(tmp_path), state(1))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+def test_failed_save_is_told_and_survived(tmp_path: Path, number: int, caplog: pytest.LogCaptureFixture) -> None:
+    with CheckpointSaver(tmp_path, keep=2) as saver:
+        saver.save(lambda: state(1))
+        saver.finish()
+        with faults(1, lambda: fail(number)):
+            saver.save(lambda: state(2))
+            saver.save(lambda: state(3))
+        assert "step-00000002: cannot save" in caplog.text and "training goes on" in caplog.text
+        saver.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
+
+
+def test_three_failed_saves_in_a_row_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(saver: CheckpointSaver, step: int, write: Callable[..., None]) -> None:
+        monkeypatch.setattr(module, "write_tensors", write)
+        saver.save(lambda: state(step))
+        saver._thread.submit(lambda: None).result()  # the save has ended
+
+    def full(*_: object) -> None:
+        fail()
+
+    original = module.write_tensors
+    with CheckpointSaver(tmp_path, keep=2) as saver:
+        for step, write in enumerate([full, full, original, full, full, full], start=1):
+            save(saver, step, write)
+            if step < 6:
+                saver.check()
+        with pytest.raises(CheckpointError, match=r"step-00000006: cannot save .*; 3 saves in a row failed"):
+            saver.check()
+    assert_equal(load_latest(tmp_path), state(3))
+
+
+def test_last_save_that_fails_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "write_tensors", lambda *_: fail())
+    with CheckpointSaver(tmp_path, keep=2) as saver, pytest.raises(CheckpointError, match="No space left on device"):
+        saver.save(lambda: state(1))
+        saver.finish()
 
 
 def test_optimizer_continues_where_it_was() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from media import write_audio, write_video
 from tiny_models import save_tiny
 
 import vjepa_sdk
-from vjepa_sdk import cli, embed, trainer
+from vjepa_sdk import check, cli, embed, trainer
 from vjepa_sdk.storage import Lock
 
 
@@ -46,7 +47,10 @@ def test_embed_writes_one_row_per_clip(
 ) -> None:
     out = tmp_path / "feats.npy"
     assert run(monkeypatch, "embed", clips, "--out", out, "--model", model, "--num-workers", "0") == cli.COMPLETE
-    assert capsys.readouterr().out == f"{out}: 3 rows\n"
+    printed = capsys.readouterr()
+    assert printed.out == f"{out}: 3 rows\n"
+    summary = r"vjepa: 3 clips in [\d.]+ s, [\d.e+]+ clips/s; the encoder waited [\d.]+ s for decoding\n"
+    assert re.fullmatch(summary, printed.err)
     assert np.load(out).shape == (3, 24)
 
 
@@ -84,8 +88,8 @@ def test_every_embed_option_is_a_keyword_of_the_library_call(monkeypatch: pytest
     monkeypatch.setattr(embed, "embed_files", record)
     options = (
         "--model m --revision r --weights context --pooling temporal --num-frames 4 --fps 2.5 --batch-size 3 "
-        "--normalize-embeddings --decoder decord --device cpu --num-workers 1 --deadline-seconds 9 --max-failures 0.5 "
-        "--on-error stop --overwrite --quiet"
+        "--source-fps 9 --normalize-embeddings --dtype float16 --decoder decord --device cpu --num-workers 1 "
+        "--deadline-seconds 9 --max-failures 5% --on-error stop --follow-symlinks --extend --overwrite --quiet"
     ).split()
     monkeypatch.setattr(sys, "argv", ["vjepa", "embed", "a", "b", "--out", str(tmp_path / "x.npy"), *options])
     with pytest.raises(Stop):
@@ -99,17 +103,52 @@ def test_every_embed_option_is_a_keyword_of_the_library_call(monkeypatch: pytest
         "pooling": "temporal",
         "num_frames": 4,
         "fps": 2.5,
+        "source_fps": 9.0,
         "batch_size": 3,
         "normalize_embeddings": True,
+        "dtype": "float16",
         "decoder": "decord",
         "device": "cpu",
         "num_workers": 1,
         "deadline_seconds": 9.0,
-        "max_failures": 0.5,
+        "max_failures": "5%",
         "on_error": "stop",
+        "follow_symlinks": True,
+        "extend": True,
         "overwrite": True,
         "show_progress_bar": False,
     }
+
+
+def test_every_check_option_is_a_keyword_of_the_library_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[Any, dict[str, Any]]] = []
+
+    def record(*arguments: Any, **keywords: Any) -> None:
+        calls.append((arguments, keywords))
+        raise SystemExit(0)
+
+    monkeypatch.setattr(check, "check_files", record)
+    options = "--full --decoder decord --num-workers 1 --deadline-seconds 9 --follow-symlinks --quiet".split()
+    run(monkeypatch, "check", "a", "b", *options)
+    [(arguments, keywords)] = calls
+    assert arguments == (["a", "b"],)
+    assert keywords == {
+        "full": True,
+        "decoder": "decord",
+        "num_workers": 1,
+        "deadline_seconds": 9.0,
+        "follow_symlinks": True,
+        "show_progress_bar": False,
+    }
+
+
+def test_extending_with_other_settings_is_refused_with_its_own_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, model: Path, tmp_path: Path
+) -> None:
+    arguments = ("embed", clips, "--out", tmp_path / "feats.npy", "--model", model, "--num-workers", "0")
+    run(monkeypatch, *arguments)
+    assert run(monkeypatch, *arguments, "--extend", "--pooling", "none") == cli.RESUME_REFUSED
+    assert "pooling: mean -> none" in capsys.readouterr().err
 
 
 def _inputs(directory: Path) -> dict[str, Path]:
@@ -157,7 +196,11 @@ def test_unusable_inputs_are_one_line_and_leave_no_features(
         (("--out", "feats.npy", "--model", "vjepa-tinny"), "did you mean 'vjepa-tiny'"),
         (("--out", "feats.npy", "--num-frames", "3"), "num_frames=3"),
         (("--out", "feats.npy", "--device", "tpu"), "device='tpu'"),
-        (("--out", "feats.npy", "--max-failures", "5"), "max_failures=5"),
+        (
+            ("--out", "feats.npy", "--max-failures", "5"),
+            "max_failures=5 must be a fraction from 0 to 1",
+        ),
+        (("--out", "feats.npy", "--extend", "--overwrite"), "extend and overwrite exclude each other"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(
@@ -335,3 +378,40 @@ def test_convert_mistakes_are_one_line_and_write_nothing(
     errors = capsys.readouterr().err
     assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors
     assert not (tmp_path / "model").exists()
+
+
+def test_plan_needs_neither_clips_nor_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--plan", "--preset", "vjepa2-vitl16", "--world-size", "8")
+    assert run(monkeypatch, "pretrain", *options) == cli.COMPLETE
+    text = capsys.readouterr().out
+    assert text.startswith("run         vjepa2-vitl16: 240,000 steps in bfloat16\n")
+    assert "3,072 a step, in 16 passes of 24 on each of 8 devices" in text
+    assert run(monkeypatch, "pretrain", *options, "--json") == cli.COMPLETE
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["parameters"]["context_encoder"] == 303_885_312 and planned["world_size"] == 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_reach_the_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "pretrain", "--plan", "--set", "batch_size=8", "--set", "steps=7", "--json")
+    planned = json.loads(capsys.readouterr().out)
+    assert (planned["steps"], planned["passes"][0]["samples"]) == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--plan", "--world-size", "0"), "world_size=0 must lie between 1 and 1000000; pass 1"),
+        (("--world-size", "2"), "--world-size 2 belongs to --plan; to train on several devices start with torchrun"),
+        ((), "out is empty; pass a directory for the run"),
+    ],
+)
+def test_plan_mistakes_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert run(monkeypatch, "pretrain", "list.csv", *options) == cli.USAGE
+    errors = capsys.readouterr().err
+    assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_runs import metrics, run_config, write_clips
 
 from vjepa_sdk.distributed import Group, join_group
 from vjepa_sdk.errors import ConfigError
+from vjepa_sdk.schema import to_toml
 
 THREE_STEPS = """
 import sys
@@ -48,24 +51,24 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def run_ranks(world_size: int, out: Path) -> None:
+def run_processes(world_size: int, command: list[str]) -> list[str]:
+    """Start a command as torchrun does; return what each process printed."""
     port, processes = free_port(), []
     for rank in range(world_size):
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
-        environment = {
-            **os.environ,
-            "MASTER_ADDR": "127.0.0.1",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": ":".join(sys.path),
-        }
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
         environment |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}}
-        processes.append(subprocess.Popen([sys.executable, "-c", THREE_STEPS, str(out)], env=environment))
-    assert [process.wait(timeout=300) for process in processes] == [0] * world_size
+        processes.append(
+            subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True)
+        )
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * world_size
+    return outputs
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for world_size in (1, 2):
-        run_ranks(world_size, tmp_path)
+        run_processes(world_size, ["-c", THREE_STEPS, str(tmp_path)])
     alone, first, second = (load_file(tmp_path / name) for name in ("1-0", "2-0", "2-1"))
     for name, expected in alone.items():
         assert torch.equal(first[name], second[name])
@@ -87,3 +90,22 @@ def test_half_a_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         join_group(torch.device("cpu")),
     ):
         pass
+
+
+def test_run_of_two_processes_equals_that_of_one(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    clips = write_clips(tmp_path / "clips")
+    for world_size in (1, 2):
+        config = dataclasses.replace(
+            run_config(clips, tmp_path / f"run-{world_size}"), steps=4, batch_size=4, micro_batch_size=2, save_every=2
+        )
+        (tmp_path / "run.toml").write_text(to_toml(config))
+        command = ["-m", "vjepa_sdk", "pretrain", "--config", str(tmp_path / "run.toml"), "--out", config.out]
+        outputs = run_processes(world_size, command)
+        assert [bool(output) for output in outputs] == [True] + [False] * (world_size - 1)
+    alone, together = (metrics(tmp_path / f"run-{world_size}") for world_size in (1, 2))
+    for line, expected in zip(together, alone, strict=True):
+        assert line == pytest.approx(expected, rel=1e-4)
+    first, second = (load_file(tmp_path / f"run-{n}" / "model" / "model.safetensors") for n in (1, 2))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-4, atol=1e-5)

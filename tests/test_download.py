@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Clock
-from loopback_hub import OWNER_TOKEN, LoopbackHub, Response
+from loopback_hub import OWNER_TOKEN, Clock, LoopbackHub, Response
 from tiny_models import save_tiny
 
 import vjepa_sdk

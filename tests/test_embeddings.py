@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +15,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from vjepa_sdk.embeddings import load_embeddings, sidecar, write_features
+from vjepa_sdk import parquet
+from vjepa_sdk.embeddings import Row, iter_rows, load_embeddings, sidecar, write_features
 from vjepa_sdk.errors import ConfigError, InputError
 
+FORMATS = [".npy", ".npz", ".safetensors", ".parquet"]
+RAGGED = [".npz", ".safetensors", ".parquet"]
 
-def _write(path: Path, rows: list[np.ndarray]) -> Path:
+
+def _entry(row: int) -> dict[str, Any]:
+    return {"row": row, "id": f"clip-{row}", "path": f"{row}.mp4", "start_seconds": 0.5, "end_seconds": None}
+
+
+def _write(path: Path, values: list[np.ndarray], dtype: Any = "float32") -> Path:
+    rows = [Row(_entry(number), array) for number, array in enumerate(values)]
     with open(path, "wb") as file:
-        write_features(file, rows, suffix=path.suffix, shapes=[row.shape for row in rows])
-    sidecar(path, "index.jsonl").write_text("".join(json.dumps({"row": i}) + "\n" for i in range(len(rows))))
+        write_features(file, rows, suffix=path.suffix, shapes=[row.shape for row in values], dtype=dtype)
+    sidecar(path, "index.jsonl").write_text("".join(json.dumps(row.entry) + "\n" for row in rows))
     sidecar(path, "meta.json").write_text(json.dumps({"output": path.name}))
     return path
 
@@ -32,7 +44,7 @@ def _rows(*shapes: tuple[int, ...]) -> list[np.ndarray]:
 @settings(max_examples=50, deadline=None)
 @given(
     features=arrays.arrays(np.float32, arrays.array_shapes(min_dims=2, max_dims=5, max_side=4)),
-    suffix=st.sampled_from([".npy", ".npz", ".safetensors"]),
+    suffix=st.sampled_from(FORMATS),
 )
 def test_what_is_written_is_read_back_bit_for_bit(
     features: np.ndarray, suffix: str, tmp_path_factory: pytest.TempPathFactory
@@ -45,12 +57,79 @@ def test_what_is_written_is_read_back_bit_for_bit(
 
 
 @pytest.mark.parametrize("shapes", [[(2, 3), (4, 3), (1, 3)], [(2, 3), (2, 4)], [(3,), (3, 1)]])
-@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+@pytest.mark.parametrize("suffix", RAGGED)
 def test_rows_may_differ_in_shape(tmp_path: Path, suffix: str, shapes: list[tuple[int, ...]]) -> None:
     rows = _rows(*shapes)
     features = load_embeddings(_write(tmp_path / f"feats{suffix}", rows)).features
     assert features.dtype == object
     assert all(np.array_equal(row, loaded) for row, loaded in zip(rows, features, strict=True))
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    features=arrays.arrays(np.float16, arrays.array_shapes(min_dims=2, max_dims=4, max_side=4)),
+    suffix=st.sampled_from(FORMATS),
+)
+def test_half_precision_is_read_back_bit_for_bit(
+    features: np.ndarray, suffix: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = _write(tmp_path_factory.mktemp("features") / f"feats{suffix}", list(features), dtype="float16")
+    loaded = load_embeddings(path).features
+    assert loaded.dtype == np.float16
+    assert loaded.tobytes() == features.tobytes()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_rows_are_read_one_by_one_as_they_are_in_one_piece(tmp_path: Path, suffix: str) -> None:
+    rows = _rows((2, 3), (2, 3), (2, 3))
+    read = list(iter_rows(_write(tmp_path / f"feats{suffix}", rows)))
+    assert all(np.array_equal(row, given) for row, given in zip(read, rows, strict=True))
+
+
+def test_parquet_is_a_table_that_databases_take(tmp_path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    rows = _rows((3,), (3,))
+    table = pq.read_table(_write(tmp_path / "feats.parquet", rows))
+    assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
+    assert table.column_names == [
+        *("row", "id", "path", "start_seconds", "end_seconds", "frames", "decoder", "embedding")
+    ]
+    assert table["id"].to_pylist() == ["clip-0", "clip-1"]
+    assert table["end_seconds"].to_pylist() == [None, None]
+    assert np.array_equal(np.stack(table["embedding"].to_numpy()), np.stack(rows))
+
+
+def test_parquet_says_how_flattened_rows_were_shaped(tmp_path: Path) -> None:
+    from pyarrow import parquet as pq
+
+    table = pq.read_table(_write(tmp_path / "feats.parquet", _rows((2, 3), (4, 3))))
+    assert table["shape"].to_pylist() == [[2, 3], [4, 3]]
+
+
+def test_parquet_groups_do_not_need_all_rows_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow import parquet as pq
+
+    monkeypatch.setattr(parquet, "_GROUP_BYTES", 30)
+    path = _write(tmp_path / "feats.parquet", rows := _rows(*[(3,)] * 5))
+    assert pq.ParquetFile(path).num_row_groups == 3
+    assert np.array_equal(load_embeddings(path).features, np.stack(rows))
+
+
+def test_names_that_are_not_utf8_are_escaped_in_parquet(tmp_path: Path) -> None:
+    from pyarrow import parquet as pq
+
+    entry = _entry(0) | {"path": os.fsdecode(b"\xff.mp4")}
+    with open(path := tmp_path / "feats.parquet", "wb") as file:
+        write_features(file, [Row(entry, np.zeros(3))], suffix=".parquet", shapes=[(3,)], dtype="float32")
+    assert pq.read_table(path)["path"].to_pylist() == ["\\udcff.mp4"]
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"\.parquet needs pyarrow; install it with `pip install 'vjepa-sdk\[parquet"):
+        load_embeddings(tmp_path / "feats.parquet")
 
 
 def test_npy_is_what_numpy_itself_writes(tmp_path: Path) -> None:
@@ -71,7 +150,7 @@ def test_npz_and_safetensors_open_with_their_libraries(tmp_path: Path) -> None:
         assert np.array_equal(file.get_tensor("00000001"), rows[1])
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_bytes_depend_on_the_rows_alone(tmp_path: Path, suffix: str) -> None:
     rows = _rows((2, 3), (2, 3))
     assert _write(tmp_path / f"a{suffix}", rows).read_bytes() == _write(tmp_path / f"b{suffix}", rows).read_bytes()
@@ -79,7 +158,7 @@ def test_bytes_depend_on_the_rows_alone(tmp_path: Path, suffix: str) -> None:
 
 def test_index_and_meta_come_with_the_features(tmp_path: Path) -> None:
     loaded = load_embeddings(_write(tmp_path / "feats.npy", _rows((3,), (3,))))
-    assert loaded.index == [{"row": 0}, {"row": 1}]
+    assert loaded.index == [_entry(0), _entry(1)]
     assert loaded.meta == {"output": "feats.npy"}
 
 
@@ -110,7 +189,7 @@ def test_an_index_of_another_output_is_refused(tmp_path: Path) -> None:
         load_embeddings(path)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
+@pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY\x01\x00\xff\xff", b"\xff" * 64])
 def test_damaged_features_are_an_input_error(tmp_path: Path, suffix: str, content: bytes) -> None:
     path = _write(tmp_path / f"feats{suffix}", _rows((3,)))

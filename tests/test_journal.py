@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -48,10 +50,10 @@ def test_a_workspace_without_a_plan_leaves_no_directory(directory: Path) -> None
     assert not directory.exists()
 
 
-def test_removed_workspace_leaves_no_directory(directory: Path) -> None:
+def test_cleared_workspace_leaves_no_directory(directory: Path) -> None:
     _fill(directory, parts=1)
     with Workspace(directory) as work:
-        work.remove()
+        work.clear()
     assert not directory.exists()
 
 
@@ -197,18 +199,53 @@ def test_a_file_in_the_place_of_the_directory_is_an_error(directory: Path) -> No
         Workspace(directory).__enter__()
 
 
-def test_publish_never_shows_new_files_beside_the_old_output(directory: Path, tmp_path: Path) -> None:
-    out, index = tmp_path / "feats.npy", tmp_path / "feats.index.jsonl"
-    out.write_text("old")
+@pytest.fixture
+def files(directory: Path, tmp_path: Path) -> list[tuple[str, Path]]:
+    """Return an old output of two files, and new ones that wait in the workspace."""
+    _fill(directory, parts=1)
+    for name in ("index", "features"):
+        (tmp_path / name).write_text("old")
+        (directory / name).write_text("new")
+    return [("index", tmp_path / "index"), ("features", tmp_path / "features")]
+
+
+def test_publish_replaces_the_old_files_and_ends_the_job(directory: Path, files: list[tuple[str, Path]]) -> None:
     with Workspace(directory) as work:
-        work.start(PLAN)
-        (directory / "features").write_text("new")
+        work.publish(files)
+    assert [final.read_text() for _, final in files] == ["new", "new"]
+    assert not directory.exists()
+
+
+def test_publish_touches_nothing_unless_all_files_are_there(directory: Path, files: list[tuple[str, Path]]) -> None:
+    (directory / "index").unlink()
+    with Workspace(directory) as work:
         with pytest.raises(OutputError, match="cannot write"):
-            work.publish([("absent", index), ("features", out)], stale=out)
-        assert not out.exists()
-        (directory / "index").write_text("new")
-        work.publish([("index", index), ("features", out)], stale=out)
-    assert out.read_text() == index.read_text() == "new"
+            work.publish(files)
+        assert not work.is_committed
+    assert [final.read_text() for _, final in files] == ["old", "old"]
+
+
+@pytest.mark.parametrize("calls", range(3))
+def test_a_publication_that_was_cut_short_is_finished_by_the_next_owner(
+    directory: Path, files: list[tuple[str, Path]], calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, count = os.replace, itertools.count(-1)  # the first is that of the commit mark
+
+    def failing(source: Path, final: Path) -> None:
+        if next(count) == calls - 1:
+            raise OSError("cut")
+        replace(source, final)
+
+    with monkeypatch.context() as patch, Workspace(directory) as work, pytest.raises(OutputError, match="cut"):
+        patch.setattr(os, "replace", failing)
+        work.publish(files)
+    texts = {final.read_text() for _, final in files if final.exists()}
+    assert len(texts) <= 1, "old and new must never stand side by side"
+    with Workspace(directory) as work:
+        assert work.is_committed == (calls > 0)
+        work.publish(files)
+    assert [final.read_text() for _, final in files] == ["new", "new"]
+    assert not directory.exists()
 
 
 def test_digest_ignores_the_order_of_keys_only() -> None:

@@ -194,6 +194,22 @@ def test_an_impossible_ratio_falls_back_to_the_largest_centred_box() -> None:
     assert torch.equal(clip, _columns(40, 120)[..., 40:80])
 
 
+def test_without_antialias_pixels_are_interpolated_between_neighbours_only() -> None:
+    frames = _frames(64, 96)
+    clip = random_resized_crop(
+        frames,
+        crop_size=16,
+        scale=(1.0, 1.0),
+        ratio=(1.5, 1.5),
+        horizontal_flip=False,
+        antialias=False,
+        generator=torch.Generator().manual_seed(0),
+    )
+    whole = torch.nn.functional.interpolate(frames.float(), (16, 16), mode="bilinear", align_corners=False)
+    assert (clip - whole).abs().max() <= 1.0  # integers round twice, after rows and after columns
+    assert not torch.equal(clip, _crop(frames, 0, scale=(1.0, 1.0), ratio=(1.5, 1.5)))
+
+
 @given(height=st.integers(1, 60), width=st.integers(1, 60), seed=st.integers(0, 1000))
 @settings(max_examples=60, deadline=None)
 def test_any_frame_can_be_cropped(height: int, width: int, seed: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import os
 import re
@@ -30,6 +31,7 @@ LINKED = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", 
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n\Z")
+_NEEDS = re.compile(r"<!-- needs: (\w+) -->\n\Z")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 
 
@@ -45,6 +47,8 @@ class Block:
     text: str
     line: int
     is_run: bool
+    needs: str
+    """A package that is no dependency, without which the block is not run; empty for none."""
     output: str
     """Of a python block: the `text` block right after it, empty if there is none."""
 
@@ -58,7 +62,9 @@ def blocks_of(page: Path) -> Iterator[Block]:
             if after[1] == "text" and not text[fence.end() : after.start()].strip():
                 output = after[2]
         line = text.count("\n", 0, fence.start()) + 1
-        yield Block(fence[1], fence[2], line, _NOT_RUN.search(text[: fence.start()]) is None, output)
+        needs = _NEEDS.search(text[: fence.start()])
+        is_run = _NOT_RUN.search(text[: fence.start()]) is None
+        yield Block(fence[1], fence[2], line, is_run, needs[1] if needs else "", output)
 
 
 def commands_of(block: Block) -> Iterator[tuple[str, str]]:
@@ -99,7 +105,7 @@ def test_code_of_a_page_runs_and_prints_what_is_shown(page: Path, copy: Path) ->
     namespace: dict[str, object] = {"__name__": page.stem}
     for block in blocks_of(page):
         where = f"{name_of(page)}:{block.line}"
-        if not block.is_run:
+        if not block.is_run or (block.needs and not importlib.util.find_spec(block.needs)):
             continue
         if block.language == "python":
             printed = io.StringIO()
@@ -116,6 +122,12 @@ def test_code_of_a_page_runs_and_prints_what_is_shown(page: Path, copy: Path) ->
             assert train_config(path=copy / "example.toml")
         else:
             assert block.language == "text", f"{where}: a block in {block.language!r} is not checked"
+
+
+@pytest.mark.parametrize("package", ["faiss", "lancedb", "pyarrow"])
+def test_recipes_for_other_packages_are_run_where_these_are(package: str) -> None:
+    assert any(block.needs == package for page in PAGES for block in blocks_of(page))
+    pytest.importorskip(package, reason=f"{package} is not installed, its recipe was not run")
 
 
 @pytest.mark.parametrize("page", LINKED, ids=name_of)

@@ -2,80 +2,53 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-import json
 import math
 import os
-import signal
-import subprocess
-import sys
-import time
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from media import write_video
-from safetensors.torch import load_file
-from tiny_models import VIDEO
+from tiny_runs import (
+    MODEL,
+    assert_same_run,
+    metrics,
+    run_config,
+    run_in_two,
+    weights,
+    with_stills,
+    write_clips,
+    write_stills,
+)
 
 from vjepa_sdk import VJEPA, pretrain
-from vjepa_sdk.config import DataConfig, MaskConfig, OptimConfig, TrainConfig
+from vjepa_sdk.cards import training_card
+from vjepa_sdk.config import DataConfig, ImagesConfig, OptimConfig, SourceConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, GuardError, InUseError, OutputError, ResumeError
-from vjepa_sdk.schema import to_toml
+from vjepa_sdk.schema import from_dict, to_dict, to_toml
 from vjepa_sdk.storage import Lock
-
-MODEL = dataclasses.replace(VIDEO, img_size=64)
+from vjepa_sdk.trainer import _changes
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("clips")
-    for number in range(4):
-        write_video(directory / f"{number}.mp4", num_frames=10 + number)
-    return directory
+    return write_clips(tmp_path_factory.mktemp("clips"))
 
 
-def config(clips: Path, out: Path, **changes: object) -> TrainConfig:
-    settings = {
-        "model": MODEL,
-        "masks": (
-            MaskConfig(num_blocks=2, spatial_scale=(0.3, 0.3)),
-            MaskConfig(num_blocks=1, spatial_scale=(0.6, 0.6)),
-        ),
-        "data": DataConfig(path=str(clips), frame_stride=(1, 2), num_workers=0),
-        "optim": OptimConfig(lr=1e-3, warmup_steps=2, max_grad_norm=1.0),
-        "out": str(out),
-        "steps": 8,
-        "batch_size": 2,
-        "log_every": 1,
-        "save_every": 3,
-    }
-    return TrainConfig(**{**settings, **changes})  # type: ignore[arg-type]
-
-
-def metrics(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(out: Path) -> dict[str, torch.Tensor]:
-    newest = max((out / "checkpoints").iterdir())
-    return {
-        **load_file(newest / "weights.safetensors"),
-        **{f"optimizer.{k}": v for k, v in load_file(newest / "optimizer.safetensors").items()},
-    }
-
-
-def assert_same_run(left: Path, right: Path) -> None:
-    assert metrics(left) == metrics(right)
-    a, b = weights(left), weights(right)
-    assert a.keys() == b.keys()
-    assert all(torch.equal(a[name], b[name]) for name in a)
+@pytest.fixture(scope="module")
+def stills(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_stills(tmp_path_factory.mktemp("stills"))
 
 
 @pytest.fixture(scope="module")
 def whole(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
-    assert pretrain(config(clips, out)).finished
+    assert pretrain(run_config(clips, out)).finished
     return out
 
 
@@ -101,110 +74,149 @@ def test_card_tells_the_recipe_and_no_paths(whole: Path, clips: Path) -> None:
     assert "warmup_steps = 2" in card and str(clips.parent) not in card and str(whole) not in card
 
 
+def test_card_keeps_the_names_of_sources_and_no_places() -> None:
+    sources = (SourceConfig(path="/home/me/first"), SourceConfig(path="/home/me/second.csv"))
+    config = TrainConfig(
+        model=dataclasses.replace(MODEL, image_tokenizer=True),
+        data=DataConfig(sources=sources),
+        images=ImagesConfig(data=DataConfig(path="/home/me/stills"), img_size=64),
+        init_from="/home/me/runs/old",
+        out="/home/me/runs/new",
+    )
+    card = training_card(config, provenance={})
+    assert "/home" not in card
+    assert all(f'"{name}"' in card for name in ("first", "second.csv", "stills", "old"))
+    hub = training_card(dataclasses.replace(config, init_from="facebook/vjepa2-vitl-fpc64-256"), provenance={})
+    assert 'init_from = "facebook/vjepa2-vitl-fpc64-256"' in hub
+
+
+def test_clips_may_come_from_several_sources(clips: Path, tmp_path: Path) -> None:
+    data = DataConfig(sources=(SourceConfig(path=str(clips)),) * 2, frame_stride=(1, 2), num_workers=0)
+    assert run_in_two(run_config(clips, tmp_path / "run", data=data), step=5).finished
+
+
 def test_resolved_configuration_is_written(whole: Path, clips: Path) -> None:
-    assert (whole / "config.toml").read_text() == to_toml(config(clips, whole))
+    assert (whole / "config.toml").read_text() == to_toml(run_config(clips, whole))
 
 
 def test_same_configuration_gives_the_same_run(whole: Path, clips: Path, tmp_path: Path) -> None:
-    pretrain(config(clips, tmp_path / "again"))
+    pretrain(run_config(clips, tmp_path / "again"))
     assert_same_run(tmp_path / "again", whole)
 
 
 def test_overfitting_one_batch_lowers_the_loss(clips: Path, tmp_path: Path) -> None:
-    steady = config(clips, tmp_path / "run", steps=60, optim=OptimConfig(lr=3e-3, schedule="constant", start_lr=3e-3))
+    steady = run_config(
+        clips, tmp_path / "run", steps=60, optim=OptimConfig(lr=3e-3, schedule="constant", start_lr=3e-3)
+    )
     pretrain(dataclasses.replace(steady, objective=dataclasses.replace(steady.objective, ema_start=1.0)))
     losses = [line["loss"] for line in metrics(tmp_path / "run")]
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
 
 
-RUN = """
-import sys
-from vjepa_sdk.cli import main
-sys.argv = ["vjepa", "pretrain", *sys.argv[1:]]
-main()
-"""
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"precision": "bfloat16", "activation_checkpointing": True},
+        {"precision": "float16"},
+        {"batch_size": 4, "micro_batch_size": 2},
+    ],
+    ids=["plain", "bfloat16", "float16", "stills"],
+)
+def test_resumed_run_equals_an_uninterrupted_one(
+    clips: Path, stills: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    def config(out: Path) -> TrainConfig:
+        whole = run_config(clips, out, **changes)
+        return with_stills(whole, stills) if "micro_batch_size" in changes else whole
+
+    pretrain(config(tmp_path / "whole"))
+    assert run_in_two(config(tmp_path / "run"), step=5).finished
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
-def start(toml: Path, out: Path, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", RUN, "--config", str(toml), "--out", str(out), "--preset", "tiny", *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_lines(out: Path, count: int) -> None:
-    deadline = time.monotonic() + 60
-    path = out / "metrics.jsonl"
-    while not path.exists() or path.read_text().count("\n") < count:
-        assert time.monotonic() < deadline, "the run makes no progress"
-        time.sleep(0.01)
-
-
-def kill_and_resume(clips: Path, toml: Path, out: Path, *, kills: list[int]) -> None:
-    options: tuple[str, ...] = ()
-    for lines in kills:
-        process = start(toml, out, *options)
-        wait_for_lines(out, lines)
-        process.kill()
-        process.wait()
-        options = ("--resume",)
-    process = start(toml, out, *options)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-
-
-@pytest.fixture
-def toml(clips: Path, tmp_path: Path) -> Path:
-    path = tmp_path / "run.toml"
-    path.write_text(to_toml(config(clips, tmp_path / "unused")))
-    return path
-
-
-def test_killed_run_resumes_to_the_bit(clips: Path, whole: Path, toml: Path, tmp_path: Path) -> None:
-    kill_and_resume(clips, toml, tmp_path / "run", kills=[2, 5])
-    assert_same_run(tmp_path / "run", whole)
-
-
-@pytest.mark.soak
-def test_run_killed_again_and_again_resumes_to_the_bit(clips: Path, whole: Path, toml: Path, tmp_path: Path) -> None:
-    for number in range(20):
-        kill_and_resume(clips, toml, tmp_path / f"run{number}", kills=[1 + number % 7, 3 + number % 5, 7])
-        assert_same_run(tmp_path / f"run{number}", whole)
-
-
-def test_signal_saves_and_asks_to_be_run_again(clips: Path, whole: Path, toml: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(toml, out)
-    wait_for_lines(out, 1)
-    os.kill(process.pid, signal.SIGTERM)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 75, errors
-    assert "add --resume to go on" in output
-    process = start(toml, out, "--resume")
-    assert process.wait(timeout=120) == 0
-    assert_same_run(out, whole)
+def test_what_may_change_on_resume_does_not_change_the_result(clips: Path, whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(clips, moved := tmp_path / "moved")
+    run_in_two(
+        run_config(clips, out := tmp_path / "run"),
+        step=5,
+        data=DataConfig(path=str(moved), frame_stride=(1, 2), num_workers=1, prefetch=3),
+        activation_checkpointing=True,
+        preset="tiny",
+        save_every=2,
+        keep_checkpoints=1,
+        keep_every=2,
+    )
+    assert metrics(out) == metrics(whole)
+    a, b = weights(out), weights(whole)
+    assert all(torch.equal(a[name], b[name]) for name in b)
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    # the first run kept its newest two, the second the even ones
+    assert names == [f"step-0000000{step}" for step in (0, 4, 6, 8)]
 
 
 def test_finished_run_resumes_as_finished(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    pretrain(config(clips, out))
+    pretrain(run_config(clips, out))
     before = metrics(out)
-    assert pretrain(config(clips, out), resume=True).finished
+    assert pretrain(run_config(clips, out), resume=True).finished
     assert metrics(out) == before
 
 
 def test_directory_with_content_is_not_overwritten(clips: Path, whole: Path) -> None:
     with pytest.raises(OutputError, match="is not empty; pass --resume to continue it"):
-        pretrain(config(clips, whole))
+        pretrain(run_config(clips, whole))
 
 
 def test_directory_without_a_run_is_not_resumed(clips: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="holds no run to resume; leave out --resume"):
-        pretrain(config(clips, tmp_path / "empty"), resume=True)
+        pretrain(run_config(clips, tmp_path / "empty"), resume=True)
 
 
 def test_changed_configuration_is_refused_with_the_difference(clips: Path, whole: Path) -> None:
-    changed = config(clips, whole, seed=3, optim=OptimConfig(lr=2e-3, warmup_steps=2, max_grad_norm=1.0))
+    changed = run_config(clips, whole, seed=3, optim=OptimConfig(lr=2e-3, warmup_steps=2, max_grad_norm=1.0))
     with pytest.raises(ResumeError, match=r"optim\.lr: 0\.001 -> 0\.002; seed: 0 -> 3; restore it"):
         pretrain(changed, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("masks[1].num_blocks=3", "masks[1].num_blocks: 1 -> 3"),
+        ("data.sources[0].weight=2.0", "data.sources[0].weight: 1.0 -> 2.0"),
+        ("images.data.fps=5.0", "images.data.fps: unset -> 5.0"),
+        ("images.micro_batch_size=1", "images.micro_batch_size: unset -> 1"),
+        ("data.frame_stride=[1, 3]", "data.frame_stride: [1, 2] -> [1, 3]"),
+        ("init_from='other'", "init_from: unset -> other"),
+        ("micro_batch_size=1", "micro_batch_size: unset -> 1"),
+        ("data.sources[0].path='moved'", ""),
+        ("images.data.path='moved'", ""),
+        ("images.data.num_workers=5", ""),
+        ("data.num_workers=5", ""),
+    ],
+)
+def test_changes_that_matter_are_named(tmp_path: Path, change: str, expected: str) -> None:
+    config = with_stills(run_config(tmp_path, tmp_path), tmp_path)
+    config = dataclasses.replace(
+        config, data=dataclasses.replace(config.data, path="", sources=(SourceConfig(path="here"),))
+    )
+    data = to_dict(config)
+    key, _, value = change.partition("=")
+    *sections, name = re.split(r"\.|(?=\[)", key)
+    table: Any = data
+    for section in sections:
+        table = table[int(section[1:-1])] if section.startswith("[") else table[section]
+    table[name] = ast.literal_eval(value)
+    assert _changes(config, from_dict(TrainConfig, data)) == ([expected] if expected else [])
+
+
+def test_changed_stills_are_refused(clips: Path, stills: Path, tmp_path: Path) -> None:
+    shutil.copytree(stills, changing := tmp_path / "stills")
+    config = with_stills(run_config(clips, tmp_path / "run", steps=2), changing)
+    pretrain(config)
+    (changing / "3.png").unlink()
+    with pytest.raises(ResumeError, match="the list of images changed from 4 to 3 images"):
+        pretrain(config, resume=True)
 
 
 def test_changed_clips_are_refused(clips: Path, tmp_path: Path) -> None:
@@ -213,28 +225,28 @@ def test_changed_clips_are_refused(clips: Path, tmp_path: Path) -> None:
     for path in clips.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     out = tmp_path / "run"
-    pretrain(config(copy, out, steps=3))
+    pretrain(run_config(copy, out, steps=3))
     write_video(copy / "new.mp4", num_frames=6)
     with pytest.raises(ResumeError, match="the list of clips changed from 4 to 5 clips"):
-        pretrain(config(copy, out, steps=3), resume=True)
+        pretrain(run_config(copy, out, steps=3), resume=True)
 
 
 def test_second_run_in_one_directory_is_refused(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    pretrain(config(clips, out, steps=3))
+    pretrain(run_config(clips, out, steps=3))
     with Lock(out / "lock"), pytest.raises(InUseError, match=f"in use by process {os.getpid()} on "):
-        pretrain(config(clips, out, steps=3), resume=True)
+        pretrain(run_config(clips, out, steps=3), resume=True)
 
 
 def test_loss_that_is_not_finite_stops_before_the_weights_change(clips: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(GuardError, match=r"step \d+: .* must be finite; lower optim\.lr=100; clips: .*\.mp4"):
-        pretrain(config(clips, out, steps=300, save_every=1, optim=OptimConfig(lr=100.0, start_lr=100.0)))
+        pretrain(run_config(clips, out, steps=300, save_every=1, optim=OptimConfig(lr=100.0, start_lr=100.0)))
     assert all(tensor.isfinite().all() for tensor in weights(out).values())
 
 
 def test_runs_need_clips_and_a_directory(clips: Path, tmp_path: Path) -> None:
-    whole = config(clips, tmp_path / "run")
+    whole = run_config(clips, tmp_path / "run")
     with pytest.raises(ConfigError, match="out is empty; pass a directory"):
         pretrain(dataclasses.replace(whole, out=""))
     with pytest.raises(ConfigError, match=r"data\.path is empty; pass a directory"):
@@ -244,11 +256,11 @@ def test_runs_need_clips_and_a_directory(clips: Path, tmp_path: Path) -> None:
 def test_run_killed_before_its_first_file_starts_again(clips: Path, tmp_path: Path) -> None:
     (out := tmp_path / "run").mkdir()
     (out / "lock").touch()
-    assert pretrain(config(clips, out, steps=1)).finished
+    assert pretrain(run_config(clips, out, steps=1)).finished
 
 
 def test_nothing_is_written_into_a_directory_that_is_not_a_run(clips: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").touch()
     with pytest.raises(OutputError, match="is not empty"):
-        pretrain(config(clips, tmp_path))
+        pretrain(run_config(clips, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

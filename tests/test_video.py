@@ -3,8 +3,9 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 from media import numbered_frame, read_number, read_numbers, remux, write_audio, write_cut_video, write_video
 from PIL import Image
 
-import vjepa_sdk.video as video
+from vjepa_sdk import files, images, pyav_reader, video
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError
+from vjepa_sdk.listing import find_videos
 from vjepa_sdk.video import (
-    find_videos,
     list_frame_directory,
     open_video,
     read_frame_directory,
@@ -71,6 +72,50 @@ def test_frames_by_index_are_those_of_the_full_decode(kind: str, tmp_path: Path)
         rng = np.random.default_rng(0)
         for indices in ([len(reader) - 1], [0], rng.integers(0, len(reader), 7), rng.permutation(len(reader))):
             np.testing.assert_array_equal(reader.get_frames(indices), full[indices])
+        for indices in ([], [len(reader) - 1], range(0, len(reader), 3), np.unique(rng.integers(0, len(reader), 4))):
+            numbers = [read_number(frame) for frame in reader.iter_frames(indices)]
+            assert numbers == list(indices)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("indices", [range(40), range(1, 40, 2), [0, 9, 10, 11, 12, 33], [38, 39]], ids=str)
+def test_no_packet_is_decoded_twice_while_frames_are_iterated(
+    kind: str, indices: Sequence[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_video(WRITERS[kind](tmp_path)) as reader:
+        wanted = [i for i in indices if i < len(reader)]
+        decode = pyav_reader._decode
+        decoded: list[tuple[object, ...]] = []
+
+        def count(packet: Any) -> Any:
+            if packet.size:
+                decoded.append((packet.pts, packet.dts, packet.pos, bytes(packet)))
+            return decode(packet)
+
+        monkeypatch.setattr(pyav_reader, "_decode", count)
+        assert [read_number(frame) for frame in reader.iter_frames(wanted)] == wanted
+    assert len(decoded) == len(set(decoded))
+
+
+def test_frames_that_nobody_asks_for_are_jumped_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_video(write_video(tmp_path / "a.mp4", num_frames=200)) as reader:
+        decode = pyav_reader._decode
+        decoded: list[int] = []
+        monkeypatch.setattr(pyav_reader, "_decode", lambda packet: decoded.append(packet.pts) or decode(packet))
+        assert [read_number(frame) for frame in reader.iter_frames([5, 6, 150, 199])] == [5, 6, 150, 199]
+    assert len(decoded) < 30
+
+
+@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("indices", [[3, 3], [4, 3]])
+def test_frames_to_iterate_must_ascend(indices: list[int], decoder: video.Decoder, clip: Path) -> None:
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    with (
+        open_video(clip, decoder=decoder) as reader,
+        pytest.raises(InputError, match=r"clip\.mp4: indices must ascend"),
+    ):
+        list(reader.iter_frames(indices))
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm"])
@@ -81,7 +126,7 @@ def test_a_late_frame_is_decoded_from_its_key_frame(
     options = FAST if suffix == ".webm" else OPEN_GOP | {"tune": "zerolatency"}
     path = write_video(tmp_path / f"a{suffix}", num_frames=40, codec=codec, options=options)
     with open_video(path) as reader:
-        monkeypatch.setattr(reader, "_decode_from_start", lambda *_: pytest.fail("decoded everything"))
+        monkeypatch.setattr(reader, "_frames_in_order", lambda: pytest.fail("decoded everything"))
         assert read_numbers(reader.get_frames([35, 12, 35])) == [35, 12, 35]
 
 
@@ -300,13 +345,13 @@ def test_a_file_without_permission_says_so(clip: Path, monkeypatch: pytest.Monke
     def refuse(*_: object) -> int:  # the tests may run as root, whom chmod does not stop
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(video.os, "open", refuse)
+    monkeypatch.setattr(files.os, "open", refuse)
     with pytest.raises(VideoDecodeError, match="permission denied"):
         open_video(clip)
 
 
 def test_too_many_pixels_are_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(files, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(VideoDecodeError, match=r"has more than 3071 pixels per frame \(64x48\)"):
         open_video(clip)
 
@@ -492,7 +537,8 @@ def test_a_truncated_image_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [15, 7])
 def test_an_image_bomb_is_refused(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    monkeypatch.setattr(video, "MAX_PIXELS", limit)
+    for module in (files, images):
+        monkeypatch.setattr(module, "MAX_PIXELS", limit)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(VideoDecodeError, match=f"has more than {limit} pixels per frame"):
         read_image(tmp_path / "a.png")

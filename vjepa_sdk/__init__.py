@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import VJEPA
+    from .check import check_files
     from .config import ModelConfig, PreprocessConfig, TrainConfig
     from .embed import embed_files, load_embeddings
     from .errors import VJEPAError
+    from .features import VideoFeatures
     from .probe import Probe
     from .publish import push, write_card
     from .recipes import train_config
@@ -25,6 +27,8 @@ _HOMES = {
     "Probe": "probe",
     "TrainConfig": "config",
     "VJEPAError": "errors",
+    "VideoFeatures": "features",
+    "check_files": "check",
     "embed_files": "embed",
     "list_models": "registry",
     "load_embeddings": "embed",
@@ -41,7 +45,9 @@ __all__ = [
     "Probe",
     "TrainConfig",
     "VJEPAError",
+    "VideoFeatures",
     "__version__",
+    "check_files",
     "embed_files",
     "list_models",
     "load_embeddings",

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -14,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import __version__
 from .cards import model_card
 from .config import MAX_FRAMES, EncoderWeights, ModelConfig, PreprocessConfig
 from .devices import best_device
 from .errors import ConfigError, InputError, WeightsError
+from .features import VideoFeatures
 from .hub import (
     MAX_SHARD_SIZE,
     Pretrained,
@@ -26,13 +29,15 @@ from .hub import (
     locate_model,
     save_model_directory,
 )
-from .inputs import Frames, Sampling, is_image, load_frames, split_batch
+from .inputs import Sampling, is_image, load_frames, split_batch
 from .model import Predictor, VideoEncoder
 from .preprocess import normalize, resize_and_crop
 from .progress import progress_bar
 from .publish import push
+from .schema import to_dict
 from .upload import PushReport
 from .video import Decoder
+from .windows import Tail, WindowedVideo, Windowing, WindowLoader, as_seconds, settle_windows
 
 Pooling = Literal["mean", "temporal", "none"]
 """`mean`: one vector; `temporal`: one for each tubelet in time; `none`: one for each token."""
@@ -54,28 +59,35 @@ class ClipLoader:
     """Single images have a path of their own in the model (V-JEPA 2.1)."""
 
     def __call__(self, video: object) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return pixels `uint8 [T, 3, crop, crop]` and, under `frames`, which frames of the source they are."""
+        """Return pixels `uint8 [T, 3, crop, crop]`, and which part of the source they are.
+
+        That is `frames`, their numbers, and `start_seconds` to `end_seconds`, None where the rate is not known.
+        """
         still = is_image(video)
         if self.takes_images and not still:
             raise InputError("this model encodes images; pass an image file, a PIL image or an array [H, W, 3]")
         frames = load_frames(video, replace(self.sampling, num_frames=1, fps=None) if still else self.sampling)
         if still and not (self.takes_images or self.has_image_tokenizer):
-            frames = Frames(frames.pixels.expand(self.tubelet_size, -1, -1, -1), frames.indices * self.tubelet_size)
+            pixels = frames.pixels.expand(self.tubelet_size, -1, -1, -1)
+            frames = replace(frames, pixels=pixels, indices=frames.indices * self.tubelet_size)
         pixels = resize_and_crop(
             frames.pixels,
             resize_size=self.preprocess.resize_size,
             crop_size=self.preprocess.crop_size,
             crop_offset=self.preprocess.crop_offset,
         )
-        return pixels.contiguous().numpy(), {"frames": list(frames.indices)}
+        seconds = {"start_seconds": frames.start_seconds, "end_seconds": frames.end_seconds}
+        return pixels.contiguous().numpy(), {"frames": list(frames.indices), **seconds}
 
 
 class VJEPA:
     """A pretrained encoder with its preprocessing and, where there is one, its predictor."""
 
-    def __init__(self, pretrained: Pretrained, *, device: torch.device) -> None:
+    def __init__(self, pretrained: Pretrained, *, device: torch.device, name: str | None = None) -> None:
         self._pretrained = pretrained
         self.device = device
+        self.name = name
+        """What `from_pretrained` was asked for."""
 
     @classmethod
     def from_pretrained(
@@ -122,7 +134,8 @@ class VJEPA:
             local_files_only=local_files_only,
             force_download=force_download,
         )
-        return cls(load_model_directory(directory, weights=weights, device=place, dtype=dtype), device=place)
+        pretrained = load_model_directory(directory, weights=weights, device=place, dtype=dtype)
+        return cls(pretrained, device=place, name=os.fspath(name_or_path))
 
     @classmethod
     def untrained(cls, config: ModelConfig, *, seed: int = 0, device: str | None = None) -> VJEPA:
@@ -250,10 +263,7 @@ class VJEPA:
             InputError: not a video, or an ambiguous layout.
             VideoDecodeError: a file that cannot be decoded.
         """
-        if pooling not in get_args(Pooling):
-            raise ConfigError(f"pooling={pooling!r} must be one of {', '.join(get_args(Pooling))}")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ConfigError(f"batch_size={batch_size!r} must be an integer of at least 1; pass 1 or more")
+        _check_output(pooling, batch_size)
         items, is_batch = split_batch(videos, images=self.config.is_image_model)
         load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
         rows: list[Tensor] = []
@@ -270,6 +280,170 @@ class VJEPA:
         features = features if is_batch else features[0]
         return features if convert_to_tensor else features.cpu().numpy()
 
+    def extract(
+        self,
+        video: object,
+        *,
+        window_seconds: float | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        stride_seconds: float | None = None,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+        tail: Tail = "pad",
+        source_fps: float | None = None,
+        pooling: Pooling = "mean",
+        layers: int | Sequence[int] | None = None,
+        batch_size: int = 8,
+        normalize_embeddings: bool = False,
+        show_progress_bar: bool | None = None,
+        decoder: Literal["pyav", "decord"] = "pyav",
+    ) -> VideoFeatures:
+        """Encode a video of any length window by window, in one pass and in memory that does not grow with it.
+
+        Frame i of a window's `num_frames` is the one on screen `i / fps` seconds after its start, by the frames' own
+        times, with `window_seconds = num_frames / fps`: two of the three give the third, and `num_frames` is the
+        model's where it is not given. Image models (I-JEPA) take one frame a window, the one on screen at its start.
+
+        Args:
+            video: a path, a directory of frames, a list of PIL images, an array `[T, H, W, 3]` or a tensor
+                `[T, 3, H, W]`.
+            window_seconds: length of a window.
+            num_frames: frames of a window; None: the model's own.
+            fps: frames a second within a window.
+            stride_seconds: from the start of one window to the start of the next; None: windows follow each other.
+            start_seconds: where the first window starts, on the clock of the video's time stamps; None: first frame.
+            end_seconds: where to stop; None: when the last frame ends.
+            tail: what becomes of an end that does not fill a window. `pad`: a window in which the last frame repeats
+                and whose `end_seconds` is where the video ends; `drop`: nothing; `overlap`: a whole window, moved
+                back to end where the video ends. A video shorter than a window is padded unless `tail` is `drop`.
+            source_fps: frame rate of arrays, lists of images and frame directories, which have no times of their own.
+            pooling: `mean` [D], `temporal` [T', D] or `none` [T', H', W', D] for each window, as in `encode`.
+            layers: the last so many blocks, or their numbers from 0, as in `get_intermediate_layers`; they add an axis
+                after the first. None: the model's output.
+            batch_size: windows encoded together.
+            normalize_embeddings: scale each vector to length 1.
+            show_progress_bar: on stderr; None: if it is a terminal.
+            decoder: `pyav`, or `decord` for frame-for-frame parity with the official pipelines.
+
+        Raises:
+            ConfigError: an option that is not valid.
+            InputError: not one video, or no window in it.
+            VideoDecodeError: a file that cannot be decoded.
+        """
+        _check_output(pooling, batch_size)
+        blocks = None if layers is None else self._blocks("layers", layers)
+        loader = self.window_loader(
+            window_seconds=window_seconds,
+            num_frames=num_frames,
+            fps=fps,
+            stride_seconds=stride_seconds,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            tail=tail,
+            source_fps=source_fps,
+            decoder=decoder,
+        )
+        with loader.open(video) as opened:
+            embeddings = self._encode_windows(
+                opened,
+                pooling=pooling,
+                layers=blocks,
+                batch_size=batch_size,
+                normalize_embeddings=normalize_embeddings,
+                show_progress_bar=show_progress_bar,
+            )
+        return VideoFeatures(
+            embeddings=embeddings.numpy(),
+            start_seconds=opened.windows.start_seconds,
+            end_seconds=opened.windows.end_seconds,
+            frame_indices=opened.windows.frame_indices,
+            meta={
+                "video": os.fspath(video) if isinstance(video, str | os.PathLike) else None,
+                "model": self._description(),
+                "pooling": pooling,
+                "layers": blocks,
+                "normalize_embeddings": normalize_embeddings,
+                "sampling": {**to_dict(loader.windowing), "source_fps": loader.source_fps},
+                "decoder": decoder,
+                "preprocess": to_dict(self.preprocess),
+                "environment": {"vjepa_sdk": __version__, "torch": str(torch.__version__), "device": str(self.device)},
+            },
+        )
+
+    def _encode_windows(
+        self,
+        opened: WindowedVideo,
+        *,
+        pooling: Pooling,
+        layers: Sequence[int] | None,
+        batch_size: int,
+        normalize_embeddings: bool,
+        show_progress_bar: bool | None,
+    ) -> Tensor:
+        """Return the features of all windows, in main memory."""
+        clips, total, done = opened.clips(), len(opened.windows), 0
+        embeddings = torch.empty(0)
+        with progress_bar("extract", total=total, show=show_progress_bar, unit="window") as bar:
+            while batch := list(islice(clips, batch_size)):
+                features = self.embed_clips(torch.from_numpy(np.stack(batch)), pooling=pooling, layers=layers)
+                if normalize_embeddings:
+                    features = F.normalize(features, dim=-1)
+                if not done:
+                    embeddings = torch.empty(total, *features.shape[1:], dtype=torch.float32)
+                embeddings[done : done + len(batch)] = features
+                done += len(batch)
+                bar.advance(by=len(batch))
+        return embeddings
+
+    def _description(self) -> dict[str, Any]:
+        """Return what a file of features says of its model."""
+        return {
+            "name": self.name,
+            "family": self.config.family,
+            "encoder_weights": self.encoder_weights,
+            "provenance": dict(self.provenance),
+        }
+
+    def window_loader(
+        self,
+        *,
+        window_seconds: float | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        stride_seconds: float | None = None,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+        tail: Tail = "pad",
+        source_fps: float | None = None,
+        decoder: Literal["pyav", "decord"] = "pyav",
+    ) -> WindowLoader:
+        """Return what cuts a video into this model's windows, for use in decoding processes; see `extract`."""
+        _check_rates(fps=fps, source_fps=source_fps)
+        if num_frames is not None:
+            self._check_num_frames(num_frames)
+        count, length = settle_windows(
+            window_seconds=as_seconds("window_seconds", window_seconds),
+            num_frames=num_frames,
+            fps=fps,
+            default_num_frames=self.config.num_frames,
+        )
+        self._check_num_frames(count)
+        if self.config.is_image_model and count != 1:
+            raise ConfigError(f"num_frames={count} must be 1, since this model encodes images; pass 1 or leave it out")
+        stride = as_seconds("stride_seconds", stride_seconds)
+        windowing = Windowing(
+            num_frames=count,
+            window_seconds=length,
+            stride_seconds=length if stride is None else stride,
+            tail=tail,
+            start_seconds=as_seconds("start_seconds", start_seconds),
+            end_seconds=as_seconds("end_seconds", end_seconds),
+        )
+        return WindowLoader(
+            preprocess=self.preprocess, windowing=windowing, decoder=_check_decoder(decoder), source_fps=source_fps
+        )
+
     def clip_loader(
         self,
         *,
@@ -280,31 +454,38 @@ class VJEPA:
     ) -> ClipLoader:
         """Return the function that turns a video into this model's clip, for use in decoding processes."""
         count = self.config.num_frames if num_frames is None else num_frames
+        self._check_num_frames(count)
+        _check_rates(fps=fps, source_fps=source_fps)
+        return ClipLoader(
+            preprocess=self.preprocess,
+            sampling=Sampling(num_frames=count, fps=fps, source_fps=source_fps, decoder=_check_decoder(decoder)),
+            tubelet_size=self.config.tubelet_size,
+            takes_images=self.config.is_image_model,
+            has_image_tokenizer=self.config.image_tokenizer,
+        )
+
+    def _check_num_frames(self, count: int) -> None:
         tubelet = self.config.tubelet_size
         if not isinstance(count, int) or count > MAX_FRAMES:
             raise ConfigError(f"num_frames={count!r} must be an integer of at most {MAX_FRAMES}; pass fewer")
-        if decoder not in get_args(Decoder):
-            raise ConfigError(f"decoder={decoder!r} must be one of {', '.join(get_args(Decoder))}")
         if count < 1 or (count % tubelet and not (count == 1 and self.config.image_tokenizer)):
             below = max(count // tubelet * tubelet, tubelet)
             raise ConfigError(
                 f"num_frames={count} must be a multiple of tubelet_size={tubelet}; pass {below} or {below + tubelet}"
             )
-        for name, rate in (("fps", fps), ("source_fps", source_fps)):
-            if rate is not None and not (isinstance(rate, int | float) and 0 < rate < 1e6):
-                raise ConfigError(f"{name}={rate!r} must be a number above 0; pass for example 4")
-        return ClipLoader(
-            preprocess=self.preprocess,
-            sampling=Sampling(num_frames=count, fps=fps, source_fps=source_fps, decoder=decoder),
-            tubelet_size=tubelet,
-            takes_images=self.config.is_image_model,
-            has_image_tokenizer=self.config.image_tokenizer,
-        )
 
-    def embed_clips(self, clips: Tensor, *, pooling: Pooling = "mean") -> Tensor:
-        """Encode clips of cropped pixels `uint8 [B, T, 3, H, W]` and pool their tokens; float32, batch first."""
+    def embed_clips(self, clips: Tensor, *, pooling: Pooling = "mean", layers: Sequence[int] | None = None) -> Tensor:
+        """Encode clips of cropped pixels `uint8 [B, T, 3, H, W]` and pool their tokens; float32, batch first.
+
+        Args:
+            layers: numbers of blocks, from 0; they become the second axis. None: the model's output, without that axis.
+        """
         normalized = normalize(clips.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
-        return self.pool(self.forward_features(normalized), self.encoder.grid_of(normalized), pooling=pooling)
+        grid = self.encoder.grid_of(normalized)
+        if layers is None:
+            return self.pool(self.forward_features(normalized), grid, pooling=pooling)
+        outputs = self.get_intermediate_layers(normalized, list(layers))
+        return torch.stack([self.pool(tokens, grid, pooling=pooling) for tokens in outputs], dim=1)
 
     @staticmethod
     def pool(tokens: Tensor, grid: tuple[int, int, int], *, pooling: Pooling) -> Tensor:
@@ -336,11 +517,15 @@ class VJEPA:
         Raises:
             ConfigError: a block that the model does not have.
         """
+        blocks = tuple(self._blocks("n", n))
+        return self.encoder.get_intermediate_layers(self._to_weights(clips), blocks, norm=norm)
+
+    def _blocks(self, name: str, n: int | Sequence[int]) -> list[int]:
         depth = self.config.depth
-        layers = list(range(depth - int(n), depth)) if isinstance(n, int | np.integer) else [int(layer) for layer in n]
-        if not layers or min(layers) < 0 or max(layers) >= depth:
-            raise ConfigError(f"n={n} must name blocks of the {depth} from 0 to {depth - 1}")
-        return self.encoder.get_intermediate_layers(self._to_weights(clips), tuple(layers), norm=norm)
+        blocks = range(depth - int(n), depth) if isinstance(n, int | np.integer) else n
+        if not len(blocks) or not all(isinstance(b, int | np.integer) and 0 <= b < depth for b in blocks):
+            raise ConfigError(f"{name}={n!r} must name blocks of the {depth} from 0 to {depth - 1}")
+        return [int(block) for block in blocks]
 
     @torch.no_grad()
     def predict(
@@ -509,6 +694,25 @@ class VJEPA:
     def _to_weights(self, clips: Tensor) -> Tensor:
         weight = self.encoder.patch_embed.proj.weight
         return clips.to(weight.device, weight.dtype)
+
+
+def _check_output(pooling: str, batch_size: int) -> None:
+    if pooling not in get_args(Pooling):
+        raise ConfigError(f"pooling={pooling!r} must be one of {', '.join(get_args(Pooling))}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(f"batch_size={batch_size!r} must be an integer of at least 1; pass 1 or more")
+
+
+def _check_rates(*, fps: float | None, source_fps: float | None) -> None:
+    for name, rate in (("fps", fps), ("source_fps", source_fps)):
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < 1e6):
+            raise ConfigError(f"{name}={rate!r} must be a number above 0; pass for example 4")
+
+
+def _check_decoder(decoder: Decoder) -> Decoder:
+    if decoder not in get_args(Decoder):
+        raise ConfigError(f"decoder={decoder!r} must be one of {', '.join(get_args(Decoder))}")
+    return decoder
 
 
 def _indices(name: str, values: object, batch: int, *, limit: int) -> Tensor:

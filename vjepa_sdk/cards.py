@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .config import ModelConfig, PreprocessConfig, TrainConfig
+from .config import DataConfig, ModelConfig, PreprocessConfig, TrainConfig
 from .errors import ConfigError
 from .registry import MODELS
 from .schema import check_types, from_dict, read_json, to_toml, unknown
@@ -143,12 +143,29 @@ def training_card(
     metrics: Sequence[Mapping[str, float]] = (),
 ) -> str:
     """Return the card of a model that `vjepa pretrain` exported, with its whole configuration."""
-    # where things lie on the trainer's disk is nobody else's business
-    config = replace(config, out="", data=replace(config.data, path=Path(config.data.path).name))
+    config = replace(
+        config,
+        out="",
+        init_from=_name(config.init_from) if config.init_from is not None else None,
+        data=_without_places(config.data),
+        images=replace(config.images, data=_without_places(config.images.data)) if config.images is not None else None,
+    )
     card = model_card(
         config.model, provenance=provenance, preprocess=preprocess, evaluation=evaluation, metrics=metrics
     )
     return f"{card}\n## Configuration\n\n```toml\n{to_toml(config)}```\n"
+
+
+def _without_places(data: DataConfig) -> DataConfig:
+    """Keep the names of the clips' sources: where they lie on the trainer's disk is nobody else's business."""
+    sources = tuple(replace(source, path=Path(source.path).name) for source in data.sources)
+    return replace(data, path=Path(data.path).name, sources=sources)
+
+
+def _name(origin: str) -> str:
+    """Return the last part of a path; a hub id stays whole."""
+    is_path = origin.startswith((".", "/", "~")) or Path(origin).exists()
+    return Path(origin).name if is_path else origin
 
 
 def probe_card(shape: Mapping[str, Any], *, labels: Sequence[str], provenance: Mapping[str, Any]) -> str:

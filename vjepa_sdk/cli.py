@@ -9,16 +9,20 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from . import __version__
-from .config import EncoderWeights, ModelConfig
+from .config import EncoderWeights, ModelConfig, TrainConfig
 from .errors import ConfigError, GuardError, InputError, InUseError, OutputError, ResumeError, VJEPAError, WriteError
+from .files import printable
 from .recipes import RECIPES, train_config
 from .registry import DEFAULT_MODEL, list_models
 from .schema import from_dict, read_json, read_toml
+
+if TYPE_CHECKING:
+    from .check import CheckedFile
 
 app = typer.Typer(
     help="Turn video into features with joint-embedding predictive models, and train such models.",
@@ -44,6 +48,9 @@ _EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (VJEPAError, FAILED),
 )
 
+_INPUTS_HELP = "Files, directories (searched recursively), patterns, and lists of clips: .txt, .csv or .jsonl."
+
+FollowSymlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Read what symbolic links point to.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, warnings only for failures.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
@@ -83,9 +90,11 @@ def _root(
 
 @app.command()
 def embed(
-    inputs: Annotated[list[str], typer.Argument(help="Video files, directories (searched recursively) or globs.")],
+    inputs: Annotated[list[str], typer.Argument(help=_INPUTS_HELP)],
     *,
-    out: Annotated[Path, typer.Option(help="Output; the suffix decides the format: .npy, .npz or .safetensors.")],
+    out: Annotated[
+        Path, typer.Option(help="Output; the suffix decides the format: .npy, .npz, .safetensors or .parquet.")
+    ],
     model: Annotated[str, typer.Option(help="Name from `vjepa models`, model directory or hub id.")] = DEFAULT_MODEL,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     weights: Annotated[EncoderWeights | None, typer.Option(help="Which encoder, where both exist.")] = None,
@@ -94,24 +103,30 @@ def embed(
     ] = "mean",
     num_frames: Annotated[int | None, typer.Option(help="Frames of a clip; the model's own if left out.")] = None,
     fps: Annotated[float | None, typer.Option(help="Sample at this rate instead of evenly over the video.")] = None,
+    source_fps: Annotated[float | None, typer.Option(help="Frame rate of directories of frames.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips encoded together.")] = 8,
     normalize_embeddings: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = False,
+    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the features on disk.")] = "float32",
     decoder: Annotated[Literal["pyav", "decord"], typer.Option(help="Video decoder.")] = "pyav",
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
     num_workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
-    deadline_seconds: Annotated[float, typer.Option(help="Give up on a clip that decodes longer than this.")] = 60.0,
+    deadline_seconds: Annotated[
+        float, typer.Option(help="Give up on a clip that decodes longer than this, twice.")
+    ] = 60.0,
     max_failures: Annotated[
-        float | None, typer.Option(help="Stop when more than this share of the clips fails, 0 to 1.")
+        str | None, typer.Option(help="Stop when more than this share of the clips fails: 0.05 or 5%.")
     ] = None,
     on_error: Annotated[
         Literal["skip", "stop"], typer.Option(help="List a clip that fails and go on, or stop at it.")
     ] = "skip",
-    overwrite: Annotated[bool, typer.Option(help="Replace an existing output.")] = False,
+    follow_symlinks: FollowSymlinks = False,
+    extend: Annotated[bool, typer.Option("--extend", help="Add clips that the output does not have yet.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Export features of videos: one row per video, in the order of the sorted paths."""
+    """Export features of videos: one row per clip, in the order of the sorted paths."""
     from .embed import embed_files
 
     _set_up_logging(quiet, verbose)
@@ -124,17 +139,26 @@ def embed(
         pooling=pooling,
         num_frames=num_frames,
         fps=fps,
+        source_fps=source_fps,
         batch_size=batch_size,
         normalize_embeddings=normalize_embeddings,
+        dtype=dtype,
         decoder=decoder,
         device=device,
         num_workers=num_workers,
         deadline_seconds=deadline_seconds,
         max_failures=max_failures,
         on_error=on_error,
+        follow_symlinks=follow_symlinks,
+        extend=extend,
         overwrite=overwrite,
         show_progress_bar=False if quiet else None,
     )
+    if result.clips and not quiet:
+        rate = (
+            f"{result.clips} clips in {result.clips_seconds:.1f} s, {result.clips / result.clips_seconds:.3g} clips/s"
+        )
+        print(f"vjepa: {rate}; the encoder waited {result.decode_wait_seconds:.1f} s for decoding", file=sys.stderr)
     if result.interrupted:
         _print(result, as_json, f"{out}: stopped; run the same command again to go on")
         raise typer.Exit(STOPPED)
@@ -145,10 +169,64 @@ def embed(
 
 
 @app.command()
+def check(
+    inputs: Annotated[list[str], typer.Argument(help=_INPUTS_HELP)],
+    *,
+    full: Annotated[bool, typer.Option("--full", help="Decode every frame, not three.")] = False,
+    decoder: Annotated[Literal["pyav", "decord"], typer.Option(help="Video decoder.")] = "pyav",
+    num_workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
+    deadline_seconds: Annotated[
+        float, typer.Option(help="Give up on a file that decodes longer than this, twice.")
+    ] = 60.0,
+    follow_symlinks: FollowSymlinks = False,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, and list bad files only.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find out which videos and images can be decoded, and why the others cannot."""
+    from .check import check_files
+
+    _set_up_logging(quiet, verbose)
+    files = check_files(
+        inputs,
+        full=full,
+        decoder=decoder,
+        num_workers=num_workers,
+        deadline_seconds=deadline_seconds,
+        follow_symlinks=follow_symlinks,
+        show_progress_bar=False if quiet else None,
+    )
+    num_bad = sum(not file.is_good for file in files)
+    if as_json:
+        listed = [dataclasses.asdict(file) for file in files if not (quiet and file.is_good)]
+        print(json.dumps({"checked": len(files), "bad": num_bad, "files": listed}, indent=2))
+    else:
+        for file in files:
+            if not (quiet and file.is_good):
+                print(_describe(file))
+        print(f"{len(files) - num_bad} of {len(files)} can be decoded")
+    raise typer.Exit(FAILED if num_bad == len(files) else SOME_SKIPPED if num_bad else COMPLETE)
+
+
+def _describe(file: CheckedFile) -> str:
+    """Return a line of the table: verdict, codec, size, rate, frames, duration, path, and the reason if it is bad."""
+    cells = (
+        (file.codec or file.kind, 8),
+        (f"{file.width}x{file.height}" if file.width else "-", 11),
+        (f"{file.fps:.5g} fps" if file.fps else "-", 10),
+        (f"{file.num_frames} frames" if file.num_frames else "-", 12),
+        (f"{file.duration_seconds:.2f} s" if file.duration_seconds is not None else "-", 10),
+    )
+    facts = " ".join(f"{text:<{width}}" for text, width in cells)
+    reason = "" if file.is_good else f": {file.reason}"
+    return f"{'ok ' if file.is_good else 'BAD'} {facts} {printable(file.path)}{reason}"
+
+
+@app.command()
 def pretrain(
     clips: Annotated[str | None, typer.Argument(help="Directory of videos, or a CSV with a column `path`.")] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Directory of the run.")],
+    out: Annotated[Path | None, typer.Option(help="Directory of the run.")] = None,
     preset: Annotated[str | None, typer.Option(help=f"Recipe: {', '.join(RECIPES)}.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings over the recipe.")] = None,
     set_: Annotated[
@@ -157,27 +235,52 @@ def pretrain(
     split: Annotated[
         str | None, typer.Option(help="Only rows of the CSV with this value in the column `split`.")
     ] = None,
+    init_from: Annotated[
+        str | None, typer.Option(help="Weights to start from: a run, a model directory, hub id or official file.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what the run will cost, and stop.")] = False,
+    world_size: Annotated[int, typer.Option(help="With --plan: devices that share each step.")] = 1,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Pretrain a model on videos, without labels; exports a model directory to OUT/model."""
     _set_up_logging(quiet, verbose)
+    if world_size != 1 and not plan:
+        raise ConfigError(
+            f"--world-size {world_size} belongs to --plan; to train on several devices start with torchrun"
+        )
     data = {key: value for key, value in (("path", clips), ("split", split)) if value is not None}
-    run = {key: value for key, value in (("out", str(out)), ("device", device)) if value is not None}
+    given = {"out": out and str(out), "device": device, "init_from": init_from}
+    run = {key: value for key, value in given.items() if value is not None}
     resolved = train_config(preset=preset, path=config, settings={**run, "data": data}, overrides=set_ or ())
     # imported only now: a mistake in the settings is told before torch takes its seconds
+    if plan:
+        _print_plan(resolved, world_size, as_json)
+        return
+    from .distributed import is_first_process
     from .trainer import pretrain as run_pretraining
 
     result = run_pretraining(resolved, resume=resume, show_progress_bar=False if quiet else None)
+    if not is_first_process():
+        raise typer.Exit(COMPLETE if result.finished else STOPPED)
     if not result.finished:
         _print(result, as_json, f"{out}: stopped after step {result.step}; add --resume to go on")
         raise typer.Exit(STOPPED)
     bad = f"; {len(result.bad_clips)} clips could not be decoded" if result.bad_clips else ""
-    _print(result, as_json, f"{result.model_directory}: trained {result.step} steps{bad}")
+    skipped = f"; {result.skipped_steps} steps were skipped, see metrics.jsonl" if result.skipped_steps else ""
+    _print(result, as_json, f"{result.model_directory}: trained {result.step} steps{bad}{skipped}")
     raise typer.Exit(SOME_SKIPPED if result.bad_clips else COMPLETE)
+
+
+def _print_plan(config: TrainConfig, world_size: int, as_json: bool) -> None:
+    from .plan import plan
+    from .plan_text import plan_lines
+
+    planned = plan(config, world_size=world_size)
+    _print(planned, as_json, "\n".join(plan_lines(planned)))
 
 
 @app.command()
@@ -254,7 +357,7 @@ def push(
     state = (
         "would be pushed" if report.dry_run else f"pushed, {report.url}" if report.changed else "unchanged, no commit"
     )
-    _print(report, as_json, "\n".join([*map(_printable, lines), f"{repository}: {state}"]))
+    _print(report, as_json, "\n".join([*map(printable, lines), f"{repository}: {state}"]))
 
 
 @app.command()
@@ -295,7 +398,7 @@ def doctor(as_json: Json = False, verbose: Verbose = False) -> None:
     for title, table in tables.items():
         width = max(map(len, table))
         lines += [title, *(f"  {key:<{width}}  {value}".rstrip() for key, value in table.items())]
-    _print(report, as_json, "\n".join(map(_printable, lines)))
+    _print(report, as_json, "\n".join(map(printable, lines)))
     raise typer.Exit(FAILED if report.problems else COMPLETE)
 
 
@@ -307,13 +410,11 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vjepa: %(message)s")
     logging.getLogger("vjepa_sdk").setLevel(level)
+    # what a long run is told before it starts is for everyone
+    logging.getLogger("vjepa_sdk.preflight").setLevel(logging.ERROR if quiet else logging.INFO)
 
 
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     # values from a stranger's file are repeated in messages, and can be long
-    return _printable(text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}...")
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    return printable(text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}...")

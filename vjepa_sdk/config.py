@@ -481,6 +481,8 @@ class TrainConfig:
     init_from: str | None = None
     """Weights to start from: a run's directory (with its optimizer state), a model directory, a hub id or an official
     checkpoint file."""
+    init_predictor: bool = True
+    """Take the predictor from `init_from` too; false starts it anew, where only the encoder has the same shape."""
     steps: int = 90_000
     batch_size: int = 24
     """Clips per optimizer step."""

@@ -250,7 +250,7 @@ def _convert_model(
     dropped: dict[str, str],
     isolated: bool,
 ) -> ConversionReport:
-    found = _networks(source, stored, dropped)
+    found = official_networks(source, stored, dropped)
     shapes = {key: {plain: stored[name].shape for plain, name in names.items()} for key, (_, names) in found.items()}
     name, config = _architecture(arch, shapes)
     held: EncoderWeights = "target" if found["encoder"][0] in official_layout.ENCODERS["target"] else "context"
@@ -283,10 +283,23 @@ def _convert_model(
     return ConversionReport(out, "model", name, _mapped(modules, sources), dropped, isolated)
 
 
-def _networks(
+def official_networks(
     source: Path, stored: Mapping[str, Stored], dropped: dict[str, str]
 ) -> dict[str, tuple[str, dict[str, str]]]:
-    """Return, for each network of ours, its top-level key in the file and its tensors by plain name."""
+    """Find the networks of an official checkpoint.
+
+    Args:
+        source: named in messages.
+        stored: what the file holds.
+        dropped: gets the tensors that no network of ours takes, with the reason.
+
+    Returns:
+        for `encoder`, `context_encoder` and `predictor`, as far as they are there: the top-level key in the file, and
+        the tensors below it by plain name.
+
+    Raises:
+        WeightsError: there is no encoder.
+    """
     held = {
         key: official_layout.under(stored, key) for key in (*sum(official_layout.ENCODERS.values(), ()), "predictor")
     }

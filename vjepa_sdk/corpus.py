@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from .errors import InputError
+from .images import list_frame_directory
+from .manifest import Source
 
 _EDGE_BYTES = 64 << 10
 
@@ -16,28 +21,61 @@ _EDGE_BYTES = 64 << 10
 class Clip:
     """One clip of a job, and what its file looked like when the plan was frozen."""
 
+    id: str
     path: str
+    start_seconds: float | None
+    """Where the part of the video starts that was asked for; None: at its start."""
+    end_seconds: float | None
     size: int
-    """Of the file, in bytes."""
+    """Of the file, or of all files of a frame directory, in bytes."""
     mtime_ns: int
     edges_sha256: str
-    """Over the first and last 64 KiB; empty if the file cannot be read."""
+    """Over the first and last 64 KiB of a file, over names, sizes and times of frames; empty if it cannot be read."""
 
 
-def describe_clip(path: str | os.PathLike[str]) -> Clip:
-    """Look at a file without decoding it; one that cannot be read is described as empty, decoding tells why."""
-    unreadable = Clip(path=os.fspath(path), size=0, mtime_ns=0, edges_sha256="")
+def describe_clips(sources: Iterable[Source]) -> list[Clip]:
+    """Look at files without decoding them; one that cannot be read is described as empty, decoding tells why."""
+    looks: dict[str, tuple[int, int, str]] = {}  # many parts may share a file
+    clips = []
+    for source in sources:
+        if source.path not in looks:
+            looks[source.path] = _look(source.path)
+        size, mtime_ns, digest = looks[source.path]
+        clips.append(Clip(**asdict(source), size=size, mtime_ns=mtime_ns, edges_sha256=digest))
+    return clips
+
+
+def _look(path: str) -> tuple[int, int, str]:
     try:
         status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            return _look_at_frames(path)
         if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
-            return unreadable
+            return 0, 0, ""
         with open(path, "rb") as file:
             edges = hashlib.sha256(file.read(_EDGE_BYTES))
             file.seek(max(_EDGE_BYTES, status.st_size - _EDGE_BYTES))
             edges.update(file.read(_EDGE_BYTES))
-    except OSError:
-        return unreadable
-    return Clip(path=os.fspath(path), size=status.st_size, mtime_ns=status.st_mtime_ns, edges_sha256=edges.hexdigest())
+    except (OSError, InputError):
+        return 0, 0, ""
+    return status.st_size, status.st_mtime_ns, edges.hexdigest()
+
+
+def _look_at_frames(directory: str) -> tuple[int, int, str]:
+    frames = [(image.name, image.stat()) for image in list_frame_directory(directory)]
+    digest = hashlib.sha256()
+    for name, status in frames:
+        digest.update(json.dumps([name, status.st_size, status.st_mtime_ns]).encode())
+    latest = max(status.st_mtime_ns for _, status in frames)
+    return sum(status.st_size for _, status in frames), latest, digest.hexdigest()
+
+
+def inputs_digest(clips: Iterable[Clip]) -> str:
+    """Return the sha256 over a set of clips, whatever their order."""
+    digest = hashlib.sha256()
+    for clip in sorted(clips, key=lambda clip: clip.id):
+        digest.update(json.dumps(asdict(clip), sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def setting_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -45,19 +83,15 @@ def setting_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     return [f"{key}: {_short(old.get(key))} -> {_short(value)}" for key, value in new.items() if old.get(key) != value]
 
 
-def clip_changes(old: Sequence[Mapping[str, Any]], new: Sequence[Clip]) -> list[str]:
-    """Count the clips that were added, removed and modified, with an example of each.
-
-    Args:
-        old: clips as plain data, as in a plan.
-    """
-    before, after = {clip["path"]: dict(clip) for clip in old}, {clip.path: asdict(clip) for clip in new}
+def clip_changes(old: Sequence[Clip], new: Sequence[Clip]) -> list[str]:
+    """Count the clips that were added, removed and modified, with an example of each."""
+    before, after = {clip.id: clip for clip in old}, {clip.id: clip for clip in new}
     groups = {
         "added": sorted(after.keys() - before.keys()),
         "removed": sorted(before.keys() - after.keys()),
-        "modified": sorted(path for path in before.keys() & after.keys() if before[path] != after[path]),
+        "modified": sorted(id for id in before.keys() & after.keys() if before[id] != after[id]),
     }
-    return [f"inputs: {len(paths)} {what} ({paths[0]})" for what, paths in groups.items() if paths]
+    return [f"inputs: {len(ids)} {what} ({ids[0]})" for what, ids in groups.items() if ids]
 
 
 def _short(value: object) -> str:

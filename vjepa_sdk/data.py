@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import logging
-from collections.abc import Generator, Iterator
+import os
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .clips import ClipCutter, ClipRequest
 from .config import DataConfig
-from .errors import GuardError, InputError
-from .preprocess import random_resized_crop
-from .video import find_videos, open_video
-from .workers import WorkerPool
+from .errors import ConfigError, GuardError
+from .schema import check_multiple
+from .sources import list_clips
+from .workers import TaskResult, WorkerPool
 
 logger = logging.getLogger(__name__)
 
-_ORDER, _CLIP, _REPLACEMENT = range(3)
+_ORDER, _CLIP, _REPLACEMENT, _SOURCE = range(4)
 _MAX_ATTEMPTS = 10
-_MIN_TRIED = 50
+_MIN_TRIED, _WINDOW = 50, 1000
+_CLIPS_PER_WORKER = 5000  # small clips take milliseconds and a new process seconds
+_DRAWS = 1 << 16
 
 
 def derive_seed(*keys: int) -> int:
@@ -32,109 +34,58 @@ def derive_seed(*keys: int) -> int:
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def list_clips(path: str | Path, *, split: str | None = None) -> list[Path]:
-    """List the clips of a directory or a CSV.
+class ClipOrder:
+    """Which clip of which source stands at each position of a run: a function of seed and position.
 
-    Args:
-        path: directory, searched recursively; or a CSV with the header `path[,split,label,group]`; or the official
-            headerless list, one `path label` a line. Paths in a file are relative to it.
-        split: only rows whose column `split` has this value.
-
-    Raises:
-        InputError: nothing there, or a list without usable rows.
+    Each position draws its source by weight. Each source is walked through in shuffled epochs: none of its clips comes
+    again before all have come.
     """
-    source = Path(path)
-    if source.suffix.lower() != ".csv":
-        if split is not None:
-            raise InputError(f"split={split!r} needs a CSV with a column 'split', got {source}; leave it out")
-        return find_videos([source])
-    if not source.is_file():
-        raise InputError(f"{source}: no such file; pass a directory of videos or a CSV")
-    try:
-        names = _names_in_list(source, split)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{source}: not a CSV in UTF-8 ({error}); save it as one") from error
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}); check its permissions") from error
-    paths = [source.parent / name for name in names]
-    missing = [path for path in paths if not path.is_file()]
-    if len(missing) == len(paths):
-        raise InputError(
-            f"{source}: none of its {len(paths)} clips exists, for example {missing[0]}; paths are relative to the list"
-        )
-    return paths
 
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
+        self.sizes, self.seed = tuple(sizes), seed
+        self._edges = np.cumsum(weights)[:-1] / np.sum(weights)
+        self._drawn = (-1, np.arange(0))
+        self._epochs: dict[int, tuple[int, np.ndarray]] = {}
 
-def _names_in_list(source: Path, split: str | None) -> list[str]:
-    lines = source.read_text(encoding="utf-8-sig").splitlines()
-    header = next(csv.reader(lines[:1]), [])
-    if "path" not in header:
-        if split is not None:
-            raise InputError(f"{source}: split={split!r} needs the header path[,split,label,group]; add it")
-        names = [line.rsplit(None, 1)[0] for line in lines if line.strip()]
-        if not names:
-            raise InputError(f"{source}: lists no clips")
-        return names
-    if split is not None and "split" not in header:
-        raise InputError(f"{source}: has no column 'split'; its columns are {', '.join(header)}")
-    rows = [(number, row) for number, row in enumerate(csv.DictReader(lines), start=2)]
-    chosen = [(number, row["path"]) for number, row in rows if split is None or row["split"] == split]
-    for number, name in chosen:
-        if not name:
-            raise InputError(f"{source}: row {number} has no path; correct it")
-    if not chosen:
-        splits = sorted({row["split"] or "" for _, row in rows}) if split is not None else []
-        hint = f" with split={split!r}; its splits are {', '.join(splits)}" if splits else ""
-        raise InputError(f"{source}: lists no clips{hint}")
-    return [name for _, name in chosen]
+    def walk(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Yield (source, clip) for the positions from `first` up to, not including, `last`.
 
+        With several sources a walk that starts late draws the sources of all earlier positions first, to count them:
+        about a second for every hundred million.
+        """
+        walked = self._counts(first)
+        for position in range(first, last):
+            source = int(self._draws(position // _DRAWS)[position % _DRAWS]) if len(self.sizes) > 1 else 0
+            epoch, place = divmod(walked[source], self.sizes[source])
+            walked[source] += 1
+            yield source, int(self._shuffled(source, epoch)[place])
 
-@dataclass(frozen=True)
-class ClipRequest:
-    """One clip to cut from one video; `seed` decides stride, start, crop and flip."""
+    def _counts(self, position: int) -> list[int]:
+        """Count how often each source was drawn before a position."""
+        if len(self.sizes) == 1:
+            return [position]
+        counts = np.zeros(len(self.sizes), np.int64)
+        for start in range(0, position, _DRAWS):
+            counts += np.bincount(self._draws(start // _DRAWS)[: position - start], minlength=len(counts))
+        return counts.tolist()
 
-    position: int
-    attempt: int
-    path: str
-    seed: int
+    def _draws(self, block: int) -> np.ndarray:
+        """Draw the sources of a block of positions."""
+        known, sources = self._drawn
+        if known != block:
+            draws = np.random.default_rng(derive_seed(self.seed, _SOURCE, block)).random(_DRAWS)
+            sources = np.searchsorted(self._edges, draws, side="right")
+            self._drawn = block, sources
+        return sources
 
-
-@dataclass(frozen=True, kw_only=True)
-class ClipCutter:
-    """Cut a random, augmented clip from a video; runs in the decoding processes."""
-
-    num_frames: int
-    crop_size: int
-    frame_stride: tuple[int, int]
-    crop_scale: tuple[float, float]
-    crop_aspect_ratio: tuple[float, float]
-    horizontal_flip: bool
-    decoder: Literal["pyav", "decord"]
-
-    def __call__(self, request: ClipRequest) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return pixels `uint8 [T, 3, H, W]` and the frame indices they come from."""
-        generator = torch.Generator().manual_seed(request.seed)
-        with open_video(request.path, decoder=self.decoder) as reader:
-            indices = self.choose_frames(len(reader), generator)
-            frames = torch.from_numpy(reader.get_frames(indices)).permute(0, 3, 1, 2)
-        clip = random_resized_crop(
-            frames,
-            crop_size=self.crop_size,
-            scale=self.crop_scale,
-            ratio=self.crop_aspect_ratio,
-            horizontal_flip=self.horizontal_flip,
-            generator=generator,
-        )
-        return clip.contiguous().numpy(), {"frames": indices.tolist()}
-
-    def choose_frames(self, available: int, generator: torch.Generator) -> np.ndarray:
-        """Draw stride and start; the stride shrinks to fit a short video, and then its last frame repeats."""
-        low, high = self.frame_stride
-        stride = low + int(torch.randint(0, high - low + 1, (), generator=generator))
-        stride = min(stride, max(1, (available - 1) // max(1, self.num_frames - 1)))
-        span = (self.num_frames - 1) * stride + 1
-        start = int(torch.randint(0, max(1, available - span + 1), (), generator=generator))
-        return np.minimum(start + stride * np.arange(self.num_frames), available - 1)
+    def _shuffled(self, source: int, epoch: int) -> np.ndarray:
+        """Return the order of a source's clips in one epoch; the first source has the order it would have alone."""
+        known, order = self._epochs.get(source, (-1, np.arange(0)))
+        if known != epoch:
+            keys = (self.seed, _ORDER, epoch, source) if source else (self.seed, _ORDER, epoch)
+            order = np.random.default_rng(derive_seed(*keys)).permutation(self.sizes[source])
+            self._epochs[source] = epoch, order
+        return order
 
 
 @dataclass(frozen=True)
@@ -144,6 +95,10 @@ class Batch:
     clips: Tensor
     """`uint8 [B, T, 3, H, W]`."""
     paths: tuple[str, ...]
+    seeds: tuple[int, ...]
+    """What decided each clip's frames, crop and augmentations."""
+    frames: tuple[tuple[int, ...], ...]
+    """Frame indices of each clip."""
 
 
 @dataclass
@@ -154,89 +109,159 @@ class BadClips:
     failed: int = 0
     reasons: dict[str, str] = field(default_factory=dict)
     """Reason by path, each path once."""
+    recent: list[int] = field(default_factory=list)
+    """Which of the last thousand tried failed, as the value of `tried` then."""
+
+    def count(self, failures: Sequence[tuple[str, str]], *, limit: float) -> None:
+        """Count one good clip and the bad ones, (path, reason), that it replaces.
+
+        Raises:
+            GuardError: more than `limit` of all clips failed, or twice that share of the last thousand.
+        """
+        for path, reason in failures:
+            self.tried += 1
+            self.failed += 1
+            self.recent.append(self.tried)
+            if path not in self.reasons:
+                logger.warning("bad clip replaced: %s", reason)
+                self.reasons[path] = reason
+        self.tried += 1
+        self.recent = [number for number in self.recent if number > self.tried - _WINDOW]
+        if self.tried >= _MIN_TRIED and self.failed > limit * self.tried:
+            self._refuse(f"{self.failed} of {self.tried}", f"data.max_bad_fraction={limit}", failures)
+        if len(self.recent) > 2 * limit * _WINDOW:
+            self._refuse(f"{len(self.recent)} of the last {_WINDOW}", f"twice data.max_bad_fraction={limit}", failures)
+
+    def _refuse(self, share: str, rule: str, failures: Sequence[tuple[str, str]]) -> None:
+        last = failures[-1][1] if failures else next(reversed(self.reasons.values()))
+        raise GuardError(f"{share} clips cannot be decoded, more than {rule}; remove them or raise it (last: {last})")
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps."""
-        return {"tried": self.tried, "failed": self.failed, "reasons": dict(self.reasons)}
+        return {
+            "tried": self.tried,
+            "failed": self.failed,
+            "reasons": dict(self.reasons),
+            "recent": list(self.recent),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what `state` returned."""
-        self.tried, self.failed, self.reasons = state["tried"], state["failed"], dict(state["reasons"])
+        self.tried, self.failed = state["tried"], state["failed"]
+        self.reasons, self.recent = dict(state["reasons"]), list(state["recent"])
 
 
 class TrainingData:
-    """Batches of clips; position p of seed s is always the same clip, frames and crop, or the same replacement."""
+    """Batches of clips; position p of seed s is always the same clip, frames and crop, or the same replacement.
+
+    Raises:
+        ConfigError: no source given.
+        InputError: a source holds no clips; see `list_clips`.
+    """
 
     def __init__(
         self, config: DataConfig, *, num_frames: int, crop_size: int, batch_size: int, seed: int, bad: BadClips
     ) -> None:
-        self.paths = [str(path) for path in list_clips(config.path, split=config.split)]
-        self.digest = hashlib.sha256("\n".join(Path(path).name for path in self.paths).encode()).hexdigest()
+        sources = config.all_sources
+        if not sources:
+            raise ConfigError("data.path is empty; pass a directory or list of clips, or [[data.sources]] tables")
+        self.sources = [
+            [str(path) for path in list_clips(source.path, split=source.split, images=num_frames == 1)]
+            for source in sources
+        ]
+        self.paths = [path for paths in self.sources for path in paths]
+        names = ("\n".join(map(os.path.basename, paths)) for paths in self.sources)
+        self.digest = hashlib.sha256("\n\n".join(names).encode(errors="surrogateescape")).hexdigest()
         self.config, self.batch_size, self.seed, self.bad = config, batch_size, seed, bad
-        self.cutter = ClipCutter(
-            num_frames=num_frames,
-            crop_size=crop_size,
-            frame_stride=config.frame_stride,
-            crop_scale=config.crop_scale,
-            crop_aspect_ratio=config.crop_aspect_ratio,
-            horizontal_flip=config.horizontal_flip,
-            decoder=config.decoder,
-        )
+        self.order = ClipOrder([len(paths) for paths in self.sources], [source.weight for source in sources], seed)
+        self.cutter = ClipCutter(config=config, num_frames=num_frames, crop_size=crop_size)
 
-    def batches(self, *, first_step: int, last_step: int) -> Generator[Batch, None, None]:
+    def batches(
+        self,
+        *,
+        first_step: int,
+        last_step: int,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batch_size: int | None = None,
+    ) -> Generator[Batch, None, None]:
         """Yield the batches of steps `first_step` up to, not including, `last_step`.
 
+        Args:
+            rank: which of the processes that share each step this is.
+            world_size: number of processes. A step's batch is cut into micro-batches; a process gets every
+                `world_size`-th of them, from number `rank` on, in one `Batch`.
+            micro_batch_size: clips in one micro-batch; None: the whole batch is one.
+
         Raises:
+            ConfigError: the micro-batches cannot be shared out equally.
             GuardError: more than `max_bad_fraction` of the clips cannot be decoded, or one position finds none.
         """
+        size = micro_batch_size or self.batch_size
+        check_shares(self.batch_size, size, world_size)
+        first, last = first_step * self.batch_size, last_step * self.batch_size
+        walk = zip(range(first, last), self.order.walk(first, last), strict=True)
+        requests = (
+            self._request(position, 0, source, clip)
+            for position, (source, clip) in walk
+            if position % self.batch_size // size % world_size == rank
+        )
+        return self._batches(requests, self.batch_size // world_size)
+
+    def _batches(self, requests: Iterator[ClipRequest], batch_size: int) -> Generator[Batch, None, None]:
         with WorkerPool(
-            self.cutter, num_workers=self.config.num_workers, deadline_seconds=self.config.deadline_seconds
+            self.cutter,
+            num_workers=self.config.num_workers,
+            deadline_seconds=self.config.deadline_seconds,
+            max_tasks_per_worker=_CLIPS_PER_WORKER,
+            crash_retries=1,
         ) as pool:
-            results = pool.map(
-                self._requests(first_step * self.batch_size, last_step * self.batch_size),
-                prefetch=self.config.prefetch,
-                retry=self._replacement,
-            )
-            arrays, paths = [], []
-            for result in results:
-                self._count(result.failures)
+            taken: list[TaskResult[ClipRequest]] = []
+            for result in pool.map(requests, prefetch=self.config.prefetch, retry=self._replacement):
+                failures = [(request.path, reason) for request, reason in result.failures]
+                self.bad.count(failures, limit=self.config.max_bad_fraction)
                 if result.array is None:
                     raise GuardError(f"{result.error}; {_MAX_ATTEMPTS} clips in a row cannot be decoded")
-                arrays.append(torch.from_numpy(result.array))
-                paths.append(result.request.path)
-                if len(arrays) == self.batch_size:
-                    yield Batch(torch.stack(arrays), tuple(paths))
-                    arrays, paths = [], []
+                taken.append(result)
+                if len(taken) == batch_size:
+                    yield _batch(taken)
+                    taken = []
 
-    def _requests(self, first: int, last: int) -> Iterator[ClipRequest]:
-        epoch, order = -1, np.arange(0)
-        for position in range(first, last):
-            if position // len(self.paths) != epoch:
-                epoch = position // len(self.paths)
-                order = np.random.default_rng(derive_seed(self.seed, _ORDER, epoch)).permutation(len(self.paths))
-            path = self.paths[order[position % len(self.paths)]]
-            yield ClipRequest(position, 0, path, derive_seed(self.seed, _CLIP, position, 0))
+    def _request(self, position: int, attempt: int, source: int, clip: int) -> ClipRequest:
+        seed = derive_seed(self.seed, _CLIP, position, attempt)
+        return ClipRequest(position, attempt, source, self.sources[source][clip], seed)
 
     def _replacement(self, request: ClipRequest) -> ClipRequest | None:
-        """Choose another clip for a position whose clip is bad; a function of seed, position and attempt only."""
+        """Choose another clip of the source for a position whose clip is bad; a function of seed and position only."""
         attempt = request.attempt + 1
         if attempt == _MAX_ATTEMPTS:
             return None
-        index = derive_seed(self.seed, _REPLACEMENT, request.position, attempt) % len(self.paths)
-        seed = derive_seed(self.seed, _CLIP, request.position, attempt)
-        return ClipRequest(request.position, attempt, self.paths[index], seed)
+        clip = derive_seed(self.seed, _REPLACEMENT, request.position, attempt) % len(self.sources[request.source])
+        return self._request(request.position, attempt, request.source, clip)
 
-    def _count(self, failures: tuple[tuple[ClipRequest, str], ...]) -> None:
-        self.bad.tried += 1 + len(failures)
-        self.bad.failed += len(failures)
-        for request, reason in failures:
-            if request.path not in self.bad.reasons:
-                logger.warning("bad clip replaced: %s", reason)
-                self.bad.reasons[request.path] = reason
-        limit = self.config.max_bad_fraction
-        if self.bad.tried >= _MIN_TRIED and self.bad.failed > limit * self.bad.tried:
-            last = failures[-1][1] if failures else next(iter(self.bad.reasons.values()))
-            raise GuardError(
-                f"{self.bad.failed} of {self.bad.tried} clips cannot be decoded, more than "
-                f"data.max_bad_fraction={limit}; remove them or raise it (last: {last})"
-            )
+
+def _batch(results: Sequence[TaskResult[ClipRequest]]) -> Batch:
+    return Batch(
+        clips=torch.stack([torch.from_numpy(result.array) for result in results]),
+        paths=tuple(result.request.path for result in results),
+        seeds=tuple(result.request.seed for result in results),
+        frames=tuple(tuple(result.info["frames"]) for result in results),
+    )
+
+
+def check_shares(batch_size: int, micro_batch_size: int, world_size: int) -> None:
+    """Check that a step's micro-batches can be shared out equally.
+
+    Raises:
+        ConfigError: they cannot; the message names sizes that can.
+    """
+    check_multiple("batch_size", batch_size, "micro_batch_size", micro_batch_size)
+    check_multiple("batch_size", batch_size, "world_size", world_size)
+    if batch_size // micro_batch_size % world_size:
+        share = batch_size // world_size
+        valid = ", ".join(str(size) for size in range(1, share + 1) if share % size == 0)
+        raise ConfigError(
+            f"micro_batch_size={micro_batch_size} cuts batch_size={batch_size} into "
+            f"{batch_size // micro_batch_size} parts, which world_size={world_size} processes cannot share equally; "
+            f"pass a micro_batch_size of {valid}"
+        )

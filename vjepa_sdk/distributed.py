@@ -71,6 +71,11 @@ class Group:
         self.sum(torch.zeros(1))
 
 
+def is_first_process() -> bool:
+    """Return whether this process speaks for its group; true for one that is alone."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def is_distributed() -> bool:
     """Return whether torchrun, or something that sets its variables, started several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -1,9 +1,10 @@
-"""Turn whatever a user calls a video into frames, or say why not."""
+"""Turn whatever a user calls a video into frames, all at once or one by one, or say why not."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -13,20 +14,18 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .video import (
-    IMAGE_SUFFIXES,
-    list_frame_directory,
-    open_video,
-    read_frame_directory,
-    read_image,
-    sample_indices,
-)
+from .files import printable
+from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_frame_directory, read_image
+from .video import CLOCK_SECONDS, check_ascending, frames_at, open_video, sample_indices
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Video: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image | Sequence[Image]"
 """A path, a directory of frames, an array `[T, H, W, 3]`, a tensor `[T, 3, H, W]`, an image, a list of images."""
+
+
+_NAMELESS = "the video"  # what errors call an array or a list of images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,11 @@ class Sampling:
     fps: float | None = None
     """None: `num_frames` spread evenly over the whole video; else this many a second from its start."""
     source_fps: float | None = None
-    """Frame rate of arrays, for `fps`."""
+    """Frame rate of arrays and frame directories, for `fps` and for seconds."""
+    start_seconds: float | None = None
+    """Take the clip from the part of the video that starts here, by its time stamps; None: from its first frame on."""
+    end_seconds: float | None = None
+    """Where that part ends; None: when the last frame goes."""
     decoder: Literal["pyav", "decord"] = "pyav"
 
 
@@ -49,13 +52,17 @@ class Frames:
     """`uint8 [T, 3, H, W]`."""
     indices: tuple[int, ...]
     """Which frames of the source these are."""
+    start_seconds: float | None = None
+    """When the first of them appears, by the source's time stamps; None where the rate is not known."""
+    end_seconds: float | None = None
+    """When the last of them goes."""
 
 
 def is_image(video: object) -> bool:
     """Whether an input is one still image."""
     if isinstance(video, str | os.PathLike):
         path = Path(video)
-        return path.suffix.lower() in IMAGE_SUFFIXES - {".gif"} and not path.is_dir()
+        return path.suffix.lower() in STILL_SUFFIXES and not path.is_dir()
     if isinstance(video, np.ndarray | Tensor):
         return video.ndim == 3
     return _is_pil(video)
@@ -101,40 +108,165 @@ def load_frames(video: object, sampling: Sampling) -> Frames:
             f"a {type(video).__name__} is not a video; pass a path, an array [T, H, W, 3], a tensor [T, 3, H, W], "
             "an image or a list of images"
         )
-    indices = _choose(
-        np.arange(len(pixels)) / (sampling.source_fps or 1.0), sampling, has_rate=sampling.source_fps is not None
-    )
-    return Frames(pixels[torch.from_numpy(indices)], tuple(indices.tolist()))
+    indices, span = _choose(_steady(len(pixels), sampling), sampling, name=_NAMELESS)
+    return Frames(pixels[torch.from_numpy(indices)], tuple(indices.tolist()), *span)
 
 
 def _from_path(path: str | os.PathLike[str], sampling: Sampling) -> Frames:
+    span: _Span = (None, None)
     if Path(path).is_dir():
-        count = len(list_frame_directory(path))
-        seconds = np.arange(count) / (sampling.source_fps or 1.0)
-        indices = _choose(seconds, sampling, has_rate=sampling.source_fps is not None)
+        indices, span = _choose(_steady(len(list_frame_directory(path)), sampling), sampling, name=_name(path))
         frames = read_frame_directory(path, indices)
     elif is_image(path):
         indices, frames = np.zeros(1, np.int64), read_image(path)[None]
     else:
         with open_video(path, decoder=sampling.decoder) as reader:
-            indices = _choose(reader.timestamps - reader.timestamps[0], sampling, has_rate=True)
+            times = np.append(reader.timestamps, reader.timestamps[0] + reader.info.duration_seconds)
+            indices, span = _choose(_Times(times, is_known=True), sampling, name=_name(path))
             frames = reader.get_frames(indices)
-    return Frames(torch.from_numpy(frames).permute(0, 3, 1, 2), tuple(indices.tolist()))
+    return Frames(torch.from_numpy(frames).permute(0, 3, 1, 2), tuple(indices.tolist()), *span)
 
 
-def _choose(seconds: np.ndarray, sampling: Sampling, *, has_rate: bool) -> np.ndarray:
-    """Return frame indices; `seconds` are the times of all frames, from 0."""
+_Span = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class _Times:
+    """When frames appear."""
+
+    seconds: np.ndarray
+    """float64 `[N + 1]`: of each frame, and when the last one goes."""
+    is_known: bool
+    """False where nobody said at which rate the frames were taken."""
+
+
+def _steady(count: int, sampling: Sampling) -> _Times:
+    return _Times(np.arange(count + 1) / (sampling.source_fps or 1.0), sampling.source_fps is not None)
+
+
+def _choose(times: _Times, sampling: Sampling, *, name: str) -> tuple[np.ndarray, _Span]:
+    """Return frame indices and the seconds from the first to the end of the last."""
+    starts = times.seconds[:-1]
+    asked = {"fps": sampling.fps, "start_seconds": sampling.start_seconds, "end_seconds": sampling.end_seconds}
+    for option, value in asked.items():
+        if value is not None and not times.is_known:
+            raise InputError(
+                f"{option}={value:g} needs the frame rate of arrays and frame directories; pass source_fps="
+            )
+    if any(value is not None for value in asked.values()):
+        check_ascending(starts, name=name)
+    first, last = _part(times.seconds, sampling)
     if sampling.fps is None:
-        return sample_indices(len(seconds), sampling.num_frames)
-    if not has_rate:
-        raise InputError(f"fps={sampling.fps:g} needs the frame rate of arrays and frame directories; pass source_fps=")
-    # the frame on screen at each moment; the small step absorbs rounding in container times
-    moments = np.arange(sampling.num_frames) / sampling.fps + 1e-6
-    return np.searchsorted(seconds, moments, side="right") - 1
+        indices = first + sample_indices(last - first, sampling.num_frames)
+    else:
+        start = starts[0] if sampling.start_seconds is None else sampling.start_seconds
+        indices = np.clip(frames_at(starts, start + np.arange(sampling.num_frames) / sampling.fps), first, last - 1)
+    if not times.is_known:
+        return indices, (None, None)
+    return indices, (float(starts[indices.min()]), float(times.seconds[indices.max() + 1]))
+
+
+def _part(seconds: np.ndarray, sampling: Sampling) -> tuple[int, int]:
+    """Return the first frame of a part, the one on screen at its start, and the one after its last."""
+    start, end = sampling.start_seconds, sampling.end_seconds
+    first, last = 0, len(seconds) - 1
+    if start is not None and start >= seconds[-1]:
+        raise InputError(f"start_seconds={start:g} must lie before the end of the video at {seconds[-1]:g} s")
+    if end is not None and end <= seconds[0]:
+        raise InputError(f"end_seconds={end:g} must lie after the start of the video at {seconds[0]:g} s")
+    if start is not None:
+        first = int(frames_at(seconds[:-1], np.array(start)))
+    if end is not None:
+        last = max(first + 1, int(np.searchsorted(seconds[:-1], end - CLOCK_SECONDS, side="left")))
+    return first, last
+
+
+@dataclass(frozen=True)
+class FrameSource:
+    """A video whose frames are read as they are needed."""
+
+    name: str
+    """What errors call it."""
+    timestamps: np.ndarray
+    """Presentation times of all frames in seconds, float64 [N], ascending."""
+    end_seconds: float
+    """When the last frame ends."""
+    read: Callable[[np.ndarray], Iterator[Tensor]]
+    """Yield the frames at ascending indices, one by one, as `uint8 [1, 3, H, W]`."""
+
+
+@contextmanager
+def open_frames(
+    video: object, *, source_fps: float | None, decoder: Literal["pyav", "decord"]
+) -> Iterator[FrameSource]:
+    """Open one video for reading frame by frame.
+
+    Args:
+        source_fps: frame rate of arrays, lists of images and frame directories, which have no times of their own.
+
+    Raises:
+        InputError: not a video, an ambiguous layout, or no frame rate.
+        VideoDecodeError: a file that cannot be decoded.
+    """
+    if is_image(video):
+        name = _name(video) if isinstance(video, str | os.PathLike) else "this"
+        raise InputError(f"{name} is a still image, without length in time; pass a video, or the image to encode")
+    if isinstance(video, str | os.PathLike) and not Path(video).is_dir():
+        with open_video(video, decoder=decoder) as reader:
+            check_ascending(reader.timestamps, name=_name(video))
+            yield FrameSource(
+                name=_name(video),
+                timestamps=reader.timestamps,
+                end_seconds=reader.info.start_seconds + reader.info.duration_seconds,
+                read=lambda indices: map(_from_rgb, reader.iter_frames(indices)),
+            )
+        return
+    name, count, read = _open_rateless(video)
+    if source_fps is None:
+        raise InputError(f"{name} has no frame rate, which seconds need; pass source_fps=")
+    yield FrameSource(name, np.arange(count) / source_fps, count / source_fps, read)
+
+
+def _open_rateless(video: object) -> tuple[str, int, Callable[[np.ndarray], Iterator[Tensor]]]:
+    """Return name, number of frames and reader of a video that is no file."""
+    if isinstance(video, str | os.PathLike):
+        files = list_frame_directory(video)
+        return _name(video), len(files), lambda indices: map(_from_rgb, iter_images([files[i] for i in indices]))
+    if isinstance(video, np.ndarray | Tensor):
+        _check_array(video)
+        return _NAMELESS, len(video), lambda indices: (_from_array(video[i : i + 1]) for i in indices.tolist())
+    if isinstance(video, list | tuple) and video and all(map(_is_pil, video)):
+        _check_sizes(video)
+        return _NAMELESS, len(video), lambda indices: (_from_images([video[i]]) for i in indices.tolist())
+    raise InputError(
+        f"a {type(video).__name__} is not one video; pass a path, an array [T, H, W, 3], a tensor [T, 3, H, W] "
+        "or a list of images"
+    )
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    return f"{printable(os.fspath(path))}:"
+
+
+def _from_rgb(frame: np.ndarray) -> Tensor:
+    return torch.from_numpy(frame[None]).permute(0, 3, 1, 2)
 
 
 def _from_array(array: np.ndarray | Tensor) -> Tensor:
     """Return `uint8 [T, 3, H, W]`."""
+    _check_array(array)
+    if isinstance(array, np.ndarray):
+        # torch takes native byte order and memory it may write to
+        dtype = np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
+        tensor = torch.from_numpy(np.require(array.astype(dtype, copy=False), requirements=["C", "W"]))
+        tensor = (tensor if tensor.ndim == 4 else tensor[None]).permute(0, 3, 1, 2)
+    else:
+        tensor = array.detach().cpu() if array.ndim == 4 else array.detach().cpu()[None]
+    return _to_uint8(tensor)
+
+
+def _check_array(array: np.ndarray | Tensor) -> None:
+    """Refuse what is not `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, with or without T, or could be both."""
     shape = tuple(array.shape)
     if isinstance(array, np.ndarray):
         if array.dtype == object or array.dtype.kind not in "uf":
@@ -145,17 +277,10 @@ def _from_array(array: np.ndarray | Tensor) -> Tensor:
             raise InputError(
                 f"an array of shape {shape} could be [T, H, W, 3] or [T, 3, H, W]; pass a tensor [T, 3, H, W]"
             )
-        # torch takes native byte order and memory it may write to
-        dtype = np.dtype(np.float32) if array.dtype.kind == "f" else array.dtype.newbyteorder("=")
-        tensor = torch.from_numpy(np.require(array.astype(dtype, copy=False), requirements=["C", "W"]))
-        tensor = (tensor if tensor.ndim == 4 else tensor[None]).permute(0, 3, 1, 2)
-    else:
-        if array.ndim not in (3, 4) or shape[-3] != 3:
-            raise InputError(f"a tensor of shape {shape} must be [T, 3, H, W]; permute it")
-        tensor = array.detach().cpu() if array.ndim == 4 else array.detach().cpu()[None]
-    if 0 in tensor.shape:
+    elif array.ndim not in (3, 4) or shape[-3] != 3:
+        raise InputError(f"a tensor of shape {shape} must be [T, 3, H, W]; permute it")
+    if 0 in shape:
         raise InputError(f"a video of shape {shape} is empty; pass at least one frame")
-    return _to_uint8(tensor)
 
 
 def _to_uint8(pixels: Tensor) -> Tensor:
@@ -175,11 +300,15 @@ def _to_uint8(pixels: Tensor) -> Tensor:
 
 
 def _from_images(images: Sequence[object]) -> Tensor:
+    _check_sizes(images)
     arrays = [np.asarray(image.convert("RGB")) for image in images]  # type: ignore[attr-defined]
-    sizes = {array.shape[:2] for array in arrays}
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def _check_sizes(images: Sequence[object]) -> None:
+    sizes = {(image.height, image.width) for image in images}  # type: ignore[attr-defined]
     if len(sizes) > 1:
         raise InputError(f"the images of one video must have one size, got {sorted(sizes)}; resize them")
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
 def _is_pil(value: object) -> bool:

@@ -5,6 +5,7 @@
       plan.json        what is to be done, with its own checksum
       part-00000016    results of the units from number 16 on
       journal.jsonl    one line for each finished part, with its own checksum
+      commit           the output is finished: what is left to do is to move it to its place
 
 A part counts once its journal line is on disk. A kill at any moment, a full disk or a damaged byte costs the parts it
 touches and nothing else; the next run finds out which by their checksums.
@@ -31,7 +32,7 @@ from .storage import Lock, atomic_file, sync_directory, write_json
 
 logger = logging.getLogger(__name__)
 
-_LOCK, _PLAN, _JOURNAL = "lock", "plan.json", "journal.jsonl"
+_LOCK, _PLAN, _JOURNAL, _COMMIT = "lock", "plan.json", "journal.jsonl", "commit"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,6 @@ class Workspace:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._lock = _RemovableLock(directory / _LOCK)
-        self._is_removed = False
 
     def __enter__(self) -> Workspace:
         with disk_errors(self.directory):
@@ -74,9 +74,9 @@ class Workspace:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if not self._is_removed and not (self.directory / _PLAN).exists():
+            if not (self.directory / _PLAN).exists() and not self.is_committed:
                 with suppress(OSError):  # an empty directory harms nobody, and must not hide the block's own error
-                    self._remove_files()
+                    self._remove_directory()
         finally:
             self._lock.__exit__(kind, error, trace)
 
@@ -98,9 +98,7 @@ class Workspace:
     def start(self, plan: dict[str, Any]) -> None:
         """Forget whatever was here and freeze a new plan."""
         with disk_errors(self.directory):
-            # the plan goes first: parts without one are never taken for results
-            (self.directory / _PLAN).unlink(missing_ok=True)
-            self._keep_only([])
+            self._forget()
             with atomic_file(self.directory / _JOURNAL):
                 pass
             write_json(self.directory / _PLAN, {"plan": plan, "sha256": digest_of(plan)})
@@ -118,7 +116,7 @@ class Workspace:
                 logger.warning("%s: %d parts are intact, the rest is done again", self.directory, len(parts))
                 with atomic_file(path) as file:
                     file.writelines(_line(part) for part in parts)
-            self._keep_only([part.name for part in parts])
+            self._keep_only([_PLAN, _JOURNAL, *(part.name for part in parts)])
         return parts
 
     def commit(self, *, first: int, last: int, data: Sequence[bytes], facts: dict[str, Any]) -> Part:
@@ -159,44 +157,62 @@ class Workspace:
             raise OutputError(f"{self.directory / part.name}: is damaged ({damage}); run again to redo this part")
         return data
 
-    def publish(self, files: Sequence[tuple[str, Path]], *, stale: Path) -> None:
-        """Move finished files of this directory to their final places; the last one makes the output complete.
+    @property
+    def is_committed(self) -> bool:
+        """Whether a run was killed while it published: the new output counts, call `publish` again before all else."""
+        return (self.directory / _COMMIT).exists()
+
+    def publish(self, files: Sequence[tuple[str, Path]]) -> None:
+        """Replace an output by finished files of this directory, and forget the job.
+
+        The old output goes first and the new one comes last, so that neither ever stands beside files that belong to
+        the other. From the moment the commit mark is on disk the next run finishes what a kill leaves undone.
 
         Args:
-            files: name here and final path; on disk already.
-            stale: an older output, removed first, so that it never stands beside files that belong to the new one.
+            files: name here and final path of each; the last is the output itself.
         """
-        with disk_errors(stale):
-            stale.unlink(missing_ok=True)
-            for name, final in files[:-1]:
-                os.replace(self.directory / name, final)
-            sync_directory(stale.parent)
-            name, final = files[-1]
-            os.replace(self.directory / name, final)
-            sync_directory(stale.parent)
+        name, output = files[-1]
+        with disk_errors(output):
+            if not self.is_committed:
+                for source, _ in files:
+                    os.stat(self.directory / source)  # all must be there before the old output goes
+                with atomic_file(self.directory / _COMMIT):
+                    pass
+            if (self.directory / name).exists():
+                output.unlink(missing_ok=True)
+                for source, final in files[:-1]:
+                    with suppress(FileNotFoundError):  # moved already, before a kill
+                        os.replace(self.directory / source, final)
+                sync_directory(output.parent)
+                os.replace(self.directory / name, output)
+            sync_directory(output.parent)
+            self._forget()
 
-    def remove(self) -> None:
-        """Delete the directory; the job is over."""
+    def clear(self) -> None:
+        """Forget the job; the directory goes when the block ends."""
         with disk_errors(self.directory):
-            self._remove_files()
+            self._forget()
 
-    def _remove_files(self) -> None:
-        self._is_removed = True  # from here on the directory may belong to the next run
-        (self.directory / _PLAN).unlink(missing_ok=True)
+    def _forget(self) -> None:
+        # the plan goes first: parts without one are never taken for results
+        for name in (_PLAN, _COMMIT):
+            (self.directory / name).unlink(missing_ok=True)
         self._keep_only([])
-        (self.directory / _JOURNAL).unlink(missing_ok=True)
-        self._lock.path.unlink(missing_ok=True)
+
+    def _keep_only(self, names: Sequence[str]) -> None:
+        kept = {_LOCK, *names}
+        for path in self.directory.iterdir():
+            if path.name not in kept:
+                path.unlink()
+
+    def _remove_directory(self) -> None:
+        self._keep_only([])
+        self._lock.path.unlink()
         try:
             self.directory.rmdir()
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # the next run has moved in already
                 raise
-
-    def _keep_only(self, parts: Sequence[str]) -> None:
-        kept = {_LOCK, _PLAN, _JOURNAL, *parts}
-        for path in self.directory.iterdir():
-            if path.name not in kept:
-                path.unlink()
 
     def _damage(self, part: Part) -> str | None:
         try:

@@ -172,7 +172,7 @@ def recognise(
     Raises:
         ConfigError: none of them, or one of several that only the user can tell apart.
     """
-    fits = {name: config for name, config in ARCHITECTURES.items() if _fits(config, encoder, predictor)}
+    fits = fitting(encoder, predictor)
     # a table of exactly the right length is no leftover
     fits = {name: config for name, config in fits.items() if config.position == "sincos"} or fits
     if not fits:
@@ -183,6 +183,11 @@ def recognise(
     if len(set(fits.values())) > 1:
         raise ConfigError(f"the file could be {' or '.join(fits)}, which have the same tensors; pass arch= (--arch)")
     return " or ".join(fits), next(iter(fits.values()))
+
+
+def fitting(encoder: Mapping[str, tuple[int, ...]], predictor: Mapping[str, tuple[int, ...]]) -> dict[str, ModelConfig]:
+    """Return the published models that have such tensors, by name; see `recognise`."""
+    return {name: config for name, config in ARCHITECTURES.items() if _fits(config, encoder, predictor)}
 
 
 def _fits(

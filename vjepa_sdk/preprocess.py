@@ -91,6 +91,7 @@ def random_resized_crop(
     scale: tuple[float, float],
     ratio: tuple[float, float],
     horizontal_flip: bool,
+    antialias: bool = True,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Cut one random rectangle out of all frames and resize it to a square.
@@ -101,6 +102,7 @@ def random_resized_crop(
         scale: lowest and highest share of the frame's area.
         ratio: lowest and highest width / height; drawn uniformly on a logarithmic scale.
         horizontal_flip: mirror all frames with probability one half.
+        antialias: smooth before scaling down, as I-JEPA does; the official video code does not.
         generator: the only source of randomness. The number of draws does not depend on what is drawn.
 
     Returns:
@@ -120,7 +122,7 @@ def random_resized_crop(
     draws = torch.rand(41, generator=generator, dtype=torch.float64).tolist()
     top, left, crop_height, crop_width = _random_box(height, width, scale, ratio, draws[1:])
     frames = frames[..., top : top + crop_height, left : left + crop_width]
-    frames = resize(frames, [crop_size, crop_size], interpolation=InterpolationMode.BILINEAR, antialias=True)
+    frames = resize(frames, [crop_size, crop_size], interpolation=InterpolationMode.BILINEAR, antialias=antialias)
     if horizontal_flip and draws[0] < 0.5:
         frames = frames.flip(-1)
     return frames.contiguous()

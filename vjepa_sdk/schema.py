@@ -62,6 +62,26 @@ def to_dict(config: object) -> dict[str, Any]:
     return out
 
 
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, str]:
+    """Compare plain data: `old -> new` by key, nested ones spelt out as `optim.lr` and `masks[0].num_blocks`."""
+    before, after = _flat(old), _flat(new)
+    return {
+        key: f"{before.get(key, 'unset')} -> {after.get(key, 'unset')}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    }
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(data, Mapping):
+        items = [(f"{prefix}.{key}".lstrip("."), value) for key, value in data.items()]
+    elif isinstance(data, list) and any(isinstance(item, Mapping) for item in data):
+        items = [(f"{prefix}[{number}]", value) for number, value in enumerate(data)]
+    else:
+        return {prefix: data}
+    return {name: value for key, item in items for name, value in _flat(item, key).items()}
+
+
 def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply `section.key=value` settings (values in TOML syntax, bare words as strings) to plain data."""
     result = copy.deepcopy(dict(data))

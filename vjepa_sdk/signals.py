@@ -1,4 +1,4 @@
-"""Turn the first SIGINT or SIGTERM into a request to stop, so that a run can save its state."""
+"""Turn the first SIGINT, SIGTERM or SIGUSR1 into a request to stop, so that a run can save its state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGUSR1 is what batch systems send ahead of a time limit (Slurm: --signal=USR1@60)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
@@ -44,7 +45,7 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Handle SIGINT and SIGTERM while the block runs; outside the main thread, which alone may, do nothing."""
+    """Handle SIGINT, SIGTERM and SIGUSR1 while the block runs; outside the main thread, which alone may, do nothing."""
     stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from .config import MaskConfig, Precision, TrainConfig
 from .data import derive_seed
@@ -60,11 +60,13 @@ class StepReport:
 
 
 class NonFiniteError(GuardError):
-    """Loss or gradient of a step is not finite; `forward_pass` is this process's first bad one, None if unknown."""
+    """Loss or gradient of a step is not finite; nothing was updated, and the gradients are still there to look at."""
 
-    def __init__(self, message: str, *, forward_pass: int | None) -> None:
+    def __init__(self, message: str, *, report: StepReport, forward_pass: int | None) -> None:
         super().__init__(message)
+        self.report = report
         self.forward_pass = forward_pass
+        """The first bad one of this process, from 0; None if only the sum over all of them is known to be bad."""
 
 
 def hyperparameters(config: TrainConfig, step: int) -> Hyperparameters:
@@ -130,27 +132,30 @@ def train_step(
     terms = [_backward(jepa, each, values.context_weight, config.precision, scaler) for each in passes]
     group.sum_gradients(parameter for each in optimizer.param_groups for parameter in each["params"])
     scaler.unscale_(optimizer)
-    limit = config.optim.max_grad_norm if step >= config.optim.clip_from_step else None
-    norms = [
-        float(clip_grad_norm_(module.parameters(), limit or math.inf))
-        for module in (jepa.context_encoder, jepa.predictor)
-    ]
-    losses = group.sum(torch.stack(terms).sum(dim=0))
-    is_finite, loss = all(map(math.isfinite, norms)), float(losses[0])
+    networks = (jepa.context_encoder, jepa.predictor)
+    norms = [get_total_norm([p.grad for p in network.parameters() if p.grad is not None]) for network in networks]
+    sizes = [float(norm) for norm in norms]
+    is_finite = all(map(math.isfinite, sizes))
+    loss, prediction, context, variance, covariance = group.sum(torch.stack(terms).sum(dim=0)).tolist()
+    report = StepReport(loss, prediction, context, variance, covariance, sizes[0], sizes[1], values, not is_finite)
     if not math.isfinite(loss) or not (is_finite or scaler.get_scale() > 1.0):
         scaler.update()
         bad = [number for number, term in enumerate(terms) if not term[0].isfinite()]
-        what = f"gradient norms {norms[0]} and {norms[1]}" if math.isfinite(loss) else f"loss={loss}"
+        what = f"gradient norms {sizes[0]} and {sizes[1]}" if math.isfinite(loss) else f"loss={loss}"
         raise NonFiniteError(
             f"step {step + 1}: {what} must be finite; lower optim.lr={config.optim.lr:g}",
+            report=report,
             forward_pass=bad[0] if bad else None,
         )
+    limit = config.optim.max_grad_norm if step >= config.optim.clip_from_step else None
+    if limit is not None and is_finite:
+        for network, norm in zip(networks, norms, strict=True):
+            clip_grads_with_norm_(network.parameters(), limit, norm)
     scaler.step(optimizer)
     scaler.update()
     if is_finite:
         jepa.update_target(values.momentum)
-    prediction, context, variance, covariance = losses[1:].tolist()
-    return StepReport(loss, prediction, context, variance, covariance, norms[0], norms[1], values, not is_finite)
+    return report
 
 
 def _backward(

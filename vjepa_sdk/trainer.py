@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from .cards import read_metrics, training_card
 from .checkpoint import (
     Checkpoint,
+    CheckpointSaver,
     load_latest,
     module_tensors,
     optimizer_tensors,
@@ -25,14 +26,19 @@ from .checkpoint import (
 from .config import PreprocessConfig, TrainConfig
 from .data import BadClips, Batch, TrainingData, derive_seed
 from .devices import best_device
-from .errors import ConfigError, GuardError, OutputError, ResumeError, VJEPAError
+from .distributed import Group, join_group
+from .errors import CheckpointError, ConfigError, GuardError, OutputError, ResumeError, VJEPAError
+from .guards import CollapseError, Guards, write_nan_report
 from .hub import save_model_directory
-from .jepa import JEPA, spread
+from .initialize import Origin, initialize
+from .jepa import JEPA, Spread, spread
 from .masks import Masks
+from .metrics import MetricsLog
+from .preflight import check_memory, preflight
 from .preprocess import normalize
-from .progress import progress_bar
-from .schema import from_dict, read_toml, to_dict, to_toml
-from .signals import stop_on_signal
+from .progress import ProgressBar, progress_bar
+from .schema import differences, from_dict, read_toml, to_dict, to_toml
+from .signals import StopRequest, stop_on_signal
 from .steps import (
     ForwardPass,
     NonFiniteError,
@@ -61,12 +67,15 @@ class PretrainResult:
     model_directory: Path | None
     bad_clips: dict[str, str]
     """Reason by path of every clip that could not be decoded."""
+    skipped_steps: int
+    """Steps that changed nothing because their loss or gradient was not finite."""
 
 
 def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bool | None = None) -> PretrainResult:
     """Pretrain a model on a directory or list of videos and export a model directory to `config.out/model`.
 
-    SIGINT or SIGTERM finishes the step, saves and returns with `finished=False`; call again with `resume=True`.
+    SIGINT, SIGTERM or SIGUSR1 finishes the step, saves and returns with `finished=False`; call again with
+    `resume=True`. A step whose loss or gradient is not finite changes nothing, and training goes on.
 
     Args:
         config: the run, complete; see `vjepa_sdk.train_config`.
@@ -74,25 +83,32 @@ def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bo
         show_progress_bar: on stderr; None: if it is a terminal.
 
     Raises:
-        ConfigError: no clips or output given.
+        ConfigError: no clips or output given, `config.init_from` is not found or another kind of model, or the run
+            surely needs more memory than there is.
+        WeightsError: `config.init_from` cannot be read or does not fit.
+        VideoDecodeError: none of a sample of the clips can be opened.
+        WriteError: the disk has too little room for the checkpoints.
         OutputError: `config.out` holds a run and `resume` is False, or another process uses it.
         ResumeError: `config` differs from the run's in something that matters.
-        GuardError: the loss became non-finite, or too many clips cannot be decoded.
+        CheckpointError: three saves in a row failed, or the last one.
+        GuardError: losses are not finite again and again, the features collapsed, or too many clips cannot be decoded.
     """
     if not config.out:
         raise ConfigError("out is empty; pass a directory for the run, for example runs/first")
-    if not config.data.path:
-        raise ConfigError("data.path is empty; pass a directory of videos or a CSV")
-    return Trainer(config).run(resume=resume, show_progress_bar=show_progress_bar)
+    with join_group(best_device(config.device)) as group:
+        return Trainer(config, group).run(resume=resume, show_progress_bar=show_progress_bar)
 
 
 class Trainer:
-    """One pretraining run in one directory."""
+    """One pretraining run in one directory, or one process's part in it.
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.out = config, Path(config.out)
-        self.device = best_device(config.device)
-        self.bad = BadClips()
+    Processes that torchrun started do the same steps together; the first of them writes all files.
+    """
+
+    def __init__(self, config: TrainConfig, group: Group) -> None:
+        self.config, self.out, self.group = config, Path(config.out), group
+        self.device = group.device or best_device(config.device)
+        self.bad, self.guards = BadClips(), Guards()
         self.data = TrainingData(
             config.data,
             num_frames=config.model.num_frames,
@@ -112,100 +128,234 @@ class Trainer:
                 bad=self.bad,
             )
         self.preprocess = PreprocessConfig.for_crop(config.model.img_size)
+        self.memory = check_memory(config, self.device, world_size=group.world_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(config.seed, _WEIGHTS))
             self.jepa = JEPA(config.model, config.objective).to(self.device)
         self.jepa.set_activation_checkpointing(config.activation_checkpointing)
         self.optimizer = make_optimizer(self.jepa, config)
         self.scaler = make_scaler(config, self.device)
-        self.step = 0
+        self.saver = CheckpointSaver(
+            self.out / "checkpoints", keep=config.keep_checkpoints, keep_every=config.keep_every
+        )
+        self.step, self.saved_step = 0, -1
+        self.decoded = self.bad.state()
+        self.origin: Origin | None = None
 
     def run(self, *, resume: bool, show_progress_bar: bool | None) -> PretrainResult:
         """Train to the end or to a signal; see `pretrain`."""
         with ExitStack() as stack:
-            stack.enter_context(self._claimed(resume))
-            self._check_content(resume)
+            if self.group.is_first:
+                stack.enter_context(self._claimed(resume))
+                self._check_content(resume)
             stop = stack.enter_context(stop_on_signal())
-            if resume:
-                self._restore()
-            write_text(self.out / "config.toml", to_toml(self.config))
-            bar = stack.enter_context(
-                progress_bar("pretrain", total=self.config.steps, done=self.step, show=show_progress_bar)
+            # the first process may set damaged checkpoints aside and fill caches; the others find it done
+            is_new = self._begin(resume) if self.group.is_first else False
+            self.group.wait()
+            if not self.group.is_first:
+                is_new = self._begin(resume)
+            self.group.wait()
+            log = self._open_files(stack) if self.group.is_first else None
+            if is_new:
+                # a disk that is too small is told now, not after hours
+                self._save(log)
+                self.saver.finish()
+            show = show_progress_bar if self.group.is_first else False
+            bar = stack.enter_context(progress_bar("pretrain", total=self.config.steps, done=self.step, show=show))
+            self._train(stop, log, bar)
+            return self._end(log)
+
+    def _begin(self, resume: bool) -> bool:
+        """Take the first weights from a checkpoint or from `init_from`; return whether the run is new."""
+        is_new = not (resume and self._restore())
+        if self.group.is_first:
+            self._look_ahead()
+        if is_new and self.config.init_from is not None:
+            self.origin = initialize(self.jepa, self.optimizer, self.config)
+        return is_new
+
+    def _open_files(self, stack: ExitStack) -> MetricsLog:
+        write_text(self.out / "config.toml", to_toml(self.config))
+        stack.enter_context(self.saver)
+        return stack.enter_context(MetricsLog(self.out / "metrics.jsonl", last_step=self.step))
+
+    def _train(self, stop: StopRequest, log: MetricsLog | None, bar: ProgressBar) -> None:
+        """Do the steps that are left, until a signal comes to any of the processes."""
+        with self._batches(self.data, self._sizes[0]) as batches, self._batches(self.images, self._sizes[1]) as images:
+            while self.step < self.config.steps and not self.group.any(stop.is_requested):
+                try:
+                    # several processes must agree when to stop, so they do so between steps only
+                    with stop.interrupting() if self.group.world_size == 1 else nullcontext():
+                        batch, stills = next(batches), next(images, None)
+                except KeyboardInterrupt:
+                    if not stop.is_requested:
+                        raise
+                    break
+                # taken here, since clips count while they are decoded, also those of a batch that a signal cuts short
+                self.decoded = self.bad.state()
+                bar.advance(self._advance(batch, stills, log))
+                self.saver.check()
+                if self.step % self.config.save_every == 0:
+                    self._save(log)
+
+    def _end(self, log: MetricsLog | None) -> PretrainResult:
+        """Save what no checkpoint has yet, wait for it, and export a finished model."""
+        if self.saved_step != self.step:
+            self._save(log)
+        is_finished = self.step == self.config.steps
+        try:
+            self.saver.finish()
+        except CheckpointError:
+            # a disk without room for the training state may have some for the model
+            if is_finished and self.group.is_first:
+                self._export()
+            raise
+        model = self._export() if is_finished and self.group.is_first else None
+        bad = self._all_bad_clips()["reasons"]
+        return PretrainResult(self.step, is_finished, model, bad, self.guards.skipped.count)
+
+    def _look_ahead(self) -> None:
+        """Refuse what cannot work before any time is spent on it."""
+        if self.step < self.config.steps:
+            preflight(
+                self.config,
+                self.memory,
+                clips=self.data.paths,
+                stills=self.images.paths if self.images else (),
+                device=self.device,
+                steps_left=self.config.steps - self.step,
             )
-            batches, images = (stack.enter_context(self._batches(data)) for data in (self.data, self.images))
-            with open(self.out / "metrics.jsonl", "a", encoding="utf-8") as metrics:
-                for batch in batches:
-                    report = self._step(batch, next(images, None))
-                    is_last = self.step == self.config.steps
-                    if self.step % self.config.log_every == 0 or is_last:
-                        metrics.write(json.dumps(self._metrics(report, batch)) + "\n")
-                        metrics.flush()
-                    bar.advance(f"loss {report.loss:.4f}")
-                    if self.step % self.config.save_every == 0 or is_last or stop.is_requested:
-                        self._save()
-                    if stop.is_requested and not is_last:
-                        return PretrainResult(self.step, False, None, self.bad.reasons)
-            return PretrainResult(self.step, True, self._export(), self.bad.reasons)
 
     @contextmanager
-    def _batches(self, data: TrainingData | None) -> Iterator[Iterator[Batch]]:
-        """Lend the batches of the steps that are left; none, if the run has no such data."""
+    def _batches(self, data: TrainingData | None, size: int) -> Iterator[Iterator[Batch]]:
+        """Lend this process's part of the batches of the steps that are left; none, if the run has no such data."""
         if data is None:
             yield iter(())
             return
-        batches = data.batches(first_step=self.step, last_step=self.config.steps)
+        batches = data.batches(
+            first_step=self.step,
+            last_step=self.config.steps,
+            rank=self.group.rank,
+            world_size=self.group.world_size,
+            micro_batch_size=size,
+        )
         try:
             yield batches
         finally:
             batches.close()
 
-    def _step(self, batch: Batch, images: Batch | None) -> StepReport:
+    def _advance(self, batch: Batch, stills: Batch | None, log: MetricsLog | None) -> str:
+        """Do one step, log it, and return a note for the progress bar."""
+        passes = self._passes(batch, stills)
         try:
             report = train_step(
                 self.jepa,
                 self.optimizer,
-                self._passes(batch, images),
+                passes,
                 config=self.config,
                 step=self.step,
                 scaler=self.scaler,
+                group=self.group,
             )
         except NonFiniteError as error:
-            raise GuardError(f"{error}; clips: {', '.join(batch.paths)}") from None
+            self._skip(error, batch, stills, log)
+            return "skipped"
+        except torch.OutOfMemoryError as error:
+            raise VJEPAError(
+                f"step {self.step + 1}: {self.device.type} has too little memory ({error}); checkpoints are intact; "
+                "resume with activation_checkpointing=true, or start again with a smaller micro_batch_size"
+            ) from error
         self.step += 1
-        return report
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            signs = self._signs_of_collapse(batch)
+            line = self._metrics(report, signs)
+            if log is not None:
+                log.write(line)
+            self._check_collapse(signs)
+        return f"loss {report.loss:.4f}"
 
-    def _passes(self, batch: Batch, images: Batch | None) -> Iterator[ForwardPass]:
+    def _skip(self, error: NonFiniteError, batch: Batch, stills: Batch | None, log: MetricsLog | None) -> None:
+        """Leave out a step that would have damaged the weights; too many of them end the run."""
+        self.step += 1
+        skipped = self.guards.skipped
+        skipped.add(self.step)
+        clips = self._clips_of(error, batch, stills)
+        paths = [clip["path"] for clip in clips]
+        what = f"{error}; clips: {', '.join(paths)}"
+        if log is not None:
+            log.write({"step": self.step, "loss": None, "skipped": str(error), "clips": paths})
+        if skipped.are_too_many:
+            path = write_nan_report(self.out, error, step=self.step, clips=clips, skipped=skipped, jepa=self.jepa)
+            raise GuardError(f"{what}; {len(skipped.recent)} of the last 1000 steps had to be skipped, see {path}")
+        logger.warning("%s; the step is skipped, nothing was changed", what)
+
+    def _clips_of(self, error: NonFiniteError, batch: Batch, stills: Batch | None) -> list[dict[str, Any]]:
+        """Describe the clips of the forward passes that failed, one for each process, or all of the step's."""
+        parts = []
+        for given, size in zip((batch, stills), self._sizes, strict=True):
+            if given is not None:
+                facts = zip(given.paths, given.seeds, given.frames, strict=True)
+                clips = [{"path": path, "seed": seed, "frames": frames} for path, seed, frames in facts]
+                parts += [clips[first : first + size] for first in range(0, len(clips), size)]
+        is_located = self.group.any(error.forward_pass is not None)
+        mine = parts if not is_located else [] if error.forward_pass is None else [parts[error.forward_pass]]
+        return [clip for clips in self.group.gather([clip for part in mine for clip in part]) for clip in clips]
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Return how many clips, and how many stills, go through the networks at a time."""
+        images = self.config.images
+        stills = (images.micro_batch_size or images.batch_size) if images is not None else 1
+        return self.config.micro_batch_size or self.config.batch_size, stills
+
+    def _passes(self, batch: Batch, stills: Batch | None) -> Iterator[ForwardPass]:
         """Cut a step's clips, and its stills, into parts that go through the networks one at a time."""
         share = self.config.images.weight if self.config.images else 0.0
-        size = self.config.micro_batch_size or self.config.batch_size
+        size, still_size = self._sizes
         yield from self._parts(batch, size, 1.0 - share, draw_masks)
-        if images is not None and self.config.images is not None:
-            size = self.config.images.micro_batch_size or self.config.images.batch_size
-            yield from self._parts(images, size, share, draw_image_masks)
+        if stills is not None:
+            yield from self._parts(stills, still_size, share, draw_image_masks)
 
     def _parts(self, batch: Batch, size: int, share: float, draw: Callable[..., Masks]) -> Iterator[ForwardPass]:
-        parts = torch.split(batch.clips, size)
+        parts, world_size = torch.split(batch.clips, size), self.group.world_size
         for number, clips in enumerate(parts):
-            masks = draw(self.config, batch_size=len(clips), step=self.step, forward_pass=number)
-            yield ForwardPass(self._normalized(clips), masks.to(self.device), share / len(parts))
+            forward_pass = self.group.rank + number * world_size
+            masks = draw(self.config, batch_size=len(clips), step=self.step, forward_pass=forward_pass)
+            yield ForwardPass(self._normalized(clips), masks.to(self.device), share / (len(parts) * world_size))
 
     def _normalized(self, clips: Tensor) -> Tensor:
         return normalize(clips.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
 
-    def _metrics(self, report: StepReport, batch: Batch) -> dict[str, float]:
+    def _signs_of_collapse(self, batch: Batch) -> Spread:
+        """Measure the target features of a step's first clips, of the last layer alone."""
+        signs = None
+        if self.group.is_first:
+            clips = self._normalized(batch.clips[: self._sizes[0]])
+            signs = asdict(spread(self.jepa.targets(clips)[..., -self.config.model.embed_dim :]))
+        return Spread(**self.group.gather(signs)[0])
+
+    def _metrics(self, report: StepReport, signs: Spread) -> dict[str, float]:
         """Return one line of `metrics.jsonl`: losses, gradients, schedules and signs of collapse."""
-        width = self.config.model.embed_dim
-        size = self.config.micro_batch_size or self.config.batch_size
-        collapse = spread(self.jepa.targets(self._normalized(batch.clips[:size]))[..., -width:])
-        line = asdict(report)
+        line, decoded = asdict(report), self._all_bad_clips()
         return {
             "step": self.step,
             **line.pop("hyperparameters"),
             **line,
-            **{f"target_{name}": value for name, value in asdict(collapse).items()},
-            "clips_tried": self.bad.tried,
-            "clips_failed": self.bad.failed,
+            **{f"target_{name}": value for name, value in asdict(signs).items()},
+            "clips_tried": decoded["tried"],
+            "clips_failed": decoded["failed"],
+            "skipped_steps": self.guards.skipped.count,
         }
+
+    def _check_collapse(self, signs: Spread) -> None:
+        """Warn of a collapse, or stop at one and keep the collapsed state apart from those that can be resumed."""
+        try:
+            self.guards.collapse.check(self.step, signs)
+        except CollapseError as error:
+            snapshot, path = self._snapshot(self._all_bad_clips()), self.out / "collapsed"
+            if self.group.is_first:
+                path = save_checkpoint(path, snapshot, keep=1)
+            raise GuardError(f"{error}; the state is kept in {path}, those before it in checkpoints") from None
 
     def _claimed(self, resume: bool) -> Lock:
         """Make the run's directory and return its lock; nothing is written into a directory that is not a run's."""
@@ -228,46 +378,71 @@ class Trainer:
         if resume and not (self.out / "config.toml").is_file():
             raise OutputError(f"{self.out}: holds no run to resume; leave out --resume")
 
-    def _restore(self) -> None:
-        old = to_dict(from_dict(TrainConfig, read_toml(self.out / "config.toml")))
-        changes = _differences(old, to_dict(self.config))
-        if changes:
+    def _restore(self) -> bool:
+        """Go back to the newest checkpoint; False if the run was stopped before its first."""
+        if changes := _changes(from_dict(TrainConfig, read_toml(self.out / "config.toml")), self.config):
             raise ResumeError(
                 f"{self.out}: cannot resume, the configuration changed: {'; '.join(changes)}; "
                 "restore it or start a new run in another --out"
             )
         checkpoint = load_latest(self.out / "checkpoints")
-        if checkpoint is not None:
-            saved = checkpoint.state["clips"]
-            if saved["digest"] != self.data.digest:
+        if checkpoint is None:
+            return False
+        state = checkpoint.state
+        for kind, data in self._lists().items():
+            saved = state[kind]
+            if saved["digest"] != data.digest:
                 raise ResumeError(
-                    f"{self.out}: cannot resume, the list of clips changed from {saved['count']} to "
-                    f"{len(self.data.paths)} clips or in order; restore it or start a new run in another --out"
+                    f"{self.out}: cannot resume, the list of {kind} changed from {saved['count']} to "
+                    f"{len(data.paths)} {kind} or in order; restore it or start a new run in another --out"
                 )
-            self.jepa.load_state_dict(checkpoint.weights)
-            restore_optimizer(self.optimizer, checkpoint.optimizer)
-            self.scaler.load_state_dict(checkpoint.state["scaler"])
-            self.step = checkpoint.step
-            self.bad.restore(checkpoint.state["bad_clips"])
-        _drop_metrics_after(self.out / "metrics.jsonl", self.step)
+        self.jepa.load_state_dict(checkpoint.weights)
+        restore_optimizer(self.optimizer, checkpoint.optimizer)
+        self.scaler.load_state_dict(state["scaler"])
+        self.step = self.saved_step = checkpoint.step
+        if self.group.is_first:  # clips count once, whatever the number of processes
+            self.bad.restore(state["bad_clips"])
+        self.decoded = self.bad.state()
+        self.guards.restore(state["guards"])
+        self.origin = Origin(**state["origin"]) if state["origin"] is not None else None
+        return True
 
-    def _save(self) -> None:
-        checkpoint = Checkpoint(
+    def _lists(self) -> dict[str, TrainingData]:
+        return {"clips": self.data} if self.images is None else {"clips": self.data, "images": self.images}
+
+    def _save(self, log: MetricsLog | None) -> None:
+        """Begin to save; training goes on meanwhile."""
+        self.saved_step, bad_clips = self.step, self._all_bad_clips()
+        if log is not None:
+            log.sync()
+            self.saver.save(lambda: self._snapshot(bad_clips))
+
+    def _all_bad_clips(self) -> dict[str, Any]:
+        """Return what became of the clips of all processes."""
+        states = self.group.gather(self.decoded)
+        reasons = {path: reason for state in states for path, reason in state["reasons"].items()}
+        totals = {name: sum(state[name] for state in states) for name in ("tried", "failed")}
+        return {**states[0], **totals, "reasons": reasons}
+
+    def _snapshot(self, bad_clips: dict[str, Any]) -> Checkpoint:
+        """Copy all that decides the rest of the run."""
+        return Checkpoint(
             step=self.step,
             weights=module_tensors(self.jepa),
             optimizer=optimizer_tensors(self.optimizer),
             state={
-                "clips": {"digest": self.data.digest, "count": len(self.data.paths)},
-                "bad_clips": self.bad.state(),
+                **{kind: {"digest": data.digest, "count": len(data.paths)} for kind, data in self._lists().items()},
+                "bad_clips": bad_clips,
                 "scaler": self.scaler.state_dict(),
+                "guards": self.guards.state(),
+                "origin": asdict(self.origin) if self.origin is not None else None,
             },
         )
-        save_checkpoint(self.out / "checkpoints", checkpoint, keep=self.config.keep_checkpoints)
 
     def _export(self) -> Path:
         """Write `model/`: target encoder, context encoder and predictor."""
         config = self.config
-        provenance = {
+        provenance: dict[str, Any] = {
             "made_by": "vjepa pretrain",
             "preset": config.preset or "none",
             "steps": self.step,
@@ -275,6 +450,10 @@ class Trainer:
             "videos": len(self.data.paths),
             "seed": config.seed,
         }
+        if self.origin is not None:
+            provenance["initialized_from"] = str(self.origin)
+            if self.origin.licence is not None:
+                provenance["licence"] = self.origin.licence
         return save_model_directory(
             self.out / "model",
             config=config.model,
@@ -295,31 +474,18 @@ class Trainer:
         )
 
 
-_MAY_CHANGE = {"out", "device", "log_every", "save_every", "keep_checkpoints"}
-_DATA_MAY_CHANGE = {"path", "num_workers", "prefetch", "deadline_seconds", "max_bad_fraction"}
+# what a continued run may change: where things are, how fast they come, and what is kept
+_MAY_CHANGE = {
+    "out", "preset", "device", "log_every", "save_every", "keep_checkpoints", "keep_every", "activation_checkpointing",
+    "data.path", "data.sources.path", "data.num_workers", "data.prefetch", "data.deadline_seconds",
+    "data.max_bad_fraction",
+}  # fmt: skip
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _changes(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Name the settings that decide the result and differ, as `key: old -> new`."""
-
-    def flat(data: Any, prefix: str = "") -> dict[str, Any]:
-        if not isinstance(data, dict):
-            return {prefix: data}
-        return {k: v for key, value in data.items() for k, v in flat(value, f"{prefix}.{key}".lstrip(".")).items()}
-
-    before, after = flat(old), flat(new)
-    free = _MAY_CHANGE | {f"data.{name}" for name in _DATA_MAY_CHANGE}
-    keys = sorted((before.keys() | after.keys()) - free)
     return [
-        f"{key}: {before.get(key, 'unset')} -> {after.get(key, 'unset')}"
-        for key in keys
-        if before.get(key) != after.get(key)
+        f"{key}: {change}"
+        for key, change in differences(to_dict(old), to_dict(new)).items()
+        if re.sub(r"^images\.(?=data\.)|\[\d+\]", "", key) not in _MAY_CHANGE
     ]
-
-
-def _drop_metrics_after(path: Path, step: int) -> None:
-    """Forget what an interrupted run logged after its last checkpoint."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_text(path, "".join(line + "\n" for line in kept))

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import json
+import logging
 import math
 import os
 import pickle
@@ -33,10 +35,15 @@ import numpy as np
 
 from .errors import ConfigError, VJEPAError
 
+logger = logging.getLogger(__name__)
+
 Request = TypeVar("Request")
 WorkerResult = tuple[np.ndarray, dict[str, Any]]
 
 START_UP_SECONDS = 120.0  # importing torch on a loaded machine takes long and is nobody's clip's fault
+MAX_FAILED_STARTS = 3  # in a row; the kernel may kill a new process for lack of memory and let the next one live
+WATCHDOG_SECONDS = 600.0
+_KILL_SECONDS = 5.0
 MAX_HEADER_BYTES = 1 << 20
 MAX_ARRAY_BYTES = 1 << 32
 _DTYPES = frozenset({"bool", "uint8", "int16", "int32", "int64", "float16", "float32", "float64"})
@@ -63,6 +70,8 @@ class WorkerPool(Generic[Request]):
         num_workers: child processes; 0 runs the task in this process, without a deadline.
         deadline_seconds: time for one task, from the moment a started child receives it.
         max_tasks_per_worker: a child is replaced after so many tasks, which bounds what a decoder leaks.
+        crash_retries: how often a task is run again, in a fresh child, after its child hung or died. A child may be
+            killed for no fault of its task; where results must not depend on that, pass 1.
 
     Raises:
         ConfigError: a number is out of range, or this platform cannot run worker processes.
@@ -75,6 +84,7 @@ class WorkerPool(Generic[Request]):
         num_workers: int,
         deadline_seconds: float,
         max_tasks_per_worker: int = 500,
+        crash_retries: int = 0,
     ) -> None:
         if num_workers < 0:
             raise ConfigError(f"num_workers={num_workers} must be at least 0")
@@ -88,6 +98,7 @@ class WorkerPool(Generic[Request]):
         self._num_workers = num_workers
         self._deadline_seconds = deadline_seconds
         self._max_tasks_per_worker = max_tasks_per_worker
+        self._crash_retries = crash_retries
         self._dispatcher: _Dispatcher | None = None
         self._is_mapping = False
         self._is_closed = False
@@ -107,18 +118,26 @@ class WorkerPool(Generic[Request]):
             retry: names the request to put in a failed one's place, or None to give up; default: never retry.
 
         Raises:
-            VJEPAError: worker processes cannot be started at all.
+            VJEPAError: worker processes cannot be started, or nothing comes from them for `WATCHDOG_SECONDS`, in which
+                case the stacks of all threads are on stderr.
         """
         if prefetch < 0:
             raise ConfigError(f"prefetch={prefetch} must be at least 0")
         if self._is_closed:
             raise VJEPAError("this WorkerPool is closed; open a new one")
         if self._num_workers == 0:
-            return (_retried(_run(self._task, request), retry, self._run_here) for request in requests)
+            return (_retried(self._run_here(request), retry, self._run_here) for request in requests)
         return self._map_in_children(requests, self._num_workers + prefetch, retry)
 
     def _run_here(self, request: Request) -> TaskResult[Request]:
-        return _run(self._task, request)
+        # nothing can end a task in this process, but it need not hang in silence
+        watchdog = threading.Timer(WATCHDOG_SECONDS, _report_hang, [request])
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            return _run(self._task, request)
+        finally:
+            watchdog.cancel()
 
     def _map_in_children(
         self, requests: Iterable[Request], limit: int, retry: Callable[[Request], Request | None] | None
@@ -127,7 +146,11 @@ class WorkerPool(Generic[Request]):
             raise VJEPAError("this WorkerPool already maps; finish that iteration or open a second pool")
         if self._dispatcher is None:
             self._dispatcher = _Dispatcher(
-                pickle.dumps(self._task), self._num_workers, self._deadline_seconds, self._max_tasks_per_worker
+                pickle.dumps(self._task),
+                self._num_workers,
+                self._deadline_seconds,
+                self._max_tasks_per_worker,
+                self._crash_retries,
             )
         dispatcher = self._dispatcher
         self._is_mapping = True
@@ -180,6 +203,20 @@ def _retried(
     return replace(result, failures=tuple(failures))
 
 
+def _report_hang(request: object) -> None:
+    _dump_stacks()
+    logger.error(
+        "no result within %g s and num_workers=0, so nothing ends it: %s; num_workers=1 would",
+        WATCHDOG_SECONDS,
+        _one_line(str(request)),
+    )
+
+
+def _dump_stacks() -> None:
+    """Write what every thread of this process is doing to the process's stderr."""
+    faulthandler.dump_traceback(file=2)  # the descriptor: sys.stderr may be replaced by an object without one
+
+
 class _Ticket:
     """Stand for one request until its result is in."""
 
@@ -187,6 +224,7 @@ class _Ticket:
         self.request = request
         self.pickled = pickle.dumps(request)  # here, so that an unpicklable request fails in its caller
         self.result: TaskResult[Any] | None = None
+        self.num_crashes = 0
 
 
 class _Worker:
@@ -210,14 +248,18 @@ class _Worker:
         self.is_ready = False
         self.ticket: _Ticket | None = None
         self.num_tasks = 0
-        self.connection.send_bytes(pickled_task)
+        with contextlib.suppress(BrokenPipeError):  # it died at once: found when its answer is read
+            self.connection.send_bytes(pickled_task)
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
+        try:
+            self.process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:  # it waits in the kernel, for a file server that is gone: nothing ends that
+            logger.warning("process %d does not end when killed and is left behind", self.process.pid)
         self.connection.close()
 
-    def exit_status(self) -> int:
+    def exit_status(self) -> int | None:
         """Reap a child that closed its connection."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1.0)  # its own status says more than that of our SIGKILL
@@ -235,52 +277,78 @@ class _Dispatcher:
     """Own the children. Its thread starts them, because Linux ends a child with the thread that started it."""
 
     def __init__(
-        self, pickled_task: bytes, num_workers: int, deadline_seconds: float, max_tasks_per_worker: int
+        self,
+        pickled_task: bytes,
+        num_workers: int,
+        deadline_seconds: float,
+        max_tasks_per_worker: int,
+        crash_retries: int,
     ) -> None:
         self._pickled_task = pickled_task
         self._num_workers = num_workers
         self._deadline_seconds = deadline_seconds
         self._max_tasks_per_worker = max_tasks_per_worker
+        self._crash_retries = crash_retries
+        self._num_failed_starts = 0
+        self._last_answer = time.monotonic()
         self._workers: list[_Worker] = []
         self._waiting: deque[_Ticket] = deque()
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._is_stopping = False
         self._woken, self._wake = Pipe(duplex=False)
+        self._is_woken = threading.Event()
         self._thread = threading.Thread(target=self._dispatch, name="vjepa-workers", daemon=True)
         self._thread.start()
 
     def submit(self, request: Any) -> _Ticket:
         ticket = _Ticket(request)
         self._waiting.append(ticket)
-        self._wake.send_bytes(b".")
+        self._wake_up()
         return ticket
 
     def run_next(self, request: Any) -> TaskResult[Any]:
         """Run a request ahead of those that wait: the caller is waiting for it."""
         ticket = _Ticket(request)
         self._waiting.appendleft(ticket)
-        self._wake.send_bytes(b".")
+        self._wake_up()
         return self.result(ticket)
+
+    def _wake_up(self) -> None:
+        # once until it is noticed: a full pipe would block for ever, should the thread have ended
+        if not self._is_woken.is_set():
+            self._is_woken.set()
+            self._wake.send_bytes(b".")
 
     def result(self, ticket: _Ticket) -> TaskResult[Any]:
         """Wait for a ticket's result."""
+        # Deadlines see to it that answers keep coming; this finds a thread that no longer watches them.
+        patience = max(WATCHDOG_SECONDS, 3 * (self._deadline_seconds + START_UP_SECONDS))
         with self._changed:
+            self._last_answer = time.monotonic()
             while ticket.result is None:
                 if self._failure is not None:
                     raise VJEPAError(f"worker processes failed: {_one_line(self._failure)}") from self._failure
-                self._changed.wait()
+                silent = time.monotonic() - self._last_answer
+                if silent >= patience:
+                    _dump_stacks()
+                    raise VJEPAError(
+                        f"no result from {self._num_workers} worker processes for {silent:.0f} s; the stacks of all "
+                        "threads are on stderr; check that the storage answers, then run again"
+                    )
+                self._changed.wait(patience - silent)
         return ticket.result
 
     def stop(self) -> None:
         self._is_stopping = True
-        self._wake.send_bytes(b".")
+        self._wake_up()
         for worker in list(self._workers):
             worker.process.kill()  # now, so that the thread does not wait for an answer under way
         if threading.current_thread() is not self._thread:  # where garbage collection closes a dropped iterator
-            self._thread.join()
-        self._wake.close()
-        self._woken.close()
+            self._thread.join((1 + len(self._workers)) * _KILL_SECONDS)
+        if not self._thread.is_alive():
+            self._wake.close()
+            self._woken.close()
 
     def _dispatch(self) -> None:
         try:
@@ -322,6 +390,7 @@ class _Dispatcher:
         readable = wait([self._woken, *(worker.connection for worker in self._workers)], timeout=seconds)
         if self._woken in readable:
             self._woken.recv_bytes()
+            self._is_woken.clear()  # before the next look at the waiting tickets
         for worker in list(self._workers):
             if worker.connection in readable:
                 self._receive(worker)
@@ -343,6 +412,7 @@ class _Dispatcher:
             if error is not None:
                 raise VJEPAError(f"the task cannot be loaded in a worker process: {error}")
             worker.is_ready, worker.deadline = True, math.inf
+            self._num_failed_starts = 0
             return
         self._answer(worker, array, info, error)
         worker.num_tasks += 1
@@ -350,18 +420,29 @@ class _Dispatcher:
             self._discard(worker)
 
     def _give_up(self, worker: _Worker) -> None:
-        if not worker.is_ready:
-            raise VJEPAError(f"a worker process did not start within {START_UP_SECONDS:g} s")
-        self._end(worker, f"no result within {self._deadline_seconds:g} s; the decoder hangs on this file")
+        if worker.is_ready:
+            self._end(worker, f"no result within {self._deadline_seconds:g} s; the decoder hangs on this file")
+        else:
+            self._end(worker, f"it was not ready within {START_UP_SECONDS:g} s")
 
     def _end(self, worker: _Worker, error: str) -> None:
-        """Replace a worker that failed; its task, and only that, fails with it."""
+        """Replace a worker that failed; its task, and only that, is run again or fails with it."""
         self._discard(worker)
         if self._is_stopping:
             return
         if not worker.is_ready:
-            raise VJEPAError(f"a worker process did not start: {error}; num_workers=0 runs without any")
-        if worker.ticket is not None:
+            self._num_failed_starts += 1
+            if self._num_failed_starts == MAX_FAILED_STARTS:
+                raise VJEPAError(
+                    f"a worker process did not start, {MAX_FAILED_STARTS} times in a row: {error}; "
+                    "num_workers=0 runs without any"
+                )
+            logger.warning("a worker process did not start: %s; starting another", error)
+        elif worker.ticket is not None and worker.ticket.num_crashes < self._crash_retries:
+            worker.ticket.num_crashes += 1
+            logger.warning("%s; running the task again", error)
+            self._waiting.appendleft(worker.ticket)
+        elif worker.ticket is not None:
             self._answer(worker, None, {}, error)
 
     def _discard(self, worker: _Worker) -> None:
@@ -374,6 +455,7 @@ class _Dispatcher:
             raise VJEPAError("a worker process answered without being asked")
         with self._changed:
             ticket.result = TaskResult(ticket.request, array, info, error)
+            self._last_answer = time.monotonic()
             self._changed.notify_all()
 
 
@@ -421,8 +503,8 @@ def _read_answer(connection: Connection) -> tuple[np.ndarray | None, dict[str, A
     return np.frombuffer(data, dtype=dtype).reshape(shape).copy(), header["info"], None
 
 
-def _reason_of_death(status: int) -> str:
-    if status == -signal.SIGKILL:
+def _reason_of_death(status: int | None) -> str:
+    if status is None or status == -signal.SIGKILL:
         return "decoder process was killed (signal 9), probably for lack of memory; use fewer workers"
     return f"decoder process died (signal {-status})" if status < 0 else f"decoder process died (exit code {status})"
 
@@ -454,7 +536,8 @@ def _header(array: np.ndarray, info: dict[str, Any]) -> bytes:
 def _serve(descriptor: int, parent_pid: int) -> None:
     """Be a child: load the task, then answer requests until the parent closes the connection."""
     _tie_to_parent(parent_pid)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1):  # batch systems send them to every process of a job
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
         try:

@@ -1,0 +1,127 @@
+"""Read still images, and directories of them as videos."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .errors import InputError, VJEPAError
+from .files import (
+    MAX_PIXELS,
+    PathLike,
+    check_is_path,
+    check_pixels,
+    checked_indices,
+    failure,
+    open_regular_file,
+    printable,
+)
+
+IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"])
+STILL_SUFFIXES = IMAGE_SUFFIXES - {".gif"}  # a file that ends so is one image and no video
+
+
+def list_frame_directory(path: PathLike) -> list[Path]:
+    """List the image files of a directory in natural order: frame2 before frame10.
+
+    Raises:
+        InputError: the directory does not exist or holds no image.
+    """
+    check_is_path(path)
+    directory = Path(path)
+    if not directory.is_dir():
+        raise InputError(f"{printable(path)}: is not a directory of frames")
+    images = [p for p in directory.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
+    if not images:
+        expected = " ".join(sorted(IMAGE_SUFFIXES))
+        raise InputError(f"{printable(path)}: no image in this directory; looked for {expected}")
+    return sorted(images, key=lambda image: _natural_key(image.name))
+
+
+def _natural_key(name: str) -> tuple[list[tuple[int, str]], str]:
+    parts = re.split(r"([0-9]+)", name.lower())
+    # Odd parts are digit runs. The name itself settles ties such as "1.png" and "01.png".
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)], name
+
+
+def read_frame_directory(path: PathLike, indices: ArrayLike | None = None) -> np.ndarray:
+    """Read a directory of equally sized images, naturally sorted, as the frames of one video.
+
+    Args:
+        path: a directory.
+        indices: K indices in any order, repeats allowed; None for every frame.
+
+    Returns:
+        uint8 [K, H, W, 3] RGB.
+
+    Raises:
+        InputError: no images, an index outside the directory, or images of different sizes.
+        VideoDecodeError: an image cannot be read.
+    """
+    files = list_frame_directory(path)
+    wanted = np.arange(len(files)) if indices is None else checked_indices(indices, len(files), path)
+    if not len(wanted):
+        return np.empty((0, 0, 0, 3), np.uint8)
+    needed, rows = np.unique(wanted, return_inverse=True)
+    return np.stack(list(iter_images([files[i] for i in needed])))[rows]
+
+
+def iter_images(files: Sequence[Path]) -> Iterator[np.ndarray]:
+    """Yield images of one size as uint8 [H, W, 3] RGB, holding one at a time.
+
+    Raises:
+        InputError: an image has another size than the first.
+        VideoDecodeError: an image cannot be read.
+    """
+    height = width = 0
+    for file in files:
+        image = read_image(file)
+        if not height:
+            height, width = image.shape[:2]
+        if image.shape[:2] != (height, width):
+            h, w = image.shape[:2]
+            raise InputError(f"{printable(file)}: is {w}x{h}, but frames before it are {width}x{height}")
+        yield image
+
+
+def read_image(path: PathLike) -> np.ndarray:
+    """Read a JPEG, PNG, WebP, BMP or GIF image; EXIF orientation applied, alpha composited on black.
+
+    Returns:
+        uint8 [H, W, 3] RGB; the first frame of an animation.
+
+    Raises:
+        VideoDecodeError: the file is missing, not such an image, damaged or above MAX_PIXELS.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    with open_regular_file(path) as file:
+        try:
+            with Image.open(file, formats=["JPEG", "PNG", "WEBP", "BMP", "GIF"]) as image:
+                check_pixels(image.width, image.height, path)
+                return _rgb_of_image(ImageOps.exif_transpose(image))
+        except VJEPAError:
+            raise
+        except UnidentifiedImageError as error:
+            raise failure(path, "is not a JPEG, PNG, WebP, BMP or GIF image") from error
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise failure(path, f"has more than {MAX_PIXELS} pixels per frame") from error
+        except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
+            raise failure(path, f"is truncated or corrupt: {error}") from error
+
+
+def _rgb_of_image(image: Any) -> np.ndarray:
+    from PIL import Image
+
+    if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return np.array(image.convert("RGB"), dtype=np.uint8)

@@ -1,0 +1,269 @@
+"""Find the clips that files, directories, patterns and lists name.
+
+A symbolic link is followed only if the caller says so. Else it is left out, with a warning, where it was found, and an
+error where it was named.
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from .errors import InputError
+from .files import PathLike, check_is_path, printable
+from .images import STILL_SUFFIXES
+from .manifest import LIST_SUFFIXES, Source, default_id, read_sources, whole
+from .video import VIDEO_SUFFIXES
+
+logger = logging.getLogger(__name__)
+
+Images = Literal["frames", "stills", "both", "none"]
+"""What images in a directory are: numbered `frames` of one video, single `stills`, `both`, or `none` of interest."""
+Links = Literal["refuse", "named", "follow"]
+"""Which symbolic links are followed: none, those that were `named` by the caller, or all."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Videos and images that lie directly in one directory."""
+
+    path: str
+    videos: list[str]
+    images: list[str]
+
+    @property
+    def is_frames(self) -> bool:
+        """Whether it is one video: images and nothing else, whose names differ in a number only."""
+        return not self.videos and _are_numbered([Path(image).stem for image in self.images])
+
+    def clips(self, images: Images) -> list[str]:
+        """Return the paths of its clips."""
+        if images == "stills":
+            return self.images
+        if images != "none" and self.is_frames:
+            return [self.path]
+        return self.videos + (self.images if images == "both" else [])
+
+
+@dataclass
+class Found:
+    """What the inputs of a command hold; what of it are clips depends on the model."""
+
+    named: list[Source] = field(default_factory=list)
+    """Files and frame directories that were named one by one."""
+    folders: list[Folder] = field(default_factory=list)
+    num_links: int = 0
+    """Symbolic links that were left out."""
+
+    def clips(self, images: Images) -> list[Source]:
+        """Return the clips, sorted by path and time, each once.
+
+        Raises:
+            InputError: there is none, or two of them have one id.
+        """
+        sources = [*self.named, *(whole(path) for folder in self.folders for path in folder.clips(images))]
+        if not sources:
+            raise InputError(self._nothing(images))
+        if images == "frames" and (empty := [folder.path for folder in self.folders if not folder.clips(images)]):
+            logger.warning(
+                "%d directories left out, their images are not numbered as frames (%s)", len(empty), printable(empty[0])
+            )
+        return _unique(sources)
+
+    def _nothing(self, images: Images) -> str:
+        where = ", ".join(sorted({printable(folder.path) for folder in self.folders})[:3]) or "inputs"
+        if images == "stills":
+            return f"{where}: no image there, and this model encodes images; looked for {_suffixes(STILL_SUFFIXES)}"
+        hint = "; its images are not numbered as frames, name them as in 'photos/*.jpg' to encode stills"
+        has_images = images == "frames" and any(folder.images for folder in self.folders)
+        return f"{where}: no video there; looked for {_suffixes(VIDEO_SUFFIXES)}{hint if has_images else ''}"
+
+
+def find_clips(inputs: PathLike | Iterable[PathLike], *, links: Links = "refuse") -> Found:
+    """Look up what files, directories, patterns and lists name.
+
+    Directories are searched recursively; hidden files in them are left out. A pattern has * ? [, and ** for any depth.
+    A file that ends in .txt, .csv or .jsonl, or that is written @file, is a list. A path that exists is never read as a
+    pattern. A file named directly is taken whatever its suffix.
+
+    Raises:
+        InputError: a path does not exist or is a symbolic link, a directory or pattern holds neither video nor image,
+            or a list is not valid.
+    """
+    found = Found()
+    for item in [inputs] if isinstance(inputs, str | os.PathLike) else inputs:
+        check_is_path(item)
+        name = str(Path(item))
+        if name.startswith("@") and not os.path.lexists(name):
+            _add_list(found, Path(name[1:]), links)
+        elif os.path.lexists(name):
+            _add_named(found, name, links)
+        elif glob.has_magic(name):
+            _add_pattern(found, name, links)
+        else:
+            raise InputError(f"{printable(name)}: does not exist; check the spelling or the working directory")
+    if not found.named and not found.folders:
+        raise InputError("inputs is empty; pass at least one file, directory, pattern or list")
+    if found.num_links:
+        hint = "; --follow-symlinks takes them" if links == "refuse" else ""
+        logger.warning("%d symbolic links left out%s", found.num_links, hint)
+    return found
+
+
+def find_videos(inputs: Sequence[PathLike]) -> list[Path]:
+    """Return the video files that paths, directories and patterns name, sorted, each once.
+
+    Raises:
+        InputError: as `find_clips`.
+    """
+    return [Path(source.path) for source in find_clips(inputs, links="named").clips("none")]
+
+
+def find_stills(inputs: Sequence[PathLike]) -> list[Path]:
+    """Return the image files in directories, or if there are none the videos, in all else as `find_videos`."""
+    found = find_clips(inputs, links="named")
+    has_images = any(folder.images for folder in found.folders)
+    return [Path(source.path) for source in found.clips("stills" if has_images else "none")]
+
+
+def _add_named(found: Found, name: str, links: Links) -> None:
+    if links == "refuse" and os.path.islink(name):
+        raise _link(name)
+    if os.path.isdir(name):
+        _add_directory(found, name, links)
+    elif Path(name).suffix.lower() in LIST_SUFFIXES:
+        _add_list(found, Path(name), links)
+    else:
+        found.named.append(whole(name))
+
+
+def _add_list(found: Found, path: Path, links: Links) -> None:
+    if not path.is_file():
+        raise InputError(f"{printable(path)}: no such list; check the spelling or the working directory")
+    sources = read_sources(path)
+    for source in sources:
+        if links == "refuse" and os.path.islink(source.path):
+            raise _link(source.path)
+    found.named += sources
+
+
+def _link(name: str) -> InputError:
+    return InputError(f"{printable(name)}: is a symbolic link; pass --follow-symlinks to read what it points to")
+
+
+def _add_directory(found: Found, directory: str, links: Links) -> None:
+    num_links, folders = found.num_links, list(_walk(found, directory, links))
+    if not folders:
+        raise InputError(f"{printable(directory)}: no video in this directory; {_looked_for(found, num_links)}")
+    found.folders += folders
+
+
+def _walk(found: Found, directory: str, links: Links) -> Iterator[Folder]:
+    """Yield the folders below a directory that hold videos or images."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{printable(error.filename)}: cannot be listed: {error.strerror}") from error
+
+    seen: set[tuple[int, int]] = set()
+    for walked, subfolders, names in os.walk(directory, onerror=refuse, followlinks=links == "follow"):
+        place = Path(walked)
+        status = place.stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link to a directory above
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        folder = Folder(str(place), [], [])
+        if links != "follow":
+            found.num_links += sum((place / name).is_symlink() for name in subfolders)
+        for name in sorted(names):
+            suffix = Path(name).suffix.lower()
+            if name.startswith(".") or suffix not in VIDEO_SUFFIXES | STILL_SUFFIXES:
+                continue
+            path = str(place / name)
+            if links != "follow" and os.path.islink(path):
+                found.num_links += 1
+            else:
+                (folder.videos if suffix in VIDEO_SUFFIXES else folder.images).append(path)
+        if folder.videos or folder.images:
+            yield folder
+
+
+def _add_pattern(found: Found, pattern: str, links: Links) -> None:
+    """Take what a shell would: files, and directories too, unless ** names what is in them anyway."""
+    before, num_links = (len(found.named), len(found.folders)), found.num_links
+    for name in sorted(glob.iglob(pattern, recursive=True)):
+        if links != "follow" and _passes_link(name, pattern):
+            found.num_links += 1
+        elif os.path.isdir(name):
+            found.folders += [] if "**" in pattern else _walk(found, name, links)
+        elif Path(name).suffix.lower() in VIDEO_SUFFIXES | STILL_SUFFIXES:
+            found.named.append(whole(name))
+    if (len(found.named), len(found.folders)) == before:
+        raise InputError(f"{printable(pattern)}: no video matches this pattern; {_looked_for(found, num_links)}")
+
+
+def _looked_for(found: Found, num_links: int) -> str:
+    """Explain an empty search; `num_links` were left out before it."""
+    skipped = found.num_links - num_links
+    hint = f", and left out {skipped} symbolic links (see --follow-symlinks)" if skipped else ""
+    return f"looked for {_suffixes(VIDEO_SUFFIXES)} and images{hint}"
+
+
+def _passes_link(name: str, pattern: str) -> bool:
+    """Whether a match is a link, or lies behind one that the pattern does not spell out."""
+    fixed = 0
+    for part in Path(pattern).parts:
+        if glob.has_magic(part):
+            break
+        fixed += 1
+    parts = Path(name).parts
+    return any(os.path.islink(os.path.join(*parts[: i + 1])) for i in range(fixed, len(parts)))
+
+
+def _are_numbered(stems: list[str]) -> bool:
+    """Whether names are the same but for their last number."""
+    matches = [re.fullmatch(r"(.*?)\d+(\D*)", stem, re.S) for stem in stems]
+    return len(stems) > 1 and None not in matches and len({match.groups() for match in matches if match}) == 1
+
+
+def _unique(sources: list[Source]) -> list[Source]:
+    """Drop repeats, refuse ids that stand for two clips, and sort."""
+    kept: dict[tuple[object, ...], Source] = {}
+    owners: dict[str, Source] = {}
+    here = Path.cwd()
+    for source in sources:
+        # a relative path and its absolute form are one clip; the first spelling stays
+        given = source.id if source.id != default_id(source.path, source.start_seconds, source.end_seconds) else None
+        key = (here / source.path, source.start_seconds, source.end_seconds, given)
+        if key in kept:
+            continue
+        kept[key] = source
+        other = owners.setdefault(source.id, source)
+        if other is not source:
+            raise InputError(
+                f"id {source.id!r} stands for two clips, {printable(_span(other))} and {printable(_span(source))}; "
+                "give each its own"
+            )
+    return sorted(kept.values(), key=_order)
+
+
+def _order(source: Source) -> tuple[str, float, float, str]:
+    end = float("inf") if source.end_seconds is None else source.end_seconds
+    return source.path, source.start_seconds or 0.0, end, source.id
+
+
+def _span(source: Source) -> str:
+    if source.start_seconds is None and source.end_seconds is None:
+        return source.path
+    return f"{source.path} from {source.start_seconds or 0:g} to {source.end_seconds or 'its end'} s"
+
+
+def _suffixes(suffixes: Iterable[str]) -> str:
+    return " ".join(sorted(suffixes))

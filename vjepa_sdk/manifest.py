@@ -1,0 +1,149 @@
+"""Read lists of clips: plain text, CSV and JSON lines.
+
+clips.txt     one path a line
+clips.csv     header with a column `path`, and optional `id`, `start_seconds`, `end_seconds`; or the official list:
+              no header, one `path label` a line
+clips.jsonl   one object a line, with the same keys
+
+Paths are relative to the list.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .files import check_is_path, printable
+
+LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One clip to read: a file or a directory of frames, all of it or a part."""
+
+    path: str
+    id: str
+    """Name of the clip; by default its path, with `#t=start,end` (a W3C media fragment) where it is a part."""
+    start_seconds: float | None = None
+    """Where the part starts, by the video's time stamps, which most videos count from 0; None: at its first frame."""
+    end_seconds: float | None = None
+    """Where the part ends; None: at the video's end."""
+
+
+def default_id(path: str, start_seconds: float | None, end_seconds: float | None) -> str:
+    """Return the id of a clip that was given none."""
+    start = "" if start_seconds is None else f"{start_seconds:g}"
+    end = "" if end_seconds is None else f",{end_seconds:g}"
+    return f"{path}#t={start}{end}" if start or end else path
+
+
+def whole(path: str | os.PathLike[str]) -> Source:
+    """Return the clip that is all of a file or frame directory."""
+    return Source(path=os.fspath(path), id=os.fspath(path))
+
+
+def read_sources(path: Path) -> list[Source]:
+    """Read the clips of a list; what its suffix does not say is plain text.
+
+    Raises:
+        InputError: it cannot be read, is empty, or a line is not valid; the message names the line.
+    """
+    rows = _read_json_lines(path) if path.suffix.lower() == ".jsonl" else read_rows(path)
+    sources = [_source(path, number, row) for number, row in rows]
+    if not sources:
+        raise InputError(f"{printable(path)}: lists no clips")
+    if not any(os.path.lexists(source.path) for source in sources):
+        raise InputError(
+            f"{printable(path)}: none of its {len(sources)} clips exists, for example {printable(sources[0].path)}; "
+            "paths are relative to the list"
+        )
+    return sources
+
+
+def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return the lines of a text or CSV list as (line number, columns); a list without a header has `path` only.
+
+    Raises:
+        InputError: it cannot be read, or a line has no path.
+    """
+    text = _text(path)
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if path.suffix.lower() != ".csv":
+        return [(number, {"path": line}) for number, line in lines]
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        if "path" not in (reader.fieldnames or ()):
+            return [(number, {"path": line.rsplit(None, 1)[0]}) for number, line in lines]
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise InputError(f"{printable(path)}: line {reader.line_num}: not a CSV ({error}); save it as one") from error
+    for number, row in rows:
+        if not row["path"]:
+            raise InputError(f"{printable(path)}: line {number} has no path; correct it")
+    return rows
+
+
+def _read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    rows = []
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{printable(path)}: line {number}: not valid JSON ({error}); correct it") from error
+        if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not row["path"]:
+            raise InputError(f"{printable(path)}: line {number} must be an object with a path; correct it")
+        rows.append((number, row))
+    return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        # file names need not be UTF-8
+        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    except OSError as error:
+        raise InputError(f"{printable(path)}: cannot be read ({error.strerror}); check its permissions") from error
+
+
+def _source(path: Path, number: int, row: Mapping[str, Any]) -> Source:
+    where = f"{printable(path)}: line {number}"
+    for column in row:
+        # a misspelt column would silently give whole videos instead of parts
+        if str(column).lower().startswith(("start", "end")) and column not in ("start_seconds", "end_seconds"):
+            raise InputError(f"{where}: unknown column {column!r}; use start_seconds and end_seconds")
+    start, end = (_seconds(where, key, row.get(key)) for key in ("start_seconds", "end_seconds"))
+    if end is not None and end <= (start or 0.0):
+        raise InputError(f"{where}: end_seconds={end:g} must lie after start_seconds={start or 0:g}; correct it")
+    check_is_path(row["path"])
+    name = str(path.parent / row["path"])
+    given = row.get("id")
+    if given is not None and not isinstance(given, str | int):
+        raise InputError(f"{where}: id={given!r} must be a text; correct it")
+    return Source(
+        path=name,
+        id=str(given) if given not in (None, "") else default_id(name, start, end),
+        start_seconds=start,
+        end_seconds=end,
+    )
+
+
+def _seconds(where: str, key: str, value: object) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value) if isinstance(value, str | int | float) else math.nan
+    except (ValueError, OverflowError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise InputError(f"{where}: {key}={value!r} must be a number of seconds of at least 0; correct it")
+    return seconds

@@ -1,0 +1,108 @@
+"""Write and read features as Parquet: a table with the index's columns and the features, for databases.
+
+Columns: `row`, `id`, `path`, `start_seconds`, `end_seconds`, `frames`, `decoder` and `embedding`. `embedding` is a list
+of fixed length where all rows have one shape, else of any length; a row of several axes is flattened, and `shape` says
+how.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .errors import ConfigError
+
+_GROUP_BYTES, _GROUP_ROWS = 16 << 20, 16384
+
+_Row = tuple[Mapping[str, Any], np.ndarray]
+
+
+def check_installed() -> None:
+    """Raise ConfigError unless pyarrow is there."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(".parquet needs pyarrow; install it with `pip install 'vjepa-sdk[parquet]'`") from error
+
+
+def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Sequence[int]], dtype: str) -> None:
+    """Write rows in groups of a size that depends on their shape alone.
+
+    Args:
+        rows: entry of the index and values of each.
+        shapes: of each row.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet as pq
+
+    distinct = {tuple(shape) for shape in shapes}
+    length = math.prod(next(iter(distinct))) if len(distinct) == 1 else -1
+    has_shape = length < 0 or len(next(iter(distinct))) > 1
+    largest = max(math.prod(shape) for shape in distinct) * np.dtype(dtype).itemsize
+    group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // max(1, largest)))
+    value = pa.float32() if dtype == "float32" else pa.float16()
+    columns = {
+        "row": pa.int64(),
+        "id": pa.string(),
+        "path": pa.string(),
+        "start_seconds": pa.float64(),
+        "end_seconds": pa.float64(),
+        "frames": pa.list_(pa.int64()),
+        "decoder": pa.string(),
+        **({"shape": pa.list_(pa.int32())} if has_shape else {}),
+        "embedding": pa.list_(value, length),
+    }
+    schema = pa.schema(list(columns.items()))
+    with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema) as writer:
+        pending: list[_Row] = []
+        for row in rows:
+            pending.append(row)
+            if len(pending) == group:
+                writer.write_table(_table(pending, schema, dtype), row_group_size=group)
+                pending = []
+        if pending:
+            writer.write_table(_table(pending, schema, dtype), row_group_size=group)
+
+
+def _table(rows: list[_Row], schema: Any, dtype: str) -> Any:
+    import pyarrow as pa
+
+    values = np.concatenate([np.ascontiguousarray(row, dtype).reshape(-1) for _, row in rows])
+    kind = schema.field("embedding").type
+    flat = pa.array(values, kind.value_type)
+    if pa.types.is_fixed_size_list(kind):
+        embedding = pa.FixedSizeListArray.from_arrays(flat, kind.list_size)
+    else:
+        embedding = pa.ListArray.from_arrays(np.cumsum([0, *(row.size for _, row in rows)], dtype=np.int32), flat)
+    columns = []
+    for field in schema:
+        if field.name == "embedding":
+            columns.append(embedding)
+        elif field.name == "shape":
+            columns.append(pa.array([list(row.shape) for _, row in rows], field.type))
+        else:
+            columns.append(pa.array([_cell(entry.get(field.name)) for entry, _ in rows], field.type))
+    return pa.table(columns, schema=schema)
+
+
+def _cell(value: Any) -> Any:
+    """Escape what is not UTF-8 in names of files; the index has them unchanged."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def iter_parquet(path: Path) -> Iterator[np.ndarray]:
+    """Read the features back, row by row."""
+    from pyarrow import parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        has_shape = "shape" in file.schema_arrow.names
+        for batch in file.iter_batches(batch_size=1024, columns=["embedding", *(["shape"] if has_shape else [])]):
+            embeddings = batch.column("embedding")
+            shapes = batch.column("shape").to_pylist() if has_shape else [None] * len(embeddings)
+            for cell, shape in zip(embeddings, shapes, strict=True):
+                values = cell.values.to_numpy(zero_copy_only=False)
+                yield values if shape is None else values.reshape(shape)

@@ -1,0 +1,285 @@
+"""Look before a run starts whether its clips, disk, memory and time can be enough; refuse what cannot."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from .config import DataConfig, TrainConfig
+from .costs import Stack
+from .errors import ConfigError, VideoDecodeError, WriteError
+from .headers import HeaderSample, sample_headers
+from .layers import transformer_blocks
+from .plan import MemoryPlan, PassPlan, Plan, decoding_seconds, plan
+from .plan_text import disk_text, size_text, time_text
+from .steps import autocast
+
+logger = logging.getLogger(__name__)
+
+# a run is refused only if even this share of what it surely holds at one moment is too much
+_SURE = 0.9
+_NO_REMEDY = "take a smaller model, or a device with more memory"
+_MAX_CALIBRATION_OPERATIONS = {"cpu": 1e10, "mps": 1e12, "cuda": 1e13}
+
+
+@dataclass(frozen=True)
+class MemoryCheck:
+    """What a run needs, and what there was before it took anything."""
+
+    plan: Plan
+    needed: int
+    """Bytes on the device; on a CPU with those of the copy from which a checkpoint is written."""
+    available: int
+    remedy: str
+    """Settings that would fit; empty if the run's own do."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was found; the same was logged, one line each."""
+
+    clips: HeaderSample
+    stills: HeaderSample | None
+    disk_needed: int
+    """Bytes, beside those of this run that are already there."""
+    disk_free: int
+    step_seconds: float
+    """At least; computed from the speed of one block, or from decoding where that takes longer."""
+    decoding_cores: float
+    """Cores that have to decode to keep up with computing; an estimate from the sizes of the clips."""
+
+
+def check_memory(config: TrainConfig, device: torch.device, *, world_size: int = 1) -> MemoryCheck:
+    """Plan a run and compare its memory with what the device has, before anything is allocated.
+
+    Raises:
+        ConfigError: the run surely needs more than there is; the message says what to change.
+        InputError: the masks do not fit the grid.
+    """
+    planned, available = plan(config, world_size=world_size), available_memory(device)
+    needed = _needed(planned.memory, device)
+    remedy = "" if needed <= available else _remedy(config, device, available, world_size)
+    check = MemoryCheck(planned, needed, available, remedy)
+    if planned.memory.certain * _SURE > available:
+        raise ConfigError(f"{_memory_text(check, device)}; {remedy}")
+    if device.type == "cuda" and (own := available_memory(torch.device("cpu"))) < planned.memory.saving * _SURE:
+        raise ConfigError(
+            f"{size_text(planned.memory.saving)} of the computer's own memory are needed to write a checkpoint, "
+            f"{size_text(own)} are available; {_NO_REMEDY}"
+        )
+    return check
+
+
+def _needed(memory: MemoryPlan, device: torch.device) -> int:
+    return memory.total if device.type == "cuda" else memory.total + memory.saving
+
+
+def _memory_text(check: MemoryCheck, device: torch.device) -> str:
+    needed, available = size_text(check.needed), size_text(check.available)
+    return f"about {needed} of memory are needed on {device}, {available} are available"
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the bytes that this process may still take on a device: of a GPU its own, else the computer's."""
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + cached
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux: what is free cannot be told from what the system would give up
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+    return min(sizes["MemAvailable"] + sizes["SwapFree"], _container_limit())
+
+
+def _container_limit() -> int:
+    """Return the memory that a container may have; more than any computer has if it is not limited."""
+    try:
+        return int(Path("/sys/fs/cgroup/memory.max").read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return 2**63
+
+
+def _remedy(config: TrainConfig, device: torch.device, available: int, world_size: int) -> str:
+    """Say which settings would fit: the largest passes that do, without activation checkpointing if possible."""
+    for checkpointing in dict.fromkeys((config.activation_checkpointing, True)):
+        smaller = replace(config, activation_checkpointing=checkpointing)
+        while (excess := _needed((planned := plan(smaller, world_size=world_size)).memory, device) - available) > 0:
+            largest = max(planned.passes, key=lambda each: each.memory.activations + each.memory.working)
+            if largest.batch_size == 1:
+                break
+            smaller = _with_smaller_passes(smaller, largest, excess)
+        else:
+            return f"set {' and '.join(_changes(config, smaller))}"
+    return _NO_REMEDY
+
+
+def _with_smaller_passes(config: TrainConfig, part: PassPlan, excess: int) -> TrainConfig:
+    """Cut a step's clips or stills into passes that should fit, and surely into smaller ones than now."""
+    taken = part.memory.activations + part.memory.working
+    most = min(part.batch_size - 1, int(part.batch_size * (taken - excess) / taken))
+    size = max((size for size in range(1, most + 1) if part.passes * part.batch_size % size == 0), default=1)
+    if part.content == "stills" and config.images is not None:
+        return replace(config, images=replace(config.images, micro_batch_size=size))
+    return replace(config, micro_batch_size=size)
+
+
+def _changes(old: TrainConfig, new: TrainConfig) -> list[str]:
+    settings = {
+        "activation_checkpointing": (old.activation_checkpointing, new.activation_checkpointing),
+        "micro_batch_size": (old.micro_batch_size, new.micro_batch_size),
+        "images.micro_batch_size": tuple(each.images and each.images.micro_batch_size for each in (old, new)),
+    }
+    return [f"{name}={str(after).lower()}" for name, (before, after) in settings.items() if after != before]
+
+
+def preflight(
+    config: TrainConfig,
+    memory: MemoryCheck,
+    *,
+    clips: Sequence[str],
+    stills: Sequence[str] = (),
+    device: torch.device,
+    steps_left: int,
+) -> Preflight:
+    """Check a run's clips and disk and estimate its time; log one line each, in a few seconds.
+
+    Args:
+        memory: what `check_memory` returned.
+        clips: paths, of which some are opened.
+        steps_left: steps that are not done yet.
+
+    Raises:
+        VideoDecodeError: none of the clips that were opened can be.
+        WriteError: the disk has too little room for the checkpoints and the model.
+    """
+    needed, free = _check_disk(config, memory.plan)
+    checked = _check_clips(config.data, clips, "clips", config.model.num_frames)
+    others = _check_clips(config.images.data, stills, "stills", 1) if config.images is not None else None
+    text = _memory_text(memory, device)
+    if memory.remedy:
+        logger.warning("%s; if it is too little, %s", text, memory.remedy)
+    else:
+        logger.info("%s", text)
+    step_seconds, cores = _estimate_time(config, memory.plan, checked, device, steps_left)
+    return Preflight(checked, others, needed, free, step_seconds, cores)
+
+
+def _check_disk(config: TrainConfig, planned: Plan) -> tuple[int, int]:
+    out = Path(config.out)
+    present = sum(path.stat().st_size for path in out.rglob("*.safetensors") if path.is_file())
+    place = out
+    while not place.exists():
+        place = place.parent
+    needed, free = max(0, planned.disk.total - present), shutil.disk_usage(place).free
+    content = disk_text(planned.disk)
+    if needed > free:
+        raise WriteError(
+            f"{out}: {size_text(needed)} are needed for {content}, {size_text(free)} are free; free some, lower "
+            f"keep_checkpoints={config.keep_checkpoints} or choose another --out"
+        )
+    logger.info("disk: %s needed for %s, %s free", size_text(needed), content, size_text(free))
+    return needed, free
+
+
+def _check_clips(data: DataConfig, paths: Sequence[str], content: str, num_frames: int) -> HeaderSample:
+    sample = sample_headers(
+        paths, decoder=data.decoder, num_workers=data.num_workers, deadline_seconds=data.deadline_seconds
+    )
+    first = next(iter(sample.unreadable.values()), "")
+    if sample.headers == () and sample.found:
+        raise VideoDecodeError(
+            f"none of the {sample.checked} {content} that were checked can be opened; first: {first}"
+        )
+    typical = sample.typical
+    size = f"; typical {typical.width} x {typical.height}, {typical.num_frames} frames" if typical else ""
+    bad = f", {len(sample.unreadable)} cannot be opened (first: {first})" if sample.unreadable else ""
+    logger.info("%s: %s found, %s opened%s%s", content, f"{sample.found:,}", f"{sample.checked:,}", bad, size)
+    if len(sample.unreadable) > data.max_bad_fraction * sample.checked:
+        logger.warning(
+            "more than data.max_bad_fraction=%s of the %s that were checked cannot be opened; the run will stop",
+            data.max_bad_fraction,
+            content,
+        )
+    short = sum(1 < each.num_frames < num_frames for each in sample.headers)  # stills are meant to repeat
+    if short:
+        logger.warning(
+            "%s of %s %s have fewer frames than num_frames=%s; their last frame repeats",
+            short,
+            sample.checked,
+            content,
+            num_frames,
+        )
+    return sample
+
+
+def _estimate_time(
+    config: TrainConfig, planned: Plan, sample: HeaderSample, device: torch.device, steps_left: int
+) -> tuple[float, float]:
+    """Return the seconds of a step and the cores that decoding needs to keep up; both are estimates."""
+    speed = measure_speed(config, planned, device)
+    computing = planned.operations.total / planned.world_size / speed
+    decoding, workers, typical = 0.0, config.data.num_workers, sample.typical
+    if typical is not None:
+        decoding = config.batch_size * decoding_seconds(
+            config.data,
+            num_frames=config.model.num_frames,
+            crop_size=config.model.img_size,
+            width=typical.width,
+            height=typical.height,
+            fps=typical.fps,
+        )
+    decoding /= planned.world_size
+    step = max(computing, decoding / workers) if workers else computing + decoding
+    logger.info(
+        "time: at least %s for %s steps (%s a step; a block alone runs at %.2g TFLOP/s)",
+        time_text(steps_left * step),
+        f"{steps_left:,}",
+        time_text(step),
+        speed / 1e12,
+    )
+    if workers and decoding / workers > 1.2 * computing:
+        logger.warning(
+            "decoding is likely slower than training: about %.0f cores are needed, data.num_workers=%s; raise it or "
+            "re-encode the clips smaller",
+            decoding / computing,
+            workers,
+        )
+    return step, decoding / computing
+
+
+def measure_speed(config: TrainConfig, planned: Plan, device: torch.device) -> float:
+    """Return the operations per second of one block of the encoder, forward and backward; takes about a second."""
+    model, limit = config.model, _MAX_CALIBRATION_OPERATIONS[device.type]
+    stack = Stack(model.embed_dim, 1, model.num_heads, int(model.embed_dim * model.mlp_ratio))
+    tokens = int(max(mask.context_tokens for mask in planned.passes[0].masks))
+    while tokens > 64 and stack.training_operations(tokens) > limit:
+        tokens //= 2
+    batch = max(1, min(planned.passes[0].batch_size, int(limit / stack.training_operations(tokens))))
+    with torch.device("meta"):  # neither time nor random numbers for weights that do not matter
+        block = transformer_blocks(
+            dim=model.embed_dim, depth=1, num_heads=model.num_heads, mlp_ratio=model.mlp_ratio, norm_eps=model.norm_eps
+        )[0]
+    block = block.to_empty(device=device)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.fill_(0.01)
+    x = torch.linspace(-1.0, 1.0, model.embed_dim, device=device).expand(batch, tokens, -1)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        with autocast(config.precision, device):
+            total = block(x).sum()
+        total.backward()
+        total.item()  # waits for a GPU
+        seconds.append(time.perf_counter() - start)
+    # the first is slower than all that follow
+    return batch * stack.training_operations(tokens) / statistics.median(seconds[1:])

@@ -1,0 +1,92 @@
+"""List the clips that a dataset names: a directory, a CSV, a text list or an array of paths."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InputError
+from .listing import find_stills, find_videos
+
+_LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)-?\d+")  # the path may hold spaces, the label is a number
+
+
+def list_clips(path: str | Path, *, split: str | None = None, images: bool = False) -> list[Path]:
+    """List the clips of a dataset in the order of its list, or sorted.
+
+    Args:
+        path: a directory, searched recursively; or a CSV with the header `path[,split,label,group]`; or the official
+            headerless `.csv` or a `.txt`, one `path`, `path label` or `path::label` a line, with numbers as labels;
+            or an `.npy` array of paths. Labels are ignored. Paths in a file are relative to it, and may name videos
+            and stills.
+        split: only rows whose column `split` has this value.
+        images: a directory gives its stills; one without any gives its videos, of which an image model takes frames.
+
+    Raises:
+        InputError: nothing there, or a list without usable rows. Single files that are missing are no error: training
+            counts them as bad clips.
+    """
+    source = Path(path)
+    suffix = source.suffix.lower()
+    if split is not None and suffix != ".csv":
+        raise InputError(f"split={split!r} needs a CSV with a column 'split', got {source}; leave it out")
+    if suffix not in (".csv", ".txt", ".npy"):
+        return (find_stills if images else find_videos)([source])
+    if not source.is_file():
+        raise InputError(f"{source}: no such file; pass a directory or a list of clips")
+    try:
+        names = _names_in_array(source) if suffix == ".npy" else _names_in_text(source, split)
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror}); check its permissions") from error
+    if not names:
+        raise InputError(f"{source}: lists no clips")
+    paths = [source.parent / name for name in names]
+    if not any(clip.is_file() for clip in paths):
+        raise InputError(
+            f"{source}: none of its {len(paths)} clips exists, for example {paths[0]}; paths are relative to the list"
+        )
+    return paths
+
+
+def _names_in_array(source: Path) -> list[str]:
+    remedy = "save it with np.save(path, np.array(paths, dtype=str))"
+    try:
+        with open(source, "rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+        if array.dtype.kind in "US" and array.ndim == 1:
+            return [os.fsdecode(name) for name in array.tolist()]
+    except ValueError as error:
+        raise InputError(f"{source}: is no array, or one of Python objects, which are not read; {remedy}") from error
+    raise InputError(f"{source}: must hold one row of paths as text, got {array.dtype} {list(array.shape)}; {remedy}")
+
+
+def _names_in_text(source: Path, split: str | None) -> list[str]:
+    try:
+        lines = source.read_text(encoding="utf-8-sig").splitlines()
+        header = next(csv.reader(lines[:1]), [])
+        if "path" in header:
+            return _names_in_table(source, lines, header, split)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{source}: not a list in UTF-8 ({error}); save it as one") from error
+    if split is not None:
+        raise InputError(f"{source}: split={split!r} needs the header path[,split,label,group]; add it")
+    rows = [line.strip() for line in lines if line.strip()]
+    return [row[1] if (row := _LABELLED.fullmatch(line)) else line for line in rows]
+
+
+def _names_in_table(source: Path, lines: list[str], header: list[str], split: str | None) -> list[str]:
+    if split is not None and "split" not in header:
+        raise InputError(f"{source}: has no column 'split'; its columns are {', '.join(header)}")
+    rows = list(enumerate(csv.DictReader(lines), start=2))
+    chosen = [(number, row["path"]) for number, row in rows if split is None or row["split"] == split]
+    for number, name in chosen:
+        if not name:
+            raise InputError(f"{source}: row {number} has no path; correct it")
+    if split is not None and not chosen:
+        splits = ", ".join(sorted({row["split"] or "" for _, row in rows}))
+        raise InputError(f"{source}: lists no clips with split={split!r}; its splits are {splits}")
+    return [name for _, name in chosen]
