@@ -84,12 +84,12 @@ class TestDirectories:
 
     def test_only_videos_are_an_error_for_an_image_model(self) -> None:
         make("in/a.mp4")
-        with pytest.raises(InputError, match="in: no image there, and this model encodes images"):
+        with pytest.raises(InputError, match="in: no image there, and this model takes images"):
             paths("in", images="stills")
 
     def test_without_any_video_or_image_is_named(self) -> None:
         make("in/readme.md")
-        with pytest.raises(InputError, match=r"in: no video in this directory; looked for .*\.mp4.* and images"):
+        with pytest.raises(InputError, match=r"in: no video or image in this directory; looked for .*\.jpg.*\.mp4"):
             paths("in")
 
 
@@ -104,7 +104,7 @@ class TestPatterns:
         assert paths("in/*") == ["in/one", "in/two"]
 
     def test_that_match_nothing_are_named(self) -> None:
-        with pytest.raises(InputError, match=r"\*\.mp4: no video matches this pattern"):
+        with pytest.raises(InputError, match=r"\*\.mp4: no video or image matches this pattern"):
             paths("*.mp4")
 
     def test_a_file_whose_name_looks_like_a_pattern_is_a_file(self) -> None:
