@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from vjepa_sdk.listing import find_clips, find_videos
 
 
 @pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.WARNING, "vjepa_sdk")  # a test of --quiet may have raised it
 
 
 def make(*names: str) -> None:
