@@ -311,7 +311,7 @@ class TestEarlyErrors:
 
     def test_directory_without_videos(self, run: Embed, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
-        with pytest.raises(InputError, match="no video in this directory"):
+        with pytest.raises(InputError, match="no video or image in this directory"):
             run(tmp_path / "feats.npy", inputs=[tmp_path / "empty"])
 
     def test_no_inputs(self, run: Embed, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class TestImages:
     def test_an_image_model_says_that_a_directory_holds_videos_only(
         self, run: Embed, image_model: Path, clips: Path, tmp_path: Path
     ) -> None:
-        with pytest.raises(InputError, match="no image there, and this model encodes images"):
+        with pytest.raises(InputError, match="no image there, and this model takes images"):
             run(tmp_path / "feats.npy", model=image_model)
         assert list(tmp_path.iterdir()) == []
 

@@ -225,6 +225,14 @@ def test_every_recipe_can_be_planned(name: str) -> None:
     assert subjects == ["run", "parameters", "clips", *stills, "operations", "memory", "disk", "decoding", "time"]
 
 
+@pytest.mark.parametrize(
+    ("name", "gigabytes"), [("vjepa2-vits16-8gb", 8), ("vjepa2-vitb16-24gb", 24), ("vjepa2-vitl16-80gb", 80)]
+)
+def test_recipes_fit_the_gpu_they_are_named_after(name: str, gigabytes: int) -> None:
+    # a quarter is left for what is not counted: the allocator, cuBLAS, a desktop
+    assert 0.5 * gigabytes * 1e9 < plan(RECIPES[name]).memory.total < 0.8 * gigabytes * 1e9
+
+
 def test_several_devices_share_a_step() -> None:
     recipe = RECIPES["vjepa2-vitl16"]
     alone, together = plan(dataclasses.replace(recipe, batch_size=24)), plan(recipe, world_size=128)

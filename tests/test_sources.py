@@ -99,7 +99,7 @@ def test_a_directory_of_videos_gives_an_image_model_its_videos(tmp_path: Path) -
 @pytest.mark.parametrize("images", [False, True])
 def test_a_directory_without_any_says_what_was_looked_for(tmp_path: Path, images: bool) -> None:
     touch(tmp_path, "notes.md")
-    with pytest.raises(InputError, match=r"no video in this directory; looked for \.\w+ .* and images"):
+    with pytest.raises(InputError, match=r"no video or image in this directory; looked for \.\w+ \.\w+"):
         list_clips(tmp_path, images=images)
 
 
@@ -111,8 +111,8 @@ def test_a_directory_without_any_says_what_was_looked_for(tmp_path: Path, images
         ("a.mp4 0\n", "train", r"split='train' needs the header path\[,split,label,group\]"),
         ("", None, "lists no clips"),
         ("path,split\n", None, "lists no clips"),
-        ("path,split\n,train\n", None, "row 2 has no path; correct it"),
-        ("label,path\n1\n", None, "row 2 has no path; correct it"),
+        ("path,split\n,train\n", None, "line 2 has no path; correct it"),
+        ("label,path\n1\n", None, "line 2 has no path; correct it"),
         ("path\nabsent.mp4\n", None, "none of its 1 clips exists, for example .*absent.mp4; paths are relative"),
     ],
 )
@@ -137,5 +137,5 @@ def test_split_of_anything_but_a_csv_is_refused(tmp_path: Path, name: str) -> No
 
 def test_a_list_that_is_not_text_is_named(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "list.csv", format="PNG")
-    with pytest.raises(InputError, match=r"list\.csv: not a list in UTF-8"):
+    with pytest.raises(InputError, match=r"list\.csv: is not a list of clips in plain text"):
         list_clips(tmp_path / "list.csv")

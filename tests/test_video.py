@@ -16,7 +16,6 @@ from PIL import Image
 
 from vjepa_sdk import files, images, pyav_reader, video
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError
-from vjepa_sdk.listing import find_videos
 from vjepa_sdk.video import (
     list_frame_directory,
     open_video,
@@ -424,45 +423,6 @@ def test_a_short_video_repeats_frames() -> None:
 def test_sampling_needs_at_least_one_frame(counts: tuple[int, int]) -> None:
     with pytest.raises(InputError, match="must both be at least 1"):
         sample_indices(*counts)
-
-
-def _tree(directory: Path, *names: str) -> None:
-    for name in names:
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(b"x")
-
-
-def test_directories_are_searched_for_videos_only(tmp_path: Path) -> None:
-    _tree(tmp_path, "b.MP4", "a.txt", "deep/er/c.webm", ".hidden.mp4", ".git/d.mp4")
-    assert find_videos([tmp_path]) == [tmp_path / "b.MP4", tmp_path / "deep/er/c.webm"]
-
-
-def test_links_inside_a_directory_are_not_followed(tmp_path: Path) -> None:
-    _tree(tmp_path, "out/side.mp4", "clips/a.mp4")
-    (tmp_path / "clips/link.mp4").symlink_to(tmp_path / "out/side.mp4")
-    (tmp_path / "clips/folder").symlink_to(tmp_path / "out", target_is_directory=True)
-    assert find_videos([tmp_path / "clips"]) == [tmp_path / "clips/a.mp4"]
-
-
-def test_found_videos_are_sorted_and_unique(tmp_path: Path) -> None:
-    _tree(tmp_path, "b.mp4", "a.mp4", "c.dat")
-    inputs = [tmp_path / "b.mp4", tmp_path, str(tmp_path / "*.mp4"), tmp_path / "c.dat"]
-    assert find_videos(inputs) == [tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "c.dat"]
-
-
-def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
-    _tree(tmp_path, "a[1].mp4", "a1.mp4")
-    assert find_videos([tmp_path / "a[1].mp4"]) == [tmp_path / "a[1].mp4"]
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [("missing", "missing: does not exist"), ("empty", "no video in this directory"), ("*.mp4", "no video matches")],
-)
-def test_an_input_without_videos_is_named(name: str, reason: str, tmp_path: Path) -> None:
-    _tree(tmp_path, "empty/readme.txt")
-    with pytest.raises(InputError, match=reason):
-        find_videos([tmp_path / name])
 
 
 def test_frame_directories_are_read_in_natural_order(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ class Found:
     def _nothing(self, images: Images) -> str:
         where = ", ".join(sorted({printable(folder.path) for folder in self.folders})[:3]) or "inputs"
         if images == "stills":
-            return f"{where}: no image there, and this model encodes images; looked for {_suffixes(STILL_SUFFIXES)}"
+            return f"{where}: no image there, and this model takes images; looked for {_suffixes(STILL_SUFFIXES)}"
         hint = "; its images are not numbered as frames, name them as in 'photos/*.jpg' to encode stills"
         has_images = images == "frames" and any(folder.images for folder in self.folders)
         return f"{where}: no video there; looked for {_suffixes(VIDEO_SUFFIXES)}{hint if has_images else ''}"
@@ -160,7 +160,7 @@ def _link(name: str) -> InputError:
 def _add_directory(found: Found, directory: str, links: Links) -> None:
     num_links, folders = found.num_links, list(_walk(found, directory, links))
     if not folders:
-        raise InputError(f"{printable(directory)}: no video in this directory; {_looked_for(found, num_links)}")
+        raise _found_nothing(f"{printable(directory)}: no video or image in this directory", found, num_links)
     found.folders += folders
 
 
@@ -206,14 +206,14 @@ def _add_pattern(found: Found, pattern: str, links: Links) -> None:
         elif Path(name).suffix.lower() in VIDEO_SUFFIXES | STILL_SUFFIXES:
             found.named.append(whole(name))
     if (len(found.named), len(found.folders)) == before:
-        raise InputError(f"{printable(pattern)}: no video matches this pattern; {_looked_for(found, num_links)}")
+        raise _found_nothing(f"{printable(pattern)}: no video or image matches this pattern", found, num_links)
 
 
-def _looked_for(found: Found, num_links: int) -> str:
-    """Explain an empty search; `num_links` were left out before it."""
+def _found_nothing(what: str, found: Found, num_links: int) -> InputError:
+    """Explain an empty search; `num_links` had been left out before it."""
     skipped = found.num_links - num_links
     hint = f", and left out {skipped} symbolic links (see --follow-symlinks)" if skipped else ""
-    return f"looked for {_suffixes(VIDEO_SUFFIXES)} and images{hint}"
+    return InputError(f"{what}; looked for {_suffixes(VIDEO_SUFFIXES | STILL_SUFFIXES)}{hint}")
 
 
 def _passes_link(name: str, pattern: str) -> bool:

@@ -1,8 +1,8 @@
 """Read lists of clips: plain text, CSV and JSON lines.
 
-clips.txt     one path a line
-clips.csv     header with a column `path`, and optional `id`, `start_seconds`, `end_seconds`; or the official list:
-              no header, one `path label` a line
+clips.txt     one `path`, `path label` or `path::label` a line, with numbers as labels, which are left alone
+clips.csv     header with a column `path`, and optional `id`, `start_seconds`, `end_seconds`; or no header and lines
+              as in a `.txt`, which is the form of the official lists
 clips.jsonl   one object a line, with the same keys
 
 Paths are relative to the list.
@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from typing import Any
 
 from .errors import InputError
 from .files import check_is_path, printable
+
+_LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)-?\d+")  # the path may hold spaces, the label is a number
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl"})
 
@@ -76,19 +79,25 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         InputError: it cannot be read, or a line has no path.
     """
     text = _text(path)
-    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-    if path.suffix.lower() != ".csv":
-        return [(number, {"path": line}) for number, line in lines]
     reader = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        if "path" not in (reader.fieldnames or ()):
-            return [(number, {"path": line.rsplit(None, 1)[0]}) for number, line in lines]
+        if path.suffix.lower() != ".csv" or "path" not in (reader.fieldnames or ()):
+            return _plain_rows(text)
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise InputError(f"{printable(path)}: line {reader.line_num}: not a CSV ({error}); save it as one") from error
     for number, row in rows:
         if not row["path"]:
             raise InputError(f"{printable(path)}: line {number} has no path; correct it")
+    return rows
+
+
+def _plain_rows(text: str) -> list[tuple[int, dict[str, Any]]]:
+    rows = []
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        labelled = _LABELLED.fullmatch(line)
+        if line:
+            rows.append((number, {"path": labelled[1] if labelled else line}))
     return rows
 
 
@@ -110,7 +119,10 @@ def _read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def _text(path: Path) -> str:
     try:
         # file names need not be UTF-8
-        return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        if "\0" not in text:
+            return text
+        raise InputError(f"{printable(path)}: is not a list of clips in plain text; save it as one")
     except OSError as error:
         raise InputError(f"{printable(path)}: cannot be read ({error.strerror}); check its permissions") from error
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import re
 from pathlib import Path
 
 import numpy as np
 
 from .errors import InputError
 from .listing import find_stills, find_videos
-
-_LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)-?\d+")  # the path may hold spaces, the label is a number
+from .manifest import read_rows
 
 
 def list_clips(path: str | Path, *, split: str | None = None, images: bool = False) -> list[Path]:
@@ -38,10 +35,7 @@ def list_clips(path: str | Path, *, split: str | None = None, images: bool = Fal
         return (find_stills if images else find_videos)([source])
     if not source.is_file():
         raise InputError(f"{source}: no such file; pass a directory or a list of clips")
-    try:
-        names = _names_in_array(source) if suffix == ".npy" else _names_in_text(source, split)
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}); check its permissions") from error
+    names = _names_in_array(source) if suffix == ".npy" else _names_in_text(source, split)
     if not names:
         raise InputError(f"{source}: lists no clips")
     paths = [source.parent / name for name in names]
@@ -59,34 +53,23 @@ def _names_in_array(source: Path) -> list[str]:
             array = np.lib.format.read_array(file, allow_pickle=False)
         if array.dtype.kind in "US" and array.ndim == 1:
             return [os.fsdecode(name) for name in array.tolist()]
+    except OSError as error:
+        raise InputError(f"{source}: cannot be read ({error.strerror}); check its permissions") from error
     except ValueError as error:
         raise InputError(f"{source}: is no array, or one of Python objects, which are not read; {remedy}") from error
     raise InputError(f"{source}: must hold one row of paths as text, got {array.dtype} {list(array.shape)}; {remedy}")
 
 
 def _names_in_text(source: Path, split: str | None) -> list[str]:
-    try:
-        lines = source.read_text(encoding="utf-8-sig").splitlines()
-        header = next(csv.reader(lines[:1]), [])
-        if "path" in header:
-            return _names_in_table(source, lines, header, split)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{source}: not a list in UTF-8 ({error}); save it as one") from error
-    if split is not None:
+    rows = [row for _, row in read_rows(source)]
+    if split is None or not rows:
+        return [row["path"] for row in rows]
+    if rows[0].keys() == {"path"}:
         raise InputError(f"{source}: split={split!r} needs the header path[,split,label,group]; add it")
-    rows = [line.strip() for line in lines if line.strip()]
-    return [row[1] if (row := _LABELLED.fullmatch(line)) else line for line in rows]
-
-
-def _names_in_table(source: Path, lines: list[str], header: list[str], split: str | None) -> list[str]:
-    if split is not None and "split" not in header:
-        raise InputError(f"{source}: has no column 'split'; its columns are {', '.join(header)}")
-    rows = list(enumerate(csv.DictReader(lines), start=2))
-    chosen = [(number, row["path"]) for number, row in rows if split is None or row["split"] == split]
-    for number, name in chosen:
-        if not name:
-            raise InputError(f"{source}: row {number} has no path; correct it")
-    if split is not None and not chosen:
-        splits = ", ".join(sorted({row["split"] or "" for _, row in rows}))
+    if "split" not in rows[0]:
+        raise InputError(f"{source}: has no column 'split'; its columns are {', '.join(rows[0])}")
+    names = [row["path"] for row in rows if row["split"] == split]
+    if not names:
+        splits = ", ".join(sorted({row["split"] or "" for row in rows}))
         raise InputError(f"{source}: lists no clips with split={split!r}; its splits are {splits}")
-    return [name for _, name in chosen]
+    return names
