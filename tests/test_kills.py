@@ -223,6 +223,32 @@ def test_signal_while_waiting_for_a_clip_saves_at_once(
     assert_same_run(out, whole)
 
 
+SWALLOWING_DECODER = """
+import os, signal
+from vjepa_sdk import data
+from vjepa_sdk.errors import VideoDecodeError
+original, calls = data.ClipCutter.__call__, []
+def swallowing(self, request):
+    calls.append(request)
+    try:
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, request)
+    except KeyboardInterrupt:
+        raise VideoDecodeError("what PyAV says when its reader is interrupted")
+data.ClipCutter.__call__ = swallowing
+"""
+
+
+def test_signal_while_a_clip_is_decoded_makes_no_bad_clip(
+    launcher: Launcher, whole: Path, toml: Path, tmp_path: Path
+) -> None:
+    launcher.start_run(toml, out := tmp_path / "run", setup=SWALLOWING_DECODER)
+    assert launcher.end() == 75, launcher.output
+    finish(launcher, toml, out)
+    assert_same_run(out, whole)
+
+
 FAILING_SAVES = """
 from faults import fail
 from vjepa_sdk import checkpoint

@@ -182,14 +182,17 @@ class Trainer:
     def _train(self, stop: StopRequest, log: MetricsLog | None, bar: ProgressBar) -> None:
         """Do the steps that are left, until a signal comes to any of the processes."""
         with self._batches(self.data, self._sizes[0]) as batches, self._batches(self.images, self._sizes[1]) as images:
+            # several processes must agree when to stop, so they do so between steps only
+            may_interrupt = self.group.world_size == 1
             while self.step < self.config.steps and not self.group.any(stop.is_requested):
                 try:
-                    # several processes must agree when to stop, so they do so between steps only
-                    with stop.interrupting() if self.group.world_size == 1 else nullcontext():
+                    with stop.interrupting() if may_interrupt else nullcontext():
                         batch, stills = next(batches), next(images, None)
                 except KeyboardInterrupt:
                     if not stop.is_requested:
                         raise
+                # a decoder in this process may take the interruption for a bad clip, which was then replaced
+                if may_interrupt and stop.is_requested:
                     break
                 # taken here, since clips count while they are decoded, also those of a batch that a signal cuts short
                 self.decoded = self.bad.state()
