@@ -156,11 +156,14 @@ def test_a_secret_in_a_file_is_refused_and_not_repeated(
     assert not hub.requests
 
 
-def test_a_link_to_a_file_elsewhere_is_refused(hub: LoopbackHub, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["LICENSE", "README.md", "evaluation.json"])
+def test_a_link_to_a_file_elsewhere_is_refused(name: str, hub: LoopbackHub, model: Path, tmp_path: Path) -> None:
     (tmp_path / "private").write_text("x")
-    (model / "LICENSE").symlink_to(tmp_path / "private")
-    with pytest.raises(ConfigError, match="LICENSE: is a link to a file elsewhere"):
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(tmp_path / "private")
+    with pytest.raises(ConfigError, match=f"{name}: is a link to a file elsewhere"):
         publish(model)
+    assert not hub.requests
 
 
 def test_a_fetched_copy_can_be_pushed_elsewhere(hub: LoopbackHub, model: Path) -> None:

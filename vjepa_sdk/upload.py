@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import ConfigError, InputError
+from .errors import ConfigError
 from .hub_client import TIMEOUT_SECONDS, RepoType, check_repository_id, hub_api, hub_errors, is_offline, patiently
 from .weights import WEIGHT_NAMES
 
@@ -87,10 +87,12 @@ class PushReport:
 
 def push_directory(directory: Path, files: Mapping[str, Path], repository: str, options: PushOptions) -> PushReport:
     """Push the files of a model or probe directory, with the repository's id in the card; see `push_files`."""
-    text = (directory / CARD).read_text(encoding="utf-8")
-    if not re.search(r"\A---\n.*^license:", text, re.M | re.S):
+    for path in files.values():
+        _refuse_link(path)
+    card = (directory / CARD).read_bytes()
+    if not re.search(rb"\A---\n.*^license:", card, re.M | re.S):
         logger.warning("%s: names no licence, so nobody may use it; add `license:` to its top", directory / CARD)
-    card = text.replace(f'"{HERE}"', f'"{repository}"').encode()
+    card = card.replace(f'"{HERE}"'.encode(), f'"{repository}"'.encode())
     return push_files({**files, CARD: card}, repository, options, replaces=WEIGHT_NAMES, beside=directory)
 
 
@@ -118,6 +120,8 @@ def push_files(
     """
     check_repository_id(repository)
     for name, source in files.items():
+        if isinstance(source, Path):
+            _refuse_link(source)
         _refuse_secrets(name, source)
     sizes = {
         name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in files.items()
@@ -227,14 +231,14 @@ def _left_out(directory: Path, files: Collection[str]) -> dict[str, str]:
     return reasons
 
 
+def _refuse_link(path: Path) -> None:
+    """Raise if a file is a link to somewhere else, which its owner may not mean to publish."""
+    is_in_cache = path.parent.parent.name == "snapshots"
+    if path.is_symlink() and not is_in_cache and path.resolve().parent != path.parent.resolve():
+        raise ConfigError(f"{path}: is a link to a file elsewhere; copy the file if you want to publish it")
+
+
 def _refuse_secrets(name: str, source: Path | bytes) -> None:
-    """Raise if a file is not what it seems: a link to somewhere else, or text with a secret in it."""
-    if isinstance(source, Path):
-        if not source.is_file():
-            raise InputError(f"{source}: no such file; check the path")
-        is_in_cache = source.parent.parent.name == "snapshots"
-        if source.is_symlink() and not is_in_cache and source.resolve().parent != source.parent.resolve():
-            raise ConfigError(f"{source}: is a link to a file elsewhere; copy the file if you want to publish it")
     if not name.endswith(_TEXTS) and name not in LICENCES:
         return
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
