@@ -345,6 +345,7 @@ def _round(count: int) -> str:
 
 def _training(provenance: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]) -> str:
     text = _listed(provenance) or "How these weights were made is not recorded.\n"
+    metrics = [line for line in metrics if line.get("loss") is not None]  # a skipped step has none
     if metrics:
         shown = [name for name in _METRICS if name in metrics[-1]]
         lines = [(line["step"], *(f"{line.get(name, math.nan):.3f}" for name in shown)) for line in metrics]
