@@ -85,9 +85,9 @@ def test_run_is_told_what_it_needs(clips: Path, tmp_path: Path, caplog: pytest.L
     found = look(config(clips, tmp_path / "run"), sorted(clips.iterdir()))
     disk, videos, memory, time = (record.getMessage() for record in caplog.records)
     assert disk.startswith("disk: 2.0 MiB needed for 2 checkpoints of 0.8 MiB and a model of 0.4 MiB, ")
-    assert videos == "clips: 3 found, 3 opened; typical 64 x 48, 10 frames"
-    assert memory.startswith("about ") and " of memory are needed on cpu, " in memory
-    assert time.startswith("time: at least ") and " for 2 steps (" in time
+    assert videos == "clips: 3 found, 3 checked; typical 64 x 48, 10 frames"
+    assert memory.startswith("memory: about ") and " are needed on cpu, " in memory
+    assert time.startswith("time: about ") and " for 2 steps, " in time
     assert found.clips.found == 3 and found.stills is None
     assert found.step_seconds > 0 and found.disk_free > found.disk_needed > 0
 
@@ -101,7 +101,7 @@ def test_command_line_shows_it_unless_quiet(
         "model.predictor_depth=1 steps=1 batch_size=2 data.num_workers=0"
     ).split()
     settings = [part for setting in small for part in ("--set", setting)]
-    for quiet, starts in (([], ["disk", "clips", "about", "time"]), (["-q"], [])):
+    for quiet, starts in (([], ["disk", "clips", "memory", "time"]), (["-q"], [])):
         caplog.clear()
         out = str(tmp_path / f"run{len(quiet)}")
         monkeypatch.setattr(sys, "argv", ["vjepa", "pretrain", str(clips), "--out", out, *settings, *quiet])
@@ -143,7 +143,7 @@ def test_large_model_on_a_small_computer_is_refused_before_it_is_made(
     )
     with pytest.raises(
         ConfigError,
-        match=r"about 40\.\d GiB of memory are needed on cpu, 16\.0 GiB are available; take a smaller model, or",
+        match=r"about 40\.\d GiB are needed on cpu, 16\.0 GiB are available; take a smaller model, or",
     ):
         Trainer(giant, Group())
 
@@ -165,7 +165,7 @@ def test_remedy_fits(
     preset: str, given: list[str], gib: float, names: list[str], has_memory: Callable[[float], None]
 ) -> None:
     has_memory(gib * GIB)
-    with pytest.raises(ConfigError, match="of memory are needed on cpu, .* are available; set ") as error:
+    with pytest.raises(ConfigError, match="are needed on cpu, .* are available; set ") as error:
         check_memory(train_config(preset=preset, overrides=given), CPU)
     settings = str(error.value).partition("; set ")[2].split(" and ")
     assert [setting.partition("=")[0] for setting in settings] == names
@@ -179,7 +179,7 @@ def test_doubtful_memory_is_a_warning(
     has_memory(plan(run).memory.certain)
     look(run, sorted(clips.iterdir()))
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
-    assert "of memory are needed on cpu" in warning and "; if it is too little, " in warning
+    assert "are needed on cpu" in warning and "; if it is too little, " in warning
 
 
 def test_available_memory_is_some_of_what_the_computer_has() -> None:
@@ -193,7 +193,7 @@ def test_clips_that_cannot_be_opened_are_counted(clips: Path, tmp_path: Path, ca
     sample = look(config(clips, tmp_path / "run"), [*sorted(clips.iterdir()), bad]).clips
     assert (sample.found, sample.checked, list(sample.unreadable)) == (4, 4, [str(bad)])
     messages = [record.getMessage() for record in caplog.records]
-    assert any("clips: 4 found, 4 opened, 1 cannot be opened (first: " in message for message in messages)
+    assert any("clips: 4 found, 4 checked, 1 cannot be opened (first: " in message for message in messages)
     assert any("more than data.max_bad_fraction=0.1 of the clips" in message for message in messages)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,7 +51,7 @@ class Preflight:
     """Bytes, beside those of this run that are already there."""
     disk_free: int
     step_seconds: float
-    """At least; computed from the speed of one block, or from decoding where that takes longer."""
+    """From the speed of one block, here and now, or from decoding where that takes longer."""
     decoding_cores: float
     """Cores that have to decode to keep up with computing; an estimate from the sizes of the clips."""
 
@@ -84,7 +83,7 @@ def _needed(memory: MemoryPlan, device: torch.device) -> int:
 
 def _memory_text(check: MemoryCheck, device: torch.device) -> str:
     needed, available = size_text(check.needed), size_text(check.available)
-    return f"about {needed} of memory are needed on {device}, {available} are available"
+    return f"memory: about {needed} are needed on {device}, {available} are available"
 
 
 def available_memory(device: torch.device) -> int:
@@ -202,7 +201,7 @@ def _check_clips(data: DataConfig, paths: Sequence[str], content: str, num_frame
     typical = sample.typical
     size = f"; typical {typical.width} x {typical.height}, {typical.num_frames} frames" if typical else ""
     bad = f", {len(sample.unreadable)} cannot be opened (first: {first})" if sample.unreadable else ""
-    logger.info("%s: %s found, %s opened%s%s", content, f"{sample.found:,}", f"{sample.checked:,}", bad, size)
+    logger.info("%s: %s found, %s checked%s%s", content, f"{sample.found:,}", f"{sample.checked:,}", bad, size)
     if len(sample.unreadable) > data.max_bad_fraction * sample.checked:
         logger.warning(
             "more than data.max_bad_fraction=%s of the %s that were checked cannot be opened; the run will stop",
@@ -225,8 +224,11 @@ def _estimate_time(
     config: TrainConfig, planned: Plan, sample: HeaderSample, device: torch.device, steps_left: int
 ) -> tuple[float, float]:
     """Return the seconds of a step and the cores that decoding needs to keep up; both are estimates."""
+    operations = planned.operations.total / planned.world_size
     speed = measure_speed(config, planned, device)
-    computing = planned.operations.total / planned.world_size / speed
+    if steps_left * operations / speed > 60:
+        speed = measure_speed(config, planned, device, seconds=1.0)
+    computing = operations / speed
     decoding, workers, typical = 0.0, config.data.num_workers, sample.typical
     if typical is not None:
         decoding = config.batch_size * decoding_seconds(
@@ -240,7 +242,7 @@ def _estimate_time(
     decoding /= planned.world_size
     step = max(computing, decoding / workers) if workers else computing + decoding
     logger.info(
-        "time: at least %s for %s steps (%s a step; a block alone runs at %.2g TFLOP/s)",
+        "time: about %s for %s steps, %s a step (one block runs at %.2g TFLOP/s here and now)",
         time_text(steps_left * step),
         f"{steps_left:,}",
         time_text(step),
@@ -256,8 +258,12 @@ def _estimate_time(
     return step, decoding / computing
 
 
-def measure_speed(config: TrainConfig, planned: Plan, device: torch.device) -> float:
-    """Return the operations per second of one block of the encoder, forward and backward; takes about a second."""
+def measure_speed(config: TrainConfig, planned: Plan, device: torch.device, *, seconds: float = 0.0) -> float:
+    """Return the operations per second of one block of the encoder, forward and backward.
+
+    Args:
+        seconds: how long to measure, at least two rounds; other work on the machine comes and goes.
+    """
     model, limit = config.model, _MAX_CALIBRATION_OPERATIONS[device.type]
     stack = Stack(model.embed_dim, 1, model.num_heads, int(model.embed_dim * model.mlp_ratio))
     tokens = int(max(mask.context_tokens for mask in planned.passes[0].masks))
@@ -273,13 +279,12 @@ def measure_speed(config: TrainConfig, planned: Plan, device: torch.device) -> f
         for parameter in block.parameters():
             parameter.fill_(0.01)
     x = torch.linspace(-1.0, 1.0, model.embed_dim, device=device).expand(batch, tokens, -1)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
+    rounds, start, now = -1, 0.0, 0.0  # the first round is slower than all that follow, and not counted
+    while rounds < 2 or now - start < seconds:
         with autocast(config.precision, device):
             total = block(x).sum()
         total.backward()
         total.item()  # waits for a GPU
-        seconds.append(time.perf_counter() - start)
-    # the first is slower than all that follow
-    return batch * stack.training_operations(tokens) / statistics.median(seconds[1:])
+        rounds, now = rounds + 1, time.perf_counter()
+        start = start or now
+    return rounds * batch * stack.training_operations(tokens) / (now - start)
