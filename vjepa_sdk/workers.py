@@ -5,6 +5,7 @@ dies is killed and replaced, and costs its one task.
 
     caller ── request (pickled) ──> child          the parent is trusted
     caller <── JSON header, raw array ── child     the child is not: nothing it sends is unpickled
+    caller ── go on ──> child                      a task may have many results; each is asked for
 
 A dispatcher thread hands out requests and collects results, so that children work on while the caller computes.
 """
@@ -26,7 +27,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 WorkerResult = tuple[np.ndarray, dict[str, Any]]
+Task = Callable[[Request], WorkerResult | Iterator[WorkerResult]]
 
 START_UP_SECONDS = 120.0  # importing torch on a loaded machine takes long and is nobody's clip's fault
 MAX_FAILED_STARTS = 3  # in a row; the kernel may kill a new process for lack of memory and let the next one live
@@ -49,6 +51,7 @@ MAX_ARRAY_BYTES = 1 << 32
 _DTYPES = frozenset({"bool", "uint8", "int16", "int32", "int64", "float16", "float32", "float64"})
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_GO_ON = b""  # no pickle is empty
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,23 @@ class TaskResult(Generic[Request]):
     info: dict[str, Any]
     error: str | None  # one line
     failures: tuple[tuple[Request, str], ...] = ()  # requests that `retry` replaced by this one, and their errors
+    is_last: bool = True
+    """Whether the request has no further result. The last of a task that yields results has neither array nor error,
+    or the error that ended it."""
 
 
 class WorkerPool(Generic[Request]):
     """Map a task over requests in child processes; results come back in the order of the requests.
 
     Args:
-        task: a picklable callable from an importable module: task(request) -> (array, JSON-able dict).
+        task: a picklable callable from an importable module: task(request) -> (array, JSON-able dict), or an iterator
+            of such pairs.
         num_workers: child processes; 0 runs the task in this process, without a deadline.
-        deadline_seconds: time for one task, from the moment a started child receives it.
+        deadline_seconds: time for one result, from the moment a started child is asked for it.
         max_tasks_per_worker: a child is replaced after so many tasks, which bounds what a decoder leaks.
         crash_retries: how often a task is run again, in a fresh child, after its child hung or died. A child may be
-            killed for no fault of its task; where results must not depend on that, pass 1.
+            killed for no fault of its task; where results must not depend on that, pass 1. Results that the caller has
+            already are not repeated.
 
     Raises:
         ConfigError: a number is out of range, or this platform cannot run worker processes.
@@ -79,7 +87,7 @@ class WorkerPool(Generic[Request]):
 
     def __init__(
         self,
-        task: Callable[[Request], WorkerResult],
+        task: Task[Request],
         *,
         num_workers: int,
         deadline_seconds: float,
@@ -110,12 +118,13 @@ class WorkerPool(Generic[Request]):
         prefetch: int,
         retry: Callable[[Request], Request | None] | None = None,
     ) -> Iterator[TaskResult[Request]]:
-        """Yield one result per request, in order.
+        """Yield the results of each request, in order.
 
         Args:
             requests: consumed as needed: at most num_workers + prefetch are unanswered at any time.
-            prefetch: results that may wait, finished, for the caller.
-            retry: names the request to put in a failed one's place, or None to give up; default: never retry.
+            prefetch: results that may wait, finished, for the caller; a task with more goes on when one is taken.
+            retry: names the request to put in a failed one's place, or None to give up; default: never retry. For
+                tasks with one result.
 
         Raises:
             VJEPAError: worker processes cannot be started, or nothing comes from them for `WATCHDOG_SECONDS`, in which
@@ -126,21 +135,24 @@ class WorkerPool(Generic[Request]):
         if self._is_closed:
             raise VJEPAError("this WorkerPool is closed; open a new one")
         if self._num_workers == 0:
-            return (_retried(self._run_here(request), retry, self._run_here) for request in requests)
-        return self._map_in_children(requests, self._num_workers + prefetch, retry)
+            return self._map_here(requests, retry)
+        return self._map_in_children(requests, prefetch, retry)
 
-    def _run_here(self, request: Request) -> TaskResult[Request]:
-        # nothing can end a task in this process, but it need not hang in silence
-        watchdog = threading.Timer(WATCHDOG_SECONDS, _report_hang, [request])
-        watchdog.daemon = True
-        watchdog.start()
-        try:
-            return _run(self._task, request)
-        finally:
-            watchdog.cancel()
+    def _map_here(
+        self, requests: Iterable[Request], retry: Callable[[Request], Request | None] | None
+    ) -> Iterator[TaskResult[Request]]:
+        for request in requests:
+            results = _run(self._task, request)
+            is_last = False
+            while not is_last:
+                result = _retried(
+                    _watched(results, request), retry, lambda again: _watched(_run(self._task, again), again)
+                )
+                is_last = result.is_last
+                yield result
 
     def _map_in_children(
-        self, requests: Iterable[Request], limit: int, retry: Callable[[Request], Request | None] | None
+        self, requests: Iterable[Request], prefetch: int, retry: Callable[[Request], Request | None] | None
     ) -> Iterator[TaskResult[Request]]:
         if self._is_mapping:
             raise VJEPAError("this WorkerPool already maps; finish that iteration or open a second pool")
@@ -153,16 +165,17 @@ class WorkerPool(Generic[Request]):
                 self._crash_retries,
             )
         dispatcher = self._dispatcher
+        dispatcher.prefetch = prefetch
         self._is_mapping = True
         unanswered: deque[_Ticket] = deque()
         is_complete = False
         try:
             for request in requests:
                 unanswered.append(dispatcher.submit(request))
-                if len(unanswered) == limit:
-                    yield _retried(dispatcher.result(unanswered.popleft()), retry, dispatcher.run_next)
+                if len(unanswered) == self._num_workers + prefetch:
+                    yield from dispatcher.results(unanswered.popleft(), retry)
             while unanswered:
-                yield _retried(dispatcher.result(unanswered.popleft()), retry, dispatcher.run_next)
+                yield from dispatcher.results(unanswered.popleft(), retry)
             is_complete = True
         finally:
             self._is_mapping = False
@@ -203,6 +216,17 @@ def _retried(
     return replace(result, failures=tuple(failures))
 
 
+def _watched(results: Iterator[TaskResult[Request]], request: Request) -> TaskResult[Request]:
+    """Take the next result; nothing can end a task in this process, but it need not hang in silence."""
+    watchdog = threading.Timer(WATCHDOG_SECONDS, _report_hang, [request])
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        return next(results)
+    finally:
+        watchdog.cancel()
+
+
 def _report_hang(request: object) -> None:
     _dump_stacks()
     logger.error(
@@ -218,13 +242,25 @@ def _dump_stacks() -> None:
 
 
 class _Ticket:
-    """Stand for one request until its result is in."""
+    """Stand for one request until its results are in."""
 
     def __init__(self, request: Any) -> None:
         self.request = request
         self.pickled = pickle.dumps(request)  # here, so that an unpicklable request fails in its caller
-        self.result: TaskResult[Any] | None = None
+        self.results: deque[TaskResult[Any]] = deque()
+        """Those that wait for the caller."""
+        self.num_results = 0
         self.num_crashes = 0
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a child sent."""
+
+    array: np.ndarray | None = None
+    info: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    is_last: bool = True
 
 
 class _Worker:
@@ -247,6 +283,10 @@ class _Worker:
         self.deadline = time.monotonic() + START_UP_SECONDS
         self.is_ready = False
         self.ticket: _Ticket | None = None
+        self.num_results = 0
+        """Of the ticket."""
+        self.is_paused = False
+        """It has sent a result and waits to be asked for the next."""
         self.num_tasks = 0
         with contextlib.suppress(BrokenPipeError):  # it died at once: found when its answer is read
             self.connection.send_bytes(pickled_task)
@@ -293,6 +333,9 @@ class _Dispatcher:
         self._last_answer = time.monotonic()
         self._workers: list[_Worker] = []
         self._waiting: deque[_Ticket] = deque()
+        self.prefetch = 0
+        """Results of tasks that yield more of which so many may wait for the caller."""
+        self._num_held = 0
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._is_stopping = False
@@ -312,7 +355,15 @@ class _Dispatcher:
         ticket = _Ticket(request)
         self._waiting.appendleft(ticket)
         self._wake_up()
-        return self.result(ticket)
+        return self._next_result(ticket)
+
+    def results(self, ticket: _Ticket, retry: Callable[[Any], Any | None] | None) -> Iterator[TaskResult[Any]]:
+        """Wait for a ticket's results, one by one."""
+        is_last = False
+        while not is_last:
+            result = _retried(self._next_result(ticket), retry, self.run_next)
+            is_last = result.is_last
+            yield result
 
     def _wake_up(self) -> None:
         # once until it is noticed: a full pipe would block for ever, should the thread have ended
@@ -320,13 +371,12 @@ class _Dispatcher:
             self._is_woken.set()
             self._wake.send_bytes(b".")
 
-    def result(self, ticket: _Ticket) -> TaskResult[Any]:
-        """Wait for a ticket's result."""
+    def _next_result(self, ticket: _Ticket) -> TaskResult[Any]:
         # Deadlines see to it that answers keep coming; this finds a thread that no longer watches them.
         patience = max(WATCHDOG_SECONDS, 3 * (self._deadline_seconds + START_UP_SECONDS))
         with self._changed:
             self._last_answer = time.monotonic()
-            while ticket.result is None:
+            while not ticket.results:
                 if self._failure is not None:
                     raise VJEPAError(f"worker processes failed: {_one_line(self._failure)}") from self._failure
                 silent = time.monotonic() - self._last_answer
@@ -337,7 +387,11 @@ class _Dispatcher:
                         "threads are on stderr; check that the storage answers, then run again"
                     )
                 self._changed.wait(patience - silent)
-        return ticket.result
+            result = ticket.results.popleft()
+            self._num_held -= not result.is_last
+        if not result.is_last:
+            self._wake_up()  # there is room for another
+        return result
 
     def stop(self) -> None:
         self._is_stopping = True
@@ -355,6 +409,7 @@ class _Dispatcher:
             while not self._is_stopping:
                 self._start_workers()
                 self._hand_out()
+                self._go_on()
                 self._wait_for_events()
         except BaseException as error:
             with self._changed:
@@ -381,8 +436,21 @@ class _Dispatcher:
                 self._discard(worker)
                 self._start_workers()
                 continue
-            worker.ticket = ticket
+            worker.ticket, worker.num_results = ticket, 0
             worker.deadline = time.monotonic() + self._deadline_seconds
+
+    def _go_on(self) -> None:
+        """Ask for the next results where there is room; a caller that waits always gets one."""
+        for worker in list(self._workers):
+            ticket = worker.ticket
+            if not worker.is_paused or ticket is None or (ticket.results and self._num_held >= self.prefetch):
+                continue
+            try:
+                worker.connection.send_bytes(_GO_ON)
+            except OSError:
+                self._end(worker, _reason_of_death(worker.exit_status()))
+                continue
+            worker.is_paused, worker.deadline = False, time.monotonic() + self._deadline_seconds
 
     def _wait_for_events(self) -> None:
         nearest = min((worker.deadline for worker in self._workers), default=math.inf)
@@ -401,7 +469,7 @@ class _Dispatcher:
         remaining = min(worker.deadline - time.monotonic(), self._deadline_seconds)
         try:
             with _killed_after(worker.process, max(1.0, remaining)):
-                array, info, error = _read_answer(worker.connection)
+                answer = _read_answer(worker.connection)
         except (EOFError, OSError):
             self._end(worker, _reason_of_death(worker.exit_status()))
             return
@@ -409,19 +477,25 @@ class _Dispatcher:
             self._end(worker, f"decoder process sent an invalid answer: {_one_line(violation)}")
             return
         if not worker.is_ready:
-            if error is not None:
-                raise VJEPAError(f"the task cannot be loaded in a worker process: {error}")
+            if answer.error is not None:
+                raise VJEPAError(f"the task cannot be loaded in a worker process: {answer.error}")
             worker.is_ready, worker.deadline = True, math.inf
             self._num_failed_starts = 0
             return
-        self._answer(worker, array, info, error)
-        worker.num_tasks += 1
+        if worker.is_paused:
+            self._end(worker, "decoder process sent more than it was asked for")
+            return
+        self._answer(worker, answer)
+        worker.num_tasks += answer.is_last
         if worker.num_tasks >= self._max_tasks_per_worker:
             self._discard(worker)
 
     def _give_up(self, worker: _Worker) -> None:
         if worker.is_ready:
-            self._end(worker, f"no result within {self._deadline_seconds:g} s; the decoder hangs on this file")
+            seconds = f"{self._deadline_seconds:g} s"
+            self._end(
+                worker, f"no result within {seconds}; the decoder hangs on this file, or needs more deadline_seconds"
+            )
         else:
             self._end(worker, f"it was not ready within {START_UP_SECONDS:g} s")
 
@@ -443,19 +517,27 @@ class _Dispatcher:
             logger.warning("%s; running the task again", error)
             self._waiting.appendleft(worker.ticket)
         elif worker.ticket is not None:
-            self._answer(worker, None, {}, error)
+            self._answer(worker, _Answer(error=error))
 
     def _discard(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         worker.kill()
 
-    def _answer(self, worker: _Worker, array: np.ndarray | None, info: dict[str, Any], error: str | None) -> None:
-        ticket, worker.ticket, worker.deadline = worker.ticket, None, math.inf
+    def _answer(self, worker: _Worker, answer: _Answer) -> None:
+        ticket, worker.deadline = worker.ticket, math.inf
         if ticket is None:
             raise VJEPAError("a worker process answered without being asked")
+        worker.num_results += 1
+        worker.is_paused = not answer.is_last
+        if answer.is_last:
+            worker.ticket = None
+        result = TaskResult(ticket.request, answer.array, answer.info, answer.error, is_last=answer.is_last)
         with self._changed:
-            ticket.result = TaskResult(ticket.request, array, info, error)
             self._last_answer = time.monotonic()
+            if answer.is_last or worker.num_results > ticket.num_results:  # else a task that is run again repeats it
+                ticket.results.append(result)
+                ticket.num_results += 1
+                self._num_held += not answer.is_last
             self._changed.notify_all()
 
 
@@ -471,7 +553,7 @@ def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[
         watchdog.cancel()
 
 
-def _read_answer(connection: Connection) -> tuple[np.ndarray | None, dict[str, Any], str | None]:
+def _read_answer(connection: Connection) -> _Answer:
     """Read one answer from a child, trusting nothing in it.
 
     Raises:
@@ -486,10 +568,10 @@ def _read_answer(connection: Connection) -> tuple[np.ndarray | None, dict[str, A
         raise ValueError("the header is not an object with info")
     error = header.get("error")
     if error is not None:
-        return None, {}, _one_line(str(error))
+        return _Answer(error=_one_line(str(error)))
     dtype, shape = header.get("dtype"), header.get("shape")
     if dtype is None:
-        return None, header["info"], None
+        return _Answer(info=header["info"])
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise ValueError(f"dtype {str(dtype)[:40]!r} is not allowed")
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
@@ -500,7 +582,8 @@ def _read_answer(connection: Connection) -> tuple[np.ndarray | None, dict[str, A
     data = connection.recv_bytes(num_bytes)
     if len(data) != num_bytes:
         raise ValueError(f"the array has {len(data)} bytes instead of {num_bytes}")
-    return np.frombuffer(data, dtype=dtype).reshape(shape).copy(), header["info"], None
+    array = np.frombuffer(data, dtype=dtype).reshape(shape).copy()
+    return _Answer(array, header["info"], is_last=header.get("is_last") is not False)
 
 
 def _reason_of_death(status: int | None) -> str:
@@ -515,22 +598,23 @@ def _one_line(error: BaseException | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def _run(task: Callable[[Request], WorkerResult], request: Request) -> TaskResult[Request]:
-    """Run a task here, with the same outcome as in a child."""
+def _run(task: Task[Request], request: Request) -> Iterator[TaskResult[Request]]:
+    """Run a task in this process."""
     try:
-        array, info = task(request)
-        header = _header(array, info)
+        returned = task(request)
+        is_single = isinstance(returned, tuple)
+        for array, info in [returned] if isinstance(returned, tuple) else returned:
+            if not isinstance(array, np.ndarray) or array.dtype.name not in _DTYPES:
+                kind = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
+                raise TypeError(f"a task must return an array of {', '.join(sorted(_DTYPES))}, got {kind}")
+            # as it will arrive from a child
+            plain = json.loads(json.dumps(info))
+            yield TaskResult(request, np.ascontiguousarray(array), plain, None, is_last=is_single)
     except Exception as error:
-        return TaskResult(request, None, {}, _one_line(error))
-    return TaskResult(request, np.ascontiguousarray(array), json.loads(header)["info"], None)
-
-
-def _header(array: np.ndarray, info: dict[str, Any]) -> bytes:
-    if not isinstance(array, np.ndarray) or array.dtype.name not in _DTYPES:
-        kind = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
-        raise TypeError(f"a task must return an array of {', '.join(sorted(_DTYPES))}, got {kind}")
-    header = {"dtype": array.dtype.name, "shape": array.shape, "info": info, "error": None}
-    return json.dumps(header).encode()
+        yield TaskResult(request, None, {}, _one_line(error))
+        return
+    if not is_single:
+        yield TaskResult(request, None, {}, None)
 
 
 def _serve(descriptor: int, parent_pid: int) -> None:
@@ -543,7 +627,7 @@ def _serve(descriptor: int, parent_pid: int) -> None:
         try:
             task = pickle.loads(connection.recv_bytes())
         except Exception as error:
-            _send_error(connection, error)
+            connection.send_bytes(json.dumps({"info": {}, "error": _one_line(error)}).encode())
             return
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)  # parallelism is the number of children
@@ -552,20 +636,17 @@ def _serve(descriptor: int, parent_pid: int) -> None:
             _answer_request(connection, task)
 
 
-def _answer_request(connection: Connection, task: Callable[[Any], WorkerResult]) -> None:
-    pickled = connection.recv_bytes()
-    try:
-        array, info = task(pickle.loads(pickled))
-        header = _header(array, info)
-    except Exception as error:
-        _send_error(connection, error)
-        return
-    connection.send_bytes(header)
-    connection.send_bytes(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-
-
-def _send_error(connection: Connection, error: Exception) -> None:
-    connection.send_bytes(json.dumps({"info": {}, "error": _one_line(error)}).encode())
+def _answer_request(connection: Connection, task: Task[Any]) -> None:
+    for result in _run(lambda pickled: task(pickle.loads(pickled)), connection.recv_bytes()):
+        header: dict[str, Any] = {"info": result.info, "error": result.error, "is_last": result.is_last}
+        if result.array is None:
+            connection.send_bytes(json.dumps(header).encode())
+        else:
+            header |= {"dtype": result.array.dtype.name, "shape": result.array.shape}
+            connection.send_bytes(json.dumps(header).encode())
+            connection.send_bytes(result.array.reshape(-1).view(np.uint8).data)
+        if not result.is_last:
+            connection.recv_bytes()  # the word to go on
 
 
 def _tie_to_parent(parent_pid: int) -> None:

@@ -1,0 +1,164 @@
+"""Tasks that yield results one by one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vjepa_sdk.errors import VideoDecodeError
+from vjepa_sdk.workers import TaskResult, WorkerPool
+
+
+@dataclass(frozen=True)
+class Count:
+    """Yield 0, 1, ...; what happens before a number is given by `before`."""
+
+    name: str
+    count: int
+    before: dict[int, str] = field(default_factory=dict)
+    log: str = ""
+
+    def run(self) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        for number in range(self.count):
+            kind, _, rest = self.before.get(number, "").partition(" ")
+            if kind == "sleep":
+                time.sleep(float(rest))
+            elif kind == "refuse":
+                raise VideoDecodeError("a.mp4: is damaged")
+            elif kind == "end":
+                raise EOFError("what decoders raise at the end of a file")
+            elif kind == "die" or (kind == "die-once" and not Path(rest).exists()):
+                Path(rest or os.devnull).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.log:
+                with open(self.log, "a") as file:
+                    file.write(f"{number}\n")
+            yield np.array([number]), {"name": self.name}
+
+
+def count(request: Count) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    return request.run()
+
+
+def _pool(num_workers: int, **options: Any) -> WorkerPool[Count]:
+    return WorkerPool(count, num_workers=num_workers, **{"deadline_seconds": 20.0, **options})
+
+
+@pytest.fixture(scope="module")
+def pools() -> Iterator[dict[int, WorkerPool[Count]]]:
+    pools = {num_workers: _pool(num_workers) for num_workers in (0, 1, 2)}
+    yield pools
+    for pool in pools.values():
+        pool.close()
+
+
+def _story(results: Iterator[TaskResult[Count]]) -> list[tuple[str, int | str | None]]:
+    return [
+        (result.request.name, int(result.array[0]) if result.array is not None else result.error) for result in results
+    ]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("prefetch", [0, 1, 4])
+def test_each_request_gives_its_results_and_then_an_end(
+    num_workers: int, prefetch: int, pools: dict[int, WorkerPool[Count]]
+) -> None:
+    requests = [Count("a", 3), Count("b", 0), Count("c", 7)]
+    story = _story(pools[num_workers].map(requests, prefetch=prefetch))
+    assert story == [(r.name, number) for r in requests for number in [*range(r.count), None]]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_only_the_end_of_a_request_is_marked_as_last(num_workers: int, pools: dict[int, WorkerPool[Count]]) -> None:
+    results = pools[num_workers].map([Count("a", 2), Count("b", 2, {1: "refuse"})], prefetch=1)
+    assert [result.is_last for result in results] == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize(
+    ("event", "error"), [("refuse", "a.mp4: is damaged"), ("end", "EOFError: what decoders raise at the end of a file")]
+)
+def test_an_error_ends_its_request_and_no_other(
+    num_workers: int, event: str, error: str, pools: dict[int, WorkerPool[Count]]
+) -> None:
+    story = _story(pools[num_workers].map([Count("a", 9, {1: event}), Count("b", 1)], prefetch=2))
+    assert story == [("a", 0), ("a", error), ("b", 0), ("b", None)]
+
+
+def _num_produced(log: Path) -> int:
+    """Wait until a child produces nothing more."""
+    seen = -1
+    while seen != (seen := len(log.read_text().splitlines()) if log.exists() else 0) or not seen:
+        time.sleep(0.3)
+    return seen
+
+
+def test_a_child_works_ahead_as_far_as_it_may(tmp_path: Path, pools: dict[int, WorkerPool[Count]]) -> None:
+    log = tmp_path / "log"
+    results = pools[1].map([Count("a", 50, log=str(log))], prefetch=5)
+    next(results)
+    assert _num_produced(log) == 1 + 5
+    next(results)
+    assert _num_produced(log) == 2 + 5
+    assert len(list(results)) == 48 + 1
+
+
+def test_results_of_later_requests_fill_no_more_than_the_room_there_is(
+    tmp_path: Path, pools: dict[int, WorkerPool[Count]]
+) -> None:
+    log = tmp_path / "log"
+    results = pools[2].map([Count(name, 50, log=str(log)) for name in "abc"], prefetch=5)
+    next(results)
+    assert _num_produced(log) <= 1 + 5 + 2  # each child may hold one more, so that the caller never waits for another
+    assert len(list(results)) == 49 + 1 + 2 * 51
+
+
+def test_a_request_that_is_run_again_repeats_nothing(tmp_path: Path) -> None:
+    with _pool(1, crash_retries=1) as pool:
+        story = _story(pool.map([Count("a", 6, {4: f"die-once {tmp_path / 'mark'}"}), Count("b", 1)], prefetch=1))
+    assert story == [*(("a", number) for number in [*range(6), None]), ("b", 0), ("b", None)]
+
+
+def test_a_child_that_dies_twice_ends_its_request(tmp_path: Path) -> None:
+    with _pool(1, crash_retries=1) as pool:
+        story = _story(pool.map([Count("a", 6, {2: "die"}), Count("b", 1)], prefetch=3))
+    reason = "decoder process was killed (signal 9), probably for lack of memory; use fewer workers"
+    assert story == [("a", 0), ("a", 1), ("a", reason), ("b", 0), ("b", None)]
+
+
+def test_a_child_that_is_killed_while_it_waits_is_replaced(tmp_path: Path) -> None:
+    request = Count("a", 4, log=str(tmp_path / "log"))
+    with _pool(1, crash_retries=1) as pool:
+        results = pool.map([request], prefetch=0)
+        first = next(results)
+        _num_produced(tmp_path / "log")
+        assert pool._dispatcher is not None
+        pool._dispatcher._workers[0].process.kill()
+        assert _story(iter([first, *results])) == [("a", number) for number in [0, 1, 2, 3, None]]
+
+
+def test_the_deadline_is_for_each_result() -> None:
+    slow = {number: "sleep 0.7" for number in range(3)}
+    with _pool(1, deadline_seconds=1.5) as pool:
+        story = _story(pool.map([Count("a", 3, slow), Count("b", 3, {1: "sleep 60"})], prefetch=0))
+    assert story[:4] == [("a", 0), ("a", 1), ("a", 2), ("a", None)]
+    assert story[4:] == [
+        ("b", 0),
+        ("b", "no result within 1.5 s; the decoder hangs on this file, or needs more deadline_seconds"),
+    ]
+
+
+def test_time_in_which_the_caller_takes_nothing_does_not_count(tmp_path: Path) -> None:
+    with _pool(1, deadline_seconds=1.0) as pool:
+        results = pool.map([Count("a", 4)], prefetch=1)
+        first = next(results)
+        time.sleep(1.5)
+        assert _story(iter([first, *results])) == [("a", number) for number in [0, 1, 2, 3, None]]
