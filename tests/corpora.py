@@ -18,7 +18,7 @@ import torch
 from media import write_video
 from tiny_models import save_tiny
 
-from vjepa_sdk import encoding
+from vjepa_sdk import encoding, ledger
 from vjepa_sdk.api import VJEPA
 from vjepa_sdk.embed import EmbedResult, embed_files
 from vjepa_sdk.embeddings import sidecar
@@ -47,7 +47,7 @@ Embed = Callable[..., EmbedResult]
 @pytest.fixture
 def run(model: Path, clips: Path, monkeypatch: pytest.MonkeyPatch) -> Embed:
     """Embed the shared clips, four a batch, each batch a part, decoding in this process."""
-    monkeypatch.setattr(encoding, "PART_SECONDS", 0.0)
+    monkeypatch.setattr(ledger, "PART_SECONDS", 0.0)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # slow, and no test here cuts the power
 
     def embed_clips(out: Path, inputs: Any = None, **options: Any) -> EmbedResult:
@@ -96,9 +96,9 @@ def python(program: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, **options)
 
 
-def interrupt(run: Embed, out: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Path:
+def interrupt(run: Embed, out: Path, monkeypatch: pytest.MonkeyPatch, *, rows: int = 8, **options: Any) -> Path:
     """Send SIGINT while the second batch is encoded."""
-    encode, calls = encoding._encode, itertools.count(1)
+    encode, calls = encoding.Encoding._encode, itertools.count(1)
 
     def signalling(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == 2:
@@ -106,7 +106,7 @@ def interrupt(run: Embed, out: Path, monkeypatch: pytest.MonkeyPatch, **options:
         return encode(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "_encode", signalling)
+        patch.setattr(encoding.Encoding, "_encode", signalling)
         result = run(out, **options)
-    assert (result.interrupted, result.rows) == (True, 8)
+    assert (result.interrupted, result.rows) == (True, rows)
     return out

@@ -14,7 +14,7 @@ import torch
 from corpora import FILES, NUM_CLIPS, Embed, contents, copy_clips, lines, python, recording
 from tiny_models import VIDEO, save_tiny
 
-from vjepa_sdk import embed, encoding
+from vjepa_sdk import embed, ledger
 from vjepa_sdk.api import VJEPA, ClipLoader
 from vjepa_sdk.embed import embed_files
 from vjepa_sdk.embeddings import load_embeddings
@@ -134,7 +134,7 @@ class TestSameBytes:
     def test_bytes_do_not_depend_on_how_often_parts_are_written(
         self, run: Embed, tmp_path: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(encoding, "PART_SECONDS", 1e9)
+        monkeypatch.setattr(ledger, "PART_SECONDS", 1e9)
         run(tmp_path / "feats.npy")
         assert contents(tmp_path / "feats.npy") == expected
 

@@ -96,13 +96,13 @@ class TestOneRunAtATime:
         rounds: int,
     ) -> None:
         torch.set_num_threads(1)
-        encode = encoding._encode
+        encode = encoding.Encoding._encode
 
         def slow(*args: Any, **options: Any) -> Any:
             time.sleep(1.0)  # longer than the others' patience
             return encode(*args, **options)
 
-        monkeypatch.setattr(encoding, "_encode", slow)
+        monkeypatch.setattr(encoding.Encoding, "_encode", slow)
         for number in range(rounds):
             out = tmp_path / f"{number}.npy"
             gate, opener = os.pipe()

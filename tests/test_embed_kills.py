@@ -13,7 +13,9 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,8 @@ from corpora import FILES, Embed, contents
 
 from vjepa_sdk import encoding, journal
 
-PARTS = 5  # nine clips, two a batch, each batch a part
+MODES: dict[str, dict[str, Any]] = {"clips": {}, "windows": {"window_seconds": 0.4, "stride_seconds": 0.2}}
+PARTS = {"clips": 5, "windows": 36}  # nine clips, or their 59 windows, two a batch, each batch a part
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,12 @@ class Killer:
         try:
             os.setpgid(0, 0)
             signal.alarm(300)  # rather fail than hang
-            encode, commit, publish = encoding._encode, journal.Workspace.commit, journal.Workspace.publish
-            encoding._encode = _telling(encode, writer, after=b"e")
+            encode, commit, publish = encoding.Encoding._encode, journal.Workspace.commit, journal.Workspace.publish
+            encoding.Encoding._encode = _telling(encode, writer, after=b"e")
             journal.Workspace.commit = _telling(commit, writer, before=b"[", after=b"]")  # type: ignore[method-assign]
             journal.Workspace.publish = _telling(publish, writer, before=b"p")  # type: ignore[method-assign]
             os.fsync = lambda descriptor: time.sleep(0.004)  # a slow disk, so that kills hit commits as well
-            self._run(out, batch_size=2, num_workers=num_workers)
+            self._run(out, num_workers=num_workers)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
@@ -115,15 +118,25 @@ def wait_for_orphans(pid: int) -> float:
     return time.monotonic() - started
 
 
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def kill(run: Embed) -> Killer:
+def job(run: Embed, mode: str) -> Embed:
+    return partial(run, batch_size=2, **MODES[mode])
+
+
+@pytest.fixture
+def kill(job: Embed) -> Killer:
     torch.set_num_threads(1)  # a forked process has no other threads, and OpenMP would wait for them
-    return Killer(run)
+    return Killer(job)
 
 
 @pytest.fixture
-def whole(run: Embed, tmp_path: Path) -> dict[str, bytes]:
-    run(tmp_path / "whole.npy", batch_size=2)
+def whole(job: Embed, tmp_path: Path) -> dict[str, bytes]:
+    job(tmp_path / "whole.npy")
     return contents(tmp_path / "whole.npy")
 
 
@@ -143,7 +156,7 @@ def check_complete(out: Path, whole: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize("group", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["alone", "group"])
 def test_a_killed_job_leaves_no_process_and_ends_in_the_same_bytes(
-    run: Embed, kill: Killer, tmp_path: Path, whole: dict[str, bytes], group: bool
+    job: Embed, kill: Killer, tmp_path: Path, whole: dict[str, bytes], group: bool
 ) -> None:
     out = tmp_path / "out" / "feats.npy"
     out.parent.mkdir()
@@ -151,37 +164,37 @@ def test_a_killed_job_leaves_no_process_and_ends_in_the_same_bytes(
     assert killed.in_time and not out.exists()
     wait_for_orphans(killed.pid)
     check_killed(out, whole, killed)
-    run(out, batch_size=2)
+    job(out)
     check_complete(out, whole)
 
 
 @pytest.mark.parametrize("kills", [6, pytest.param(10, marks=pytest.mark.soak)])
 def test_a_chain_of_kills_in_one_job_ends_in_the_same_bytes(
-    run: Embed, kill: Killer, tmp_path: Path, whole: dict[str, bytes], kills: int
+    job: Embed, kill: Killer, tmp_path: Path, whole: dict[str, bytes], kills: int
 ) -> None:
     out, generator = tmp_path / "out" / "feats.npy", random.Random(0)
     out.parent.mkdir()
     for number in range(kills):
         killed = kill(out, after=2, delay=generator.uniform(0, 0.02), group=number % 2 == 0, num_workers=0)
         check_killed(out, whole, killed)
-    run(out, batch_size=2)
+    job(out)
     check_complete(out, whole)
 
 
 @pytest.mark.soak
 def test_100_kills_at_random_progress_end_in_the_same_bytes(
-    run: Embed, kill: Killer, tmp_path: Path, whole: dict[str, bytes]
+    job: Embed, kill: Killer, tmp_path: Path, whole: dict[str, bytes], mode: str
 ) -> None:
     generator, places, slowest = random.Random(0), Counter[str](), 0.0
     for number in range(100):
         out = tmp_path / str(number) / "feats.npy"
         out.parent.mkdir()
-        after, delay = generator.randrange(3 * PARTS), generator.uniform(0, 0.03)
+        after, delay = generator.randrange(3 * PARTS[mode]), generator.uniform(0, 0.03)
         killed = kill(out, after=after, delay=delay, group=number % 2 == 0, num_workers=1)
         slowest = max(slowest, wait_for_orphans(killed.pid))
         places[killed.place if killed.in_time else "too late"] += 1
         check_killed(out, whole, killed)
-        run(out, batch_size=2)
+        job(out)
         check_complete(out, whole)
     print(f"hit {dict(places)}; decoding processes gone within {slowest:.2f} s")
     assert places["work"] + places["commit"] + places["publish"] >= 80
@@ -194,12 +207,12 @@ def test_a_command_killed_in_mid_run_is_finished_by_the_library(
     """A process that was not forked from this one, the whole way through the command line."""
     program = f"""
         import sys, time
-        from vjepa_sdk import cli, encoding
-        encoding.PART_SECONDS, encode = 0.0, encoding._encode
+        from vjepa_sdk import cli, encoding, ledger
+        ledger.PART_SECONDS, encode = 0.0, encoding.Encoding._encode
         def slow(*args, **options):
             time.sleep(0.2)
             return encode(*args, **options)
-        encoding._encode = slow
+        encoding.Encoding._encode = slow
         sys.argv = ["vjepa", "embed", {str(clips)!r}, "--out", "feats.npy", "--model", {str(model)!r},
                     "--batch-size", "4", "--num-workers", "0"]
         cli.main()

@@ -179,13 +179,13 @@ class TestResume:
     def test_a_resumed_job_computes_on_as_many_threads_as_it_began_with(
         self, run: Embed, interrupted: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        before, used, encode = torch.get_num_threads(), [], encoding._encode
+        before, used, encode = torch.get_num_threads(), [], encoding.Encoding._encode
 
         def recording(*args: Any, **kwargs: Any) -> Any:
             used.append(torch.get_num_threads())
             return encode(*args, **kwargs)
 
-        monkeypatch.setattr(encoding, "_encode", recording)
+        monkeypatch.setattr(encoding.Encoding, "_encode", recording)
         torch.set_num_threads(before + 1)
         try:
             run(interrupted)
@@ -231,7 +231,7 @@ class TestSignals:
             os.kill(os.getpid(), signal.SIGTERM)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(encoding, "_encode", impatient)
+            patch.setattr(encoding.Encoding, "_encode", impatient)
             run(tmp_path / "feats.npy")
         run(tmp_path / "feats.npy")
         assert contents(tmp_path / "feats.npy") == expected
@@ -456,7 +456,7 @@ class TestExtend:
             run(tmp_path / f"{name}.npy", inputs=[clips / "8.mp4"])
         old = (tmp_path / "cut.npy").read_bytes()
         extend(tmp_path / "whole.npy", inputs=[clips])
-        encode, calls = encoding._encode, itertools.count(1)
+        encode, calls = encoding.Encoding._encode, itertools.count(1)
 
         def signalling(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == 1:
@@ -464,7 +464,7 @@ class TestExtend:
             return encode(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(encoding, "_encode", signalling)
+            patch.setattr(encoding.Encoding, "_encode", signalling)
             result = extend(tmp_path / "cut.npy", inputs=[clips])
         assert (result.interrupted, result.rows) == (True, 5)
         assert (tmp_path / "cut.npy").read_bytes() == old

@@ -140,7 +140,7 @@ def test_memory_descriptors_and_shared_memory_do_not_grow(
                 manifest.write(f"{number}.mp4,{start},{start + 0.5}\n")
     usage, rows = Usage(), 0
 
-    def stub(self: VJEPA, batch: torch.Tensor, *, pooling: str) -> torch.Tensor:
+    def stub(self: VJEPA, batch: torch.Tensor, *, pooling: str, layers: object) -> torch.Tensor:
         nonlocal rows
         rows += len(batch)
         if rows % 40 == 0:

@@ -184,7 +184,7 @@ def test_only_one_thread_at_a_time_owns_a_workspace_that_comes_and_goes(
     for thread in threads:
         thread.join()
     assert not any(overlaps)
-    assert len(wins) > 50
+    assert wins
     assert not directory.exists()
 
 

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from media import numbered_frame, read_numbers, remux, write_cut_video, write_video
 from PIL import Image
 
-from vjepa_sdk import PreprocessConfig, pyav_reader, windows
+from vjepa_sdk import PreprocessConfig, pyav_reader, windowing
 from vjepa_sdk.errors import ConfigError, InputError
 from vjepa_sdk.video import open_video, read_video
-from vjepa_sdk.windows import Tail, Windowing, WindowLoader, cut_clips, plan_windows, settle_windows
+from vjepa_sdk.windowing import Tail, Windowing, plan_windows, settle_windows
+from vjepa_sdk.windows import WindowLoader, cut_clips
 
 SIDE = 64
 AS_IT_IS = PreprocessConfig(resize_size=SIDE, crop_size=SIDE)
@@ -497,7 +498,7 @@ def test_windows_of_any_times_are_those_found_in_whole_numbers(
 
 
 def test_limits_are_what_the_documentation_says() -> None:
-    assert (windows.MIN_SECONDS, windows.MAX_WINDOWS) == (0.001, 1_000_000)
+    assert (windowing.MIN_SECONDS, windowing.MAX_WINDOWS) == (0.001, 1_000_000)
 
 
 def test_the_reader_lists_the_times_that_were_written(known: Known) -> None:

@@ -37,7 +37,8 @@ from .publish import push
 from .schema import to_dict
 from .upload import PushReport
 from .video import Decoder
-from .windows import Tail, WindowedVideo, Windowing, WindowLoader, as_seconds, settle_windows
+from .windowing import Tail, Windowing, as_seconds, settle_windows
+from .windows import WindowedVideo, WindowLoader
 
 Pooling = Literal["mean", "temporal", "none"]
 """`mean`: one vector; `temporal`: one for each tubelet in time; `none`: one for each token."""
@@ -332,7 +333,7 @@ class VJEPA:
             VideoDecodeError: a file that cannot be decoded.
         """
         _check_output(pooling, batch_size)
-        blocks = None if layers is None else self._blocks("layers", layers)
+        blocks = None if layers is None else self.layer_numbers(layers)
         loader = self.window_loader(
             window_seconds=window_seconds,
             num_frames=num_frames,
@@ -517,14 +518,19 @@ class VJEPA:
         Raises:
             ConfigError: a block that the model does not have.
         """
-        blocks = tuple(self._blocks("n", n))
+        blocks = tuple(self.layer_numbers(n, name="n"))
         return self.encoder.get_intermediate_layers(self._to_weights(clips), blocks, norm=norm)
 
-    def _blocks(self, name: str, n: int | Sequence[int]) -> list[int]:
+    def layer_numbers(self, layers: int | Sequence[int], *, name: str = "layers") -> list[int]:
+        """Return the numbers of blocks, from 0, that `layers` stands for: the last so many, or those it lists.
+
+        Raises:
+            ConfigError: a block that the model does not have; `name` is what the message calls the argument.
+        """
         depth = self.config.depth
-        blocks = range(depth - int(n), depth) if isinstance(n, int | np.integer) else n
+        blocks = range(depth - int(layers), depth) if isinstance(layers, int | np.integer) else layers
         if not len(blocks) or not all(isinstance(b, int | np.integer) and 0 <= b < depth for b in blocks):
-            raise ConfigError(f"{name}={n!r} must name blocks of the {depth} from 0 to {depth - 1}")
+            raise ConfigError(f"{name}={layers!r} must name blocks of the {depth} from 0 to {depth - 1}")
         return [int(block) for block in blocks]
 
     @torch.no_grad()

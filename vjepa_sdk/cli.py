@@ -99,10 +99,24 @@ def embed(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     weights: Annotated[EncoderWeights | None, typer.Option(help="Which encoder, where both exist.")] = None,
     pooling: Annotated[
-        Literal["mean", "temporal", "none"], typer.Option(help="One vector a video, one a tubelet, or one a token.")
+        Literal["mean", "temporal", "none"], typer.Option(help="One vector a row, one a tubelet, or one a token.")
     ] = "mean",
-    num_frames: Annotated[int | None, typer.Option(help="Frames of a clip; the model's own if left out.")] = None,
+    layers: Annotated[
+        str | None, typer.Option(help="Blocks to take features of: their numbers, as 5,11, or 4 for the last four.")
+    ] = None,
+    num_frames: Annotated[
+        int | None, typer.Option(help="Frames of a clip or window; the model's own if left out.")
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Sample at this rate instead of evenly over the video.")] = None,
+    window_seconds: Annotated[
+        float | None, typer.Option(help="Cut videos into windows of this length, a row for each.")
+    ] = None,
+    stride_seconds: Annotated[
+        float | None, typer.Option(help="From window to window; their length if left out.")
+    ] = None,
+    tail: Annotated[
+        Literal["pad", "drop", "overlap"], typer.Option(help="What becomes of an end that does not fill a window.")
+    ] = "pad",
     source_fps: Annotated[float | None, typer.Option(help="Frame rate of directories of frames.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips encoded together.")] = 8,
     normalize_embeddings: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = False,
@@ -126,7 +140,7 @@ def embed(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Export features of videos: one row per clip, in the order of the sorted paths."""
+    """Export features of videos: one row per clip or window, in the order of the sorted paths."""
     from .embed import embed_files
 
     _set_up_logging(quiet, verbose)
@@ -137,8 +151,12 @@ def embed(
         revision=revision,
         weights=weights,
         pooling=pooling,
+        layers=None if layers is None else _layers(layers),
         num_frames=num_frames,
         fps=fps,
+        window_seconds=window_seconds,
+        stride_seconds=stride_seconds,
+        tail=tail,
         source_fps=source_fps,
         batch_size=batch_size,
         normalize_embeddings=normalize_embeddings,
@@ -400,6 +418,17 @@ def doctor(as_json: Json = False, verbose: Verbose = False) -> None:
         lines += [title, *(f"  {key:<{width}}  {value}".rstrip() for key, value in table.items())]
     _print(report, as_json, "\n".join(map(printable, lines)))
     raise typer.Exit(FAILED if report.problems else COMPLETE)
+
+
+def _layers(text: str) -> int | list[int]:
+    """Read `4` as the last four blocks and `5,11`, or `5,` for a single one, as their numbers."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise ConfigError(f"layers={text} must be numbers of blocks such as 5,11, or 4 for the last four")
+    return numbers if "," in text else numbers[0]
 
 
 def _print(result: Any, as_json: bool, text: str) -> None:

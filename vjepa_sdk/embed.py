@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,20 +20,24 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .corpus import Clip, clip_changes, describe_clips, setting_changes
+from .embed_options import Decoder, EmbedOptions, OnError, Pooling
 from .embeddings import Dtype, Embeddings, load_embeddings, sidecar
-from .encoding import Decoder, EmbedOptions, Encoding, OnError, Pooling
+from .encoding import Encoding
 from .errors import OutputError, ResumeError, WeightsError
 from .files import PathLike
 from .journal import Part, Workspace, digest_of
+from .ledger import Ledger
 from .listing import find_clips
 from .outputs import ERRORS, Extension, check_output, existing_output, finish, publish
 from .registry import DEFAULT_MODEL
 from .shapes import Shape, local_directory, read_shape
 from .signals import stop_on_signal
 from .storage import sha256_of
+from .windowing import Tail
 
 if TYPE_CHECKING:
     from .api import VJEPA, ClipLoader
+    from .windows import WindowLoader
 
 __all__ = ["EmbedResult", "Embeddings", "embed_files", "load_embeddings"]
 
@@ -78,8 +82,12 @@ def embed_files(
     revision: str | None = None,
     weights: Literal["target", "context"] | None = None,
     pooling: Pooling = "mean",
+    layers: int | Sequence[int] | None = None,
     num_frames: int | None = None,
     fps: float | None = None,
+    window_seconds: float | None = None,
+    stride_seconds: float | None = None,
+    tail: Tail = "pad",
     source_fps: float | None = None,
     batch_size: int = 8,
     normalize_embeddings: bool = False,
@@ -95,7 +103,7 @@ def embed_files(
     overwrite: bool = False,
     show_progress_bar: bool | None = None,
 ) -> EmbedResult:
-    """Write one row of features for each clip, in sorted order; call again to go on after a kill.
+    """Write one row of features for each clip, or each window of it, in sorted order; call again to go on after a kill.
 
     Beside `feats.npy` appear `feats.index.jsonl` (line i describes row i), `feats.errors.jsonl` (clips that failed, and
     why), `feats.inputs.jsonl` (every clip, and how many rows it gave) and `feats.meta.json`. Until all are complete the
@@ -111,8 +119,16 @@ def embed_files(
         revision: branch, tag or commit of a hub repository.
         weights: `target` or `context` encoder; None takes what is there, target first.
         pooling: `mean` [D], `temporal` [T', D] or `none` [T', H', W', D].
-        num_frames: frames of each clip; None: the model's own.
-        fps: take frames at this rate from the start, instead of spread evenly over the video.
+        layers: the last so many blocks, or their numbers from 0; they add an axis before those of `pooling`. None: the
+            model's output.
+        num_frames: frames of each clip or window; None: the model's own.
+        fps: take frames at this rate from the start, instead of spread evenly over the video; in windows, see
+            `VJEPA.extract`.
+        window_seconds: cut each video into windows of this length, a row for each, as `VJEPA.extract` does; those of a
+            part of a video start where it starts. None: `num_frames / fps` if `stride_seconds` is given, else no
+            windows.
+        stride_seconds: from the start of one window to the start of the next; None: windows follow each other.
+        tail: what becomes of an end that does not fill a window: `pad`, `drop` or `overlap`.
         source_fps: frame rate of frame directories, needed for their seconds and with `fps`.
         batch_size: clips encoded together.
         normalize_embeddings: scale each vector to length 1.
@@ -143,8 +159,12 @@ def embed_files(
         revision=revision,
         weights=weights,
         pooling=pooling,
+        layers=layers if layers is None or isinstance(layers, int) else tuple(layers),
         num_frames=num_frames,
         fps=fps,
+        window_seconds=window_seconds,
+        stride_seconds=stride_seconds,
+        tail=tail,
         source_fps=source_fps,
         batch_size=batch_size,
         normalize_embeddings=normalize_embeddings,
@@ -176,7 +196,8 @@ def _embed(options: EmbedOptions, out: Path, inputs: Inputs, work: Workspace, st
     found = find_clips(inputs, links="follow" if options.follow_symlinks else "refuse")
     directory = local_directory(options.model) or _locate_model(options)
     shape = read_shape(directory)
-    clips = describe_clips(found.clips("stills" if shape.config.is_image_model else "frames"))
+    wants_stills = shape.config.is_image_model and not options.has_windows
+    clips = describe_clips(found.clips("stills" if wants_stills else "frames"))
     settings = {**options.settings, "model_sha256": _model_sha256(directory)}
     extension = None
     if output is not None:
@@ -188,7 +209,7 @@ def _embed(options: EmbedOptions, out: Path, inputs: Inputs, work: Workspace, st
     job = _Job(options, out, settings, extension.clips if extension else clips, extension)
     unfinished = job.unfinished(work)
     parts = work.recover() if unfinished is not None else []
-    _check_room(job, shape, num_done=sum(part.last - part.first for part in parts))
+    _check_room(job, shape, num_done=sum(part.last - part.first for part in parts if part.end is None))
     return _run(job, directory, work, parts, started)
 
 
@@ -253,31 +274,24 @@ def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started
     if unfinished is None:
         parts = []
         work.start({**job.plan, "environment": environment, "num_threads": threads})
-    encoding = Encoding(
-        job.clips,
-        model,
-        loader,
-        options=options,
-        out=job.out,
-        parts=parts,
-        row_shape=None if extension is None else extension.base.row_shape,
-        work=work,
-    )
+    row_shape = None if extension is None else extension.base.row_shape
+    ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
+    encoding = Encoding(job.clips, model, loader, options=options, ledger=ledger)
     with stop_on_signal() as stop, _on_threads(threads):
         is_complete = encoding.run(stop)
         result = _result(
             job.out,
             started,
-            rows=sum(part.facts["rows"] for part in encoding.parts) + (extension.base.rows if extension else 0),
-            failed=encoding.failed + (extension.num_failed if extension else 0),
+            rows=ledger.rows_on_disk + (extension.base.rows if extension else 0),
+            failed=ledger.failed + (extension.num_failed if extension else 0),
             interrupted=not is_complete,
-            clips=encoding.num_clips,
+            clips=ledger.num_taken,
             clips_seconds=encoding.seconds,
             decode_wait_seconds=encoding.decode_wait_seconds,
         )
         if is_complete:
             about = _about(result, job, {**environment, "num_threads": threads}, model, loader)
-            publish(job.out, work, encoding.parts, clips=job.clips, extension=extension, about=about)
+            publish(job.out, work, ledger.parts, clips=job.clips, extension=extension, about=about)
     return result
 
 
@@ -333,14 +347,36 @@ def _environment(options: EmbedOptions) -> dict[str, str]:
     return {"vjepa_sdk": __version__, "device": f"{device.type} {kind}", **{name: version(name) for name in packages}}
 
 
-def _load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoader]:
+def _load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoader | WindowLoader]:
+    """Load the model, and check against it what can only be checked now."""
     from .api import VJEPA
 
     model = VJEPA.from_pretrained(directory, weights=options.weights, device=options.device)
-    loader = model.clip_loader(
-        num_frames=options.num_frames, fps=options.fps, source_fps=options.source_fps, decoder=options.decoder
+    if options.layers is not None:
+        model.layer_numbers(options.layers)
+    if not options.has_windows:
+        return model, model.clip_loader(
+            num_frames=options.num_frames, fps=options.fps, source_fps=options.source_fps, decoder=options.decoder
+        )
+    return model, model.window_loader(
+        window_seconds=options.window_seconds,
+        num_frames=options.num_frames,
+        fps=options.fps,
+        stride_seconds=options.stride_seconds,
+        tail=options.tail,
+        source_fps=options.source_fps,
+        decoder=options.decoder,
     )
-    return model, loader
+
+
+def _sampling(loader: ClipLoader | WindowLoader) -> dict[str, Any]:
+    """Return the settings that were left to the model, or follow from others."""
+    from .windows import WindowLoader
+
+    if not isinstance(loader, WindowLoader):
+        return {"num_frames": loader.sampling.num_frames}
+    names = ("num_frames", "window_seconds", "stride_seconds")
+    return {name: getattr(loader.windowing, name) for name in names}
 
 
 def _num_threads() -> int:
@@ -365,7 +401,9 @@ def _on_threads(count: int) -> Iterator[None]:
 def _check_room(job: _Job, shape: Shape, *, num_done: int) -> None:
     """Refuse a job that cannot fit: what is left is written twice, as parts and as the output made of them."""
     size = np.dtype(job.options.dtype).itemsize
-    row = size * shape.values_per_row(job.options.pooling, job.options.num_frames)
+    layers = job.options.layers
+    num_layers = 1 if layers is None else layers if isinstance(layers, int) else len(layers)
+    row = size * shape.values_per_row(job.options.pooling, job.options.num_frames, num_layers=num_layers)
     needed = row * (2 * len(job.clips) - num_done)
     needed += job.out.stat().st_size if job.extension is not None else 0
     free = shutil.disk_usage(job.out.parent).free
@@ -374,7 +412,11 @@ def _check_room(job: _Job, shape: Shape, *, num_done: int) -> None:
 
 
 def _about(
-    result: EmbedResult, job: _Job, environment: Mapping[str, Any], model: VJEPA, loader: ClipLoader
+    result: EmbedResult,
+    job: _Job,
+    environment: Mapping[str, Any],
+    model: VJEPA,
+    loader: ClipLoader | WindowLoader,
 ) -> dict[str, Any]:
     """Return what the meta file says of an output, besides counts and checksums."""
     from .schema import to_dict
@@ -391,7 +433,7 @@ def _about(
             "encoder_weights": model.encoder_weights,
             "provenance": dict(model.provenance),
         },
-        "settings": {**job.options.settings, "num_frames": loader.sampling.num_frames},
+        "settings": {**job.options.settings, **_sampling(loader)},
         "preprocess": to_dict(model.preprocess),
         "environment": dict(environment),
         "plan": {"settings": job.settings},

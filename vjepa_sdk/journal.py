@@ -4,6 +4,7 @@
       lock             held while a run is alive
       plan.json        what is to be done, with its own checksum
       part-00000016    results of the units from number 16 on
+      part-00000020-00000300   results of unit 20, which has many, from its 300th on
       journal.jsonl    one line for each finished part, with its own checksum
       commit           the output is finished: what is left to do is to move it to its place
 
@@ -37,10 +38,14 @@ _LOCK, _PLAN, _JOURNAL, _COMMIT = "lock", "plan.json", "journal.jsonl", "commit"
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A finished part: results of the units `first` to `last - 1`."""
+    """A finished part: results of the units `first` to `last - 1`, or some of those of one unit that has many."""
 
     first: int
     last: int
+    begin: int = 0
+    """How many results of unit `first` are in the parts before this one."""
+    end: int | None = None
+    """Where the results of unit `first` go on in the part after this one; None: they end here."""
     sha256: str
     facts: dict[str, Any]
     """What the job wants to know without opening the part, as plain JSON data."""
@@ -48,7 +53,13 @@ class Part:
     @property
     def name(self) -> str:
         """Of the part's file."""
-        return f"part-{self.first:08d}"
+        return f"part-{self.first:08d}" + (f"-{self.begin:08d}" if self.begin else "")
+
+    def follows(self, other: Part | None) -> bool:
+        """Whether this part may come after another one, None for the start."""
+        if self.begin:
+            return other is not None and (other.first, other.end) == (self.first, self.begin)
+        return other is None or self.first >= other.last
 
 
 class Workspace:
@@ -109,8 +120,8 @@ class Workspace:
             path = self.directory / _JOURNAL
             lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
             parts: list[Part] = []
-            for part in sorted(filter(None, map(_parse, lines)), key=lambda part: part.first):
-                if (not parts or part.first >= parts[-1].last) and self._damage(part) is None:
+            for part in sorted(filter(None, map(_parse, lines)), key=lambda part: (part.first, part.begin)):
+                if part.follows(parts[-1] if parts else None) and self._damage(part) is None:
                     parts.append(part)
             if len(parts) != len(lines) - 1 or lines[-1]:
                 logger.warning("%s: %d parts are intact, the rest is done again", self.directory, len(parts))
@@ -119,10 +130,20 @@ class Workspace:
             self._keep_only([_PLAN, _JOURNAL, *(part.name for part in parts)])
         return parts
 
-    def commit(self, *, first: int, last: int, data: Sequence[bytes], facts: dict[str, Any]) -> Part:
+    def commit(
+        self,
+        *,
+        first: int,
+        last: int,
+        begin: int = 0,
+        end: int | None = None,
+        data: Sequence[bytes],
+        facts: dict[str, Any],
+    ) -> Part:
         """Write a part and then its journal line, each forced to disk.
 
         Args:
+            first, last, begin, end: see `Part`.
             data: the part's content, in pieces.
             facts: plain JSON data to keep in the journal.
 
@@ -132,7 +153,7 @@ class Workspace:
         sha256 = hashlib.sha256()
         for piece in data:
             sha256.update(piece)
-        part = Part(first=first, last=last, sha256=sha256.hexdigest(), facts=facts)
+        part = Part(first=first, last=last, begin=begin, end=end, sha256=sha256.hexdigest(), facts=facts)
         with disk_errors(self.directory, needed=sum(map(len, data))):
             with atomic_file(self.directory / part.name) as file:
                 file.writelines(data)

@@ -12,9 +12,9 @@ from typing import IO, Any, NoReturn
 
 from .corpus import Clip, clip_changes, inputs_digest, setting_changes
 from .embeddings import Row, check_suffix, iter_rows, json_line, sidecar, write_features
-from .encoding import stored_outcomes
 from .errors import OutputError, ResumeError, VideoDecodeError
 from .journal import Part, Workspace, disk_errors
+from .ledger import stored_outcomes
 from .storage import atomic_file, sha256_of, write_json
 
 INDEX, ERRORS, INPUTS, META = "index.jsonl", "errors.jsonl", "inputs.jsonl", "meta.json"
@@ -195,7 +195,7 @@ def publish(
         extension: what the output is added to, None if it is new.
         about: what the meta file says besides counts and checksums.
     """
-    parts = sorted(parts, key=lambda part: part.first)
+    parts = sorted(parts, key=lambda part: (part.first, part.begin))
     base = extension.base if extension is not None else None
     with disk_errors(out):
         old_shapes = [row.shape for row in iter_rows(base.path)] if base is not None else []
@@ -251,14 +251,18 @@ def _write_lists(
             index.write(sidecar(base, INDEX).read_bytes())
             failed += _copy_lines(sidecar(base, ERRORS), errors, without=dropped)
             _copy_lines(sidecar(base, INPUTS), inputs, without=dropped)
-        for clip, outcome in zip(clips, stored_outcomes(work, parts), strict=True):
-            inputs.write(json_line({**vars(clip), "rows": len(outcome.rows)}))
+        left, num_before = iter(clips), 0
+        for outcome in stored_outcomes(work, parts):
             if outcome.failure is not None:
                 errors.write(json_line(outcome.failure))
                 failed += 1
             for row in outcome.rows:
                 index.write(json_line({"row": first_row + len(shapes), **row.entry}))
                 shapes.append(row.values.shape)
+            if outcome.is_last:
+                inputs.write(json_line({**vars(next(left)), "rows": len(shapes) - num_before}))
+                num_before = len(shapes)
+        assert next(left, None) is None
     return _Counts(shapes, failed)
 
 

@@ -1,14 +1,15 @@
 """Write and read features as Parquet: a table with the index's columns and the features, for databases.
 
-Columns: `row`, `id`, `path`, `start_seconds`, `end_seconds`, `frames`, `decoder` and `embedding`. `embedding` is a list
-of fixed length where all rows have one shape, else of any length; a row of several axes is flattened, and `shape` says
-how.
+Columns: `row`, `id`, `path`, `window` (of videos cut into windows), `start_seconds`, `end_seconds`, `frames`, `decoder`
+and `embedding`. `embedding` is a list of fixed length where all rows have one shape, else of any length; a row of
+several axes is flattened, and `shape` says how.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,7 +34,7 @@ def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Seq
     """Write rows in groups of a size that depends on their shape alone.
 
     Args:
-        rows: entry of the index and values of each.
+        rows: entry of the index and values of each; at least one.
         shapes: of each row.
     """
     import pyarrow as pa
@@ -45,10 +46,13 @@ def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Seq
     largest = max(math.prod(shape) for shape in distinct) * np.dtype(dtype).itemsize
     group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // max(1, largest)))
     value = pa.float32() if dtype == "float32" else pa.float16()
+    remaining = iter(rows)
+    first = next(remaining)
     columns = {
         "row": pa.int64(),
         "id": pa.string(),
         "path": pa.string(),
+        **({"window": pa.int64()} if "window" in first[0] else {}),
         "start_seconds": pa.float64(),
         "end_seconds": pa.float64(),
         "frames": pa.list_(pa.int64()),
@@ -59,7 +63,7 @@ def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Seq
     schema = pa.schema(list(columns.items()))
     with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema) as writer:
         pending: list[_Row] = []
-        for row in rows:
+        for row in chain([first], remaining):
             pending.append(row)
             if len(pending) == group:
                 writer.write_table(_table(pending, schema, dtype), row_group_size=group)

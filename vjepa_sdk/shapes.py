@@ -20,9 +20,9 @@ class Shape:
     config: ModelConfig
     preprocess: PreprocessConfig
 
-    def values_per_row(self, pooling: str, num_frames: int | None) -> int:
+    def values_per_row(self, pooling: str, num_frames: int | None, *, num_layers: int = 1) -> int:
         """Return how many numbers one row holds at most."""
-        values = self.config.embed_dim
+        values = self.config.embed_dim * num_layers
         if pooling != "mean":
             values *= max(1, (num_frames or self.config.num_frames) // self.config.tubelet_size)
         if pooling == "none":

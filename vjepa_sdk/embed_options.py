@@ -1,0 +1,95 @@
+"""Check the options of an embedding job."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .embeddings import Dtype
+from .errors import ConfigError
+from .schema import check_types
+from .windowing import Tail, as_seconds
+
+Pooling = Literal["mean", "temporal", "none"]
+Decoder = Literal["pyav", "decord"]
+OnError = Literal["skip", "stop"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """What a job shall do; the arguments of `embed_files`, checked."""
+
+    model: str
+    revision: str | None
+    weights: Literal["target", "context"] | None
+    pooling: Pooling
+    layers: int | tuple[int, ...] | None
+    num_frames: int | None
+    fps: float | None
+    window_seconds: float | None
+    stride_seconds: float | None
+    tail: Tail
+    source_fps: float | None
+    batch_size: int
+    normalize_embeddings: bool
+    dtype: Dtype
+    decoder: Decoder
+    device: str | None
+    num_workers: int
+    deadline_seconds: float
+    max_failures: float | str | None
+    on_error: OnError
+    follow_symlinks: bool
+    extend: bool
+    overwrite: bool
+    show_progress_bar: bool | None
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, is_valid, rule in (
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("num_workers", self.num_workers >= 0, "at least 0"),
+            ("deadline_seconds", self.deadline_seconds > 0, "above 0"),
+        ):
+            if not is_valid:
+                raise ConfigError(f"{name}={getattr(self, name)} must be {rule}")
+        for name in ("window_seconds", "stride_seconds"):
+            as_seconds(name, getattr(self, name))
+        if self.tail != "pad" and not self.has_windows:
+            raise ConfigError(f"tail={self.tail} is for the end of windows; pass window_seconds, or leave it out")
+        _ = self.failure_share
+        if self.extend and self.overwrite:
+            raise ConfigError("extend and overwrite exclude each other; pass one")
+
+    @property
+    def failure_share(self) -> float:
+        """The largest share of clips that may fail, from 0 to 1."""
+        given = self.max_failures
+        if given is None:
+            return 1.0
+        try:
+            share = float(given[:-1]) / 100 if isinstance(given, str) and given.endswith("%") else float(given)
+        except ValueError:
+            share = math.nan
+        if not 0 <= share <= 1:
+            raise ConfigError(f"max_failures={given} must be a fraction from 0 to 1 or a percentage; pass 0.05 or 5%")
+        return share
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether a clip gives a row for each of its windows, instead of one."""
+        return self.window_seconds is not None or self.stride_seconds is not None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the features, besides inputs, weights and environment."""
+        names = (
+            *("weights", "pooling", "num_frames", "fps", "source_fps", "batch_size", "normalize_embeddings", "dtype"),
+            *("decoder", "window_seconds", "stride_seconds"),
+        )
+        return {
+            **{name: getattr(self, name) for name in names},
+            "tail": self.tail if self.has_windows else None,
+            "layers": list(self.layers) if isinstance(self.layers, tuple) else self.layers,
+        }
