@@ -173,9 +173,8 @@ def embed(
         show_progress_bar=False if quiet else None,
     )
     if result.clips and not quiet:
-        rate = (
-            f"{result.clips} clips in {result.clips_seconds:.1f} s, {result.clips / result.clips_seconds:.3g} clips/s"
-        )
+        number, unit = (result.windows, "windows") if result.windows else (result.clips, "clips")
+        rate = f"{number} {unit} in {result.clips_seconds:.1f} s, {number / result.clips_seconds:.3g} {unit}/s"
         print(f"vjepa: {rate}; the encoder waited {result.decode_wait_seconds:.1f} s for decoding", file=sys.stderr)
     if result.interrupted:
         _print(result, as_json, f"{out}: stopped; run the same command again to go on")

@@ -61,6 +61,8 @@ class EmbedResult:
     """A signal stopped the run; its state is saved, call again to go on."""
     clips: int = 0
     """That this run decoded and encoded, or tried to."""
+    windows: int = 0
+    """Of these clips, encoded by this run; 0 where clips are not cut into windows."""
     seconds: float = 0.0
     """Of this run."""
     clips_seconds: float = 0.0
@@ -286,6 +288,7 @@ def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started
             failed=ledger.failed + (extension.num_failed if extension else 0),
             interrupted=not is_complete,
             clips=ledger.num_taken,
+            windows=encoding.num_windows,
             clips_seconds=encoding.seconds,
             decode_wait_seconds=encoding.decode_wait_seconds,
         )
@@ -304,6 +307,7 @@ def _result(
     already_complete: bool = False,
     interrupted: bool = False,
     clips: int = 0,
+    windows: int = 0,
     clips_seconds: float = 0.0,
     decode_wait_seconds: float = 0.0,
 ) -> EmbedResult:
@@ -314,6 +318,7 @@ def _result(
         already_complete=already_complete,
         interrupted=interrupted,
         clips=clips,
+        windows=windows,
         seconds=time.monotonic() - started,
         clips_seconds=clips_seconds,
         decode_wait_seconds=decode_wait_seconds,
