@@ -88,7 +88,8 @@ def test_every_embed_option_is_a_keyword_of_the_library_call(monkeypatch: pytest
     monkeypatch.setattr(embed, "embed_files", record)
     options = (
         "--model m --revision r --weights context --pooling temporal --num-frames 4 --fps 2.5 --batch-size 3 "
-        "--layers 1,2 --window-seconds 3 --stride-seconds 1.5 --tail drop --source-fps 9 --normalize-embeddings --dtype float16 --decoder decord --device cpu --num-workers 1 "
+        "--layers 1,2 --window-seconds 3 --stride-seconds 1.5 --tail drop "
+        "--source-fps 9 --normalize-embeddings --dtype float16 --decoder decord --device cpu --num-workers 1 "
         "--deadline-seconds 9 --max-failures 5% --on-error stop --follow-symlinks --extend --overwrite --quiet"
     ).split()
     monkeypatch.setattr(sys, "argv", ["vjepa", "embed", "a", "b", "--out", str(tmp_path / "x.npy"), *options])
