@@ -219,25 +219,28 @@ class TestEveryCrashPoint:
         """Embed three clips in two batches with one failure among them, loading the model once only."""
         torch.set_num_threads(1)  # a forked process has no other threads, and OpenMP would wait for them
         loaded = VJEPA.from_pretrained(model, device="cpu")
-        monkeypatch.setattr(embed, "_load_model", lambda directory, options: (loaded, loaded.clip_loader()))
+        loaders = {None: loaded.clip_loader(), 0.2: loaded.window_loader(window_seconds=0.2)}
+        monkeypatch.setattr(embed, "_load_model", lambda _, options: (loaded, loaders[options.window_seconds]))
         given = [clips / "0.mp4", clips / "1.mp4", clips.parent / "bad.mp4"]
         given[2].write_bytes(b"bad")
         return lambda out, inputs=None, **options: run(out, inputs=inputs or given, batch_size=2, **options)
 
     @pytest.fixture
     def change(self, request: pytest.FixtureRequest, job: Embed, clips: Path, tmp_path: Path) -> Change:
-        """Return a job of a kind: `new`, `overwrite` an output of other settings, `extend` one of another clip."""
-        old = tmp_path / "old" if request.param != "new" else None
+        """Return a job of a kind: `new` (`windows`: of windows), `overwrite` other settings, `extend` another clip."""
+        old = tmp_path / "old" if request.param in ("overwrite", "extend") else None
         if old is not None:
             old.mkdir()
             is_extension = request.param == "extend"
             job(old / "feats.npy", **({"inputs": [clips / "5.mp4"]} if is_extension else {"pooling": "temporal"}))
-        options = {} if old is None else {request.param: True}
+        options: dict[str, Any] = {} if old is None else {request.param: True}
+        if request.param == "windows":
+            options = {"window_seconds": 0.2}
         undisturbed = Change(job, options, old, {}).start(tmp_path / "undisturbed")
         job(undisturbed, **options)
         return Change(job, options, old, contents(undisturbed))
 
-    @pytest.mark.parametrize("change", ["overwrite", "extend"], indirect=True)
+    @pytest.mark.parametrize("change", ["overwrite", "extend", "windows"], indirect=True)
     def test_a_disk_that_fails_at_any_call_leaves_the_old_or_the_new_state(
         self, change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -257,7 +260,7 @@ class TestEveryCrashPoint:
 
     @pytest.mark.parametrize(
         "change",
-        ["new", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("overwrite", "extend"))],
+        ["new", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("overwrite", "extend", "windows"))],
         indirect=True,
     )
     def test_a_kill_at_any_call_leaves_the_old_or_the_new_state(self, change: Change, tmp_path: Path) -> None:
