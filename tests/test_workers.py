@@ -155,6 +155,17 @@ def test_a_dying_process_costs_its_task_only(request_: str, error: str, pools: d
     assert str(values[1]).startswith(error)
 
 
+def test_deaths_in_a_row_stop_the_run_and_scattered_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MAX_DEATHS", 2)
+    with _pool(1) as pool:
+        values = _values(pool.map(["exit 3", "exit 3", 1, "exit 3", "refuse", "exit 3"], prefetch=0))
+        assert values.count("decoder process died (exit code 3)") == 4
+        with pytest.raises(
+            VJEPAError, match=r"3 requests in a row ended .*: decoder process died \(exit code 3\); the"
+        ):
+            list(pool.map(["exit 3"] * 4, prefetch=0))
+
+
 def test_a_slow_start_does_not_count_against_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "slow_module.py").write_text(
         "import time\ntime.sleep(0.8)\nimport numpy as np\ndef task(request): return np.zeros(1), {}\n"

@@ -44,6 +44,7 @@ Task = Callable[[Request], WorkerResult | Iterator[WorkerResult]]
 
 START_UP_SECONDS = 120.0  # importing torch on a loaded machine takes long and is nobody's clip's fault
 MAX_FAILED_STARTS = 3  # in a row; the kernel may kill a new process for lack of memory and let the next one live
+MAX_DEATHS = 10  # of different requests, one after the other; then the requests are not to blame
 WATCHDOG_SECONDS = 600.0
 _KILL_SECONDS = 5.0
 MAX_HEADER_BYTES = 1 << 20
@@ -127,8 +128,8 @@ class WorkerPool(Generic[Request]):
                 tasks with one result.
 
         Raises:
-            VJEPAError: worker processes cannot be started, or nothing comes from them for `WATCHDOG_SECONDS`, in which
-                case the stacks of all threads are on stderr.
+            VJEPAError: worker processes cannot be started, more than `MAX_DEATHS` requests in a row kill theirs, or
+                nothing comes from them for `WATCHDOG_SECONDS`, in which case the stacks of all threads are on stderr.
         """
         if prefetch < 0:
             raise ConfigError(f"prefetch={prefetch} must be at least 0")
@@ -330,6 +331,7 @@ class _Dispatcher:
         self._max_tasks_per_worker = max_tasks_per_worker
         self._crash_retries = crash_retries
         self._num_failed_starts = 0
+        self._num_deaths = 0
         self._last_answer = time.monotonic()
         self._workers: list[_Worker] = []
         self._waiting: deque[_Ticket] = deque()
@@ -448,7 +450,7 @@ class _Dispatcher:
             try:
                 worker.connection.send_bytes(_GO_ON)
             except OSError:
-                self._end(worker, _reason_of_death(worker.exit_status()))
+                self._end(worker, _reason_of_death(worker.exit_status()), is_death=True)
                 continue
             worker.is_paused, worker.deadline = False, time.monotonic() + self._deadline_seconds
 
@@ -471,7 +473,7 @@ class _Dispatcher:
             with _killed_after(worker.process, max(1.0, remaining)):
                 answer = _read_answer(worker.connection)
         except (EOFError, OSError):
-            self._end(worker, _reason_of_death(worker.exit_status()))
+            self._end(worker, _reason_of_death(worker.exit_status()), is_death=True)
             return
         except ValueError as violation:
             self._end(worker, f"decoder process sent an invalid answer: {_one_line(violation)}")
@@ -485,6 +487,7 @@ class _Dispatcher:
         if worker.is_paused:
             self._end(worker, "decoder process sent more than it was asked for")
             return
+        self._num_deaths = 0
         self._answer(worker, answer)
         worker.num_tasks += answer.is_last
         if worker.num_tasks >= self._max_tasks_per_worker:
@@ -499,7 +502,7 @@ class _Dispatcher:
         else:
             self._end(worker, f"it was not ready within {START_UP_SECONDS:g} s")
 
-    def _end(self, worker: _Worker, error: str) -> None:
+    def _end(self, worker: _Worker, error: str, *, is_death: bool = False) -> None:
         """Replace a worker that failed; its task, and only that, is run again or fails with it."""
         self._discard(worker)
         if self._is_stopping:
@@ -517,6 +520,12 @@ class _Dispatcher:
             logger.warning("%s; running the task again", error)
             self._waiting.appendleft(worker.ticket)
         elif worker.ticket is not None:
+            self._num_deaths = self._num_deaths + 1 if is_death else 0
+            if self._num_deaths > MAX_DEATHS:
+                raise VJEPAError(
+                    f"{self._num_deaths} requests in a row ended their worker process, the last one: {error}; "
+                    "the decoder, or this machine, is broken: try num_workers=1, another decoder, or reinstall it"
+                )
             self._answer(worker, _Answer(error=error))
 
     def _discard(self, worker: _Worker) -> None:
