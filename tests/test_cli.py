@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -420,3 +422,11 @@ def test_plan_mistakes_are_one_line(
     assert run(monkeypatch, "pretrain", "list.csv", *options) == cli.USAGE
     errors = capsys.readouterr().err
     assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors
+
+
+def test_help_names_every_option_in_full_however_narrow_the_terminal() -> None:
+    environment = {**os.environ, "COLUMNS": "80"}
+    command = [sys.executable, "-m", "vjepa_sdk", "embed", "--help"]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    options = {name.replace("_", "-") for name in inspect.signature(cli.embed).parameters} - {"inputs", "as-json"}
+    assert not {name for name in options if f"--{name} " not in shown}

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .check import CheckedFile
 
 app = typer.Typer(
+    rich_markup_mode=None,  # its table cuts off the names of options
+    epilog="Exit codes: 0 complete; 1 failed; 2 wrong option or input; 3 complete, some clips skipped; "
+    "4 output in use; 5 resume refused; 6 training stopped by a guard; 75 stopped by a signal, run again to go on.",
     help="Turn video into features with joint-embedding predictive models, and train such models.",
     no_args_is_help=True,
     add_completion=True,
@@ -119,7 +122,9 @@ def embed(
     ] = "pad",
     source_fps: Annotated[float | None, typer.Option(help="Frame rate of directories of frames.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips encoded together.")] = 8,
-    normalize_embeddings: Annotated[bool, typer.Option(help="Scale every vector to length 1.")] = False,
+    normalize_embeddings: Annotated[
+        bool, typer.Option("--normalize-embeddings", help="Scale every vector to length 1.")
+    ] = False,
     dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the features on disk.")] = "float32",
     decoder: Annotated[Literal["pyav", "decord"], typer.Option(help="Video decoder.")] = "pyav",
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
@@ -140,7 +145,7 @@ def embed(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Export features of videos: one row per clip or window, in the order of the sorted paths."""
+    """Export features of videos. One row for each clip or window, in the order of the sorted paths."""
     from .embed import embed_files
 
     _set_up_logging(quiet, verbose)
@@ -200,7 +205,7 @@ def check(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, and list bad files only.")] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Find out which videos and images can be decoded, and why the others cannot."""
+    """Find out which videos and images can be decoded. Says why the others cannot."""
     from .check import check_files
 
     _set_up_logging(quiet, verbose)
@@ -263,7 +268,7 @@ def pretrain(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Pretrain a model on videos, without labels; exports a model directory to OUT/model."""
+    """Pretrain a model on videos, without labels. Exports a model directory to OUT/model."""
     _set_up_logging(quiet, verbose)
     if world_size != 1 and not plan:
         raise ConfigError(
@@ -322,7 +327,7 @@ def convert(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Convert official checkpoints and transformers directories; says what became of every tensor."""
+    """Convert official checkpoints and transformers directories. Says what became of every tensor."""
     _set_up_logging(False, verbose)
     if arch is not None and config is not None:
         raise ConfigError(f"--arch {arch} and --config {config} exclude each other; pass one")
@@ -393,7 +398,7 @@ def models(as_json: Json = False) -> None:
 
 @app.command()
 def doctor(as_json: Json = False, verbose: Verbose = False) -> None:
-    """Say what works here: versions, devices, decoders, the hub and its cache. Exit code 1 if something does not."""
+    """Say what works on this machine. Versions, devices, decoders, the hub, its cache; exit code 1 if one fails."""
     _set_up_logging(False, verbose)
     from .doctor import examine
 
