@@ -11,6 +11,7 @@ import torch
 from media import numbered_frame, read_numbers, write_video
 from PIL import Image
 
+from vjepa_sdk import inputs
 from vjepa_sdk.errors import InputError
 from vjepa_sdk.inputs import Frames, Sampling, load_frames
 
@@ -96,3 +97,22 @@ def test_a_still_has_no_seconds() -> None:
 def test_a_part_beyond_the_end_is_an_error(video: Path) -> None:
     with pytest.raises(InputError, match="start_seconds=2 must lie before the end of the video at 2 s"):
         load(video, start_seconds=2.0)
+
+
+@pytest.mark.parametrize("source", ["video", "frames"])
+@pytest.mark.parametrize("num_frames", [7, 40])
+def test_frames_are_cropped_in_groups_and_come_in_order(
+    video: Path, frames: Path, source: str, num_frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, sampling, sizes = video if source == "video" else frames, Sampling(num_frames=num_frames), []
+    whole = load_frames(given, sampling)
+    monkeypatch.setattr(inputs, "_GROUP_BYTES", 3 * whole.pixels[0].nbytes)
+
+    def crop(group: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(group))
+        return group[..., :24, :]  # the half that tells the number
+
+    cropped = load_frames(given, sampling, crop)
+    assert max(sizes) == 3 and sum(sizes) == len(set(whole.indices))
+    assert cropped.indices == whole.indices
+    torch.testing.assert_close(cropped.pixels, whole.pixels[..., :24, :], rtol=0, atol=0)

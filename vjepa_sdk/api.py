@@ -67,18 +67,21 @@ class ClipLoader:
         still = is_image(video)
         if self.takes_images and not still:
             raise InputError("this model encodes images; pass an image file, a PIL image or an array [H, W, 3]")
-        frames = load_frames(video, replace(self.sampling, num_frames=1, fps=None) if still else self.sampling)
+        sampling = replace(self.sampling, num_frames=1, fps=None) if still else self.sampling
+        frames = load_frames(video, sampling, self._crop)
         if still and not (self.takes_images or self.has_image_tokenizer):
             pixels = frames.pixels.expand(self.tubelet_size, -1, -1, -1)
             frames = replace(frames, pixels=pixels, indices=frames.indices * self.tubelet_size)
-        pixels = resize_and_crop(
-            frames.pixels,
+        seconds = {"start_seconds": frames.start_seconds, "end_seconds": frames.end_seconds}
+        return frames.pixels.contiguous().numpy(), {"frames": list(frames.indices), **seconds}
+
+    def _crop(self, frames: Tensor) -> Tensor:
+        return resize_and_crop(
+            frames,
             resize_size=self.preprocess.resize_size,
             crop_size=self.preprocess.crop_size,
             crop_offset=self.preprocess.crop_offset,
         )
-        seconds = {"start_seconds": frames.start_seconds, "end_seconds": frames.end_seconds}
-        return pixels.contiguous().numpy(), {"frames": list(frames.indices), **seconds}
 
 
 class VJEPA:
