@@ -216,7 +216,8 @@ class LoopbackHub:
         if request.method == "PUT":
             self.large[sha256] = request.body
             return Response()
-        return _ranged(request, self._stored()[sha256], {"ETag": f'"{sha256}"'})
+        content = self._stored().get(sha256)
+        return Response(404) if content is None else _ranged(request, content, {"ETag": f'"{sha256}"'})
 
     def _stored(self) -> dict[str, bytes]:
         """Return all large files by sha256, committed or only uploaded."""

@@ -19,7 +19,7 @@ from loopback_hub import OWNER_TOKEN, Clock, LoopbackHub, Response
 from tiny_models import save_tiny
 
 import vjepa_sdk
-from vjepa_sdk import VJEPA, hub_client, registry, verified
+from vjepa_sdk import VJEPA, Probe, hub_client, registry, verified
 from vjepa_sdk.download import choose_model_files, fetch
 from vjepa_sdk.errors import ConfigError, WeightsError, WriteError
 
@@ -86,6 +86,53 @@ def test_every_request_gives_our_name_and_version(served: LoopbackHub) -> None:
     assert agents == {f"vjepa-sdk/{vjepa_sdk.__version__}"}
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            b'{"model_type": "llama"}',
+            "config.json: model_type='llama' must be one of vjepa2, ijepa; this is another kind",
+        ),
+        (
+            b'{"model_type": "vjepa2", "auto_map": {}}',
+            "config.json: auto_map={} asks for code from a repository, which",
+        ),
+        (b'{"architecture": "vit"}', "config.json: has neither format_version nor model_type"),
+        (
+            b'{"format_version": 1, "encoder_weights": "target", "model": {"depth": -1}}',
+            "config.json: model.depth=-1 must",
+        ),
+    ],
+)
+def test_what_its_configuration_rules_out_has_no_weights_fetched(
+    config: bytes, message: str, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    hub.add("you/large", {"config.json": config, WEIGHTS: bytes(100_000), "tokenizer.json": b"{}" * 1000})
+    with pytest.raises(ConfigError, match=f"^you/large: {message}"):
+        VJEPA.from_pretrained("you/large", device="cpu")
+    with pytest.raises(ConfigError, match="^you/large: config.json: "):
+        Probe.from_pretrained("you/large", device="cpu")
+    assert not hub.requested("safetensors", method="HEAD") and not hub.requested("/large/", origin="cdn")
+    assert_nothing_cached(tmp_path / "cache")
+
+
+def test_a_repository_without_a_model_is_told_before_anything_is_fetched(hub: LoopbackHub) -> None:
+    hub.add("you/weights", {WEIGHTS: b"x" * 100})
+    hub.add("you/other", {"config.json": b"{}", "unet.safetensors": b"x" * 100})
+    with pytest.raises(ConfigError, match="^you/weights: holds no config.json; pass a repository that vjepa-sdk or"):
+        get("you/weights")
+    with pytest.raises(WeightsError, match="^you/other: holds no model.safetensors; run `vjepa convert`"):
+        get("you/other")
+    assert not hub.requested("/resolve/", method="HEAD")
+
+
+def test_only_the_models_own_shards_are_fetched(hub: LoopbackHub) -> None:
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    names = [*shards, "adapter.safetensors", "model.safetensors.index.json", "config.json"]
+    hub.add(NAME, {name: b"{}" for name in names})
+    assert {path.name for path in get().iterdir()} == {*names} - {"adapter.safetensors"}
+
+
 def test_a_second_load_asks_the_hub_once_and_reads_no_weights(
     served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +154,7 @@ def test_a_pinned_commit_in_the_cache_needs_no_network(served: LoopbackHub) -> N
 def test_branches_and_commits_can_be_named(served: LoopbackHub) -> None:
     first = commit_of(served)
     served.add(NAME, {"config.json": b"{}"})
-    served.add(NAME, {"config.json": b"[]"}, branch="draft")
+    served.add(NAME, {"config.json": b"[]", WEIGHTS: b"x"}, branch="draft")
     assert (get() / "config.json").read_bytes() == b"{}"
     assert get(revision=first).name == first
     assert (get(revision="draft", local_files_only=False) / "config.json").read_bytes() == b"[]"
@@ -144,6 +191,36 @@ def test_a_cache_that_other_tools_filled_is_verified_offline(served: LoopbackHub
     with pytest.raises(WeightsError, match=r"has sha256 \w+ instead of sha256 \w+ and was deleted; fetch it"):
         get(local_files_only=True)
     assert not blob.exists()
+
+
+def test_a_copy_that_lacks_a_shard_is_completed_with_a_network(
+    served: LoopbackHub, model: Path, tmp_path: Path
+) -> None:
+    from huggingface_hub import hf_hub_download
+
+    VJEPA.from_pretrained(model, device="cpu").save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    served.add_directory("me/shards", tmp_path / "shards")
+    shards = sorted(path.name for path in (tmp_path / "shards").glob("model-*"))
+    for name in ("config.json", "model.safetensors.index.json", shards[0]):
+        hf_hub_download("me/shards", name)
+    with pytest.raises(WeightsError, match=f"lacks the shard {shards[1]}"):
+        VJEPA.from_pretrained("me/shards", device="cpu", local_files_only=True)
+    commit = served.repositories["model", "me/shards"].branches["main"]
+    for revision in (None, commit):
+        assert VJEPA.from_pretrained("me/shards", device="cpu", revision=revision).provenance["commit"] == commit
+        shutil.rmtree(tmp_path / "cache" / "models--me--shards" / "verified")
+        next((tmp_path / "cache").rglob(shards[2])).unlink()
+        with pytest.raises(WeightsError, match=f"lacks the shard {shards[2]}"):
+            VJEPA.from_pretrained("me/shards", device="cpu", local_files_only=True)
+
+
+def test_what_was_found_offline_is_read_once(served: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(NAME)
+    get(local_files_only=True)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    get(local_files_only=True)
 
 
 def test_an_incomplete_copy_is_not_used_offline(served: LoopbackHub) -> None:
@@ -502,6 +579,16 @@ def test_what_killed_downloads_left_is_deleted_after_a_day(served: LoopbackHub, 
         os.utime(blobs / name, (time.time() - age * 3600,) * 2)
     get()
     assert not (blobs / "old.incomplete").exists() and (blobs / "new.incomplete").exists()
+
+
+def test_a_download_that_another_process_ends_meanwhile_is_no_error(
+    served: LoopbackHub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = tmp_path / "cache" / "models--me--model" / "blobs"
+    found = Path.glob
+    gone = lambda path, pattern: [blobs / "gone.incomplete"] if path == blobs else found(path, pattern)  # noqa: E731
+    monkeypatch.setattr(Path, "glob", gone)
+    assert_same(get(), model)
 
 
 def test_a_hub_without_encryption_needs_consent(monkeypatch: pytest.MonkeyPatch) -> None:

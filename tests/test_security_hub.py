@@ -37,6 +37,7 @@ CODE_KEYS: dict[str, Any] = {
     "_attn_implementation_internal": "evil/kernels",
     "custom_pipelines": {"evil": {"impl": "evil.Evil"}},
     "trust_remote_code": True,
+    "text_config": {"layers": [{"trust_remote_code": True}]},  # whatever it lies in
 }
 EVIL = b"import os; os.mkdir(os.environ['CANARY'])"
 CODE_FILES = {name: EVIL for name in ("modeling_evil.py", "__init__.py", "setup.py", "sitecustomize.py", "conftest.py")}
@@ -106,7 +107,9 @@ def test_a_repository_with_code_is_data_and_nothing_of_it_runs(hub: LoopbackHub,
     assert lines[-2:] == ["events []", "modules []"]
     assert not (tmp_path / "canary").exists()
     fetched = {request.path.rpartition("/")[2] for request in hub.requested("/resolve/", method="HEAD")}
-    assert fetched <= {"config.json", "model.safetensors", "video_preprocessor_config.json"}
+    assert fetched == {"config.json", "model.safetensors", "video_preprocessor_config.json"}
+    refused = [request.path for request in hub.requested("^/evil/(ours|theirs)-", method="HEAD")]
+    assert refused and not any(path.endswith(".safetensors") for path in refused)
 
 
 def test_trust_remote_code_is_no_parameter() -> None:

@@ -11,7 +11,8 @@ from .config import TrainConfig
 from .download import META_SUFFIX
 from .embeddings import SUFFIXES, embedding_files, load_embeddings
 from .errors import ConfigError, InputError
-from .hub import CONFIG_NAME, describe, model_files
+from .filenames import CONFIG_NAME
+from .hub import describe, model_files
 from .probe import probe_files
 from .schema import from_dict, read_json, read_toml
 from .storage import write_text
