@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -352,6 +353,28 @@ def test_the_token_goes_to_the_hub_and_not_where_it_redirects(served: LoopbackHu
     assert all(request.token == OWNER_TOKEN for request in served.requested("", origin="hub"))
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "^/api/"), ("HEAD", "/resolve/"), ("GET", "/resolve/")])
+def test_a_redirect_of_any_request_takes_no_token_along(method: str, path: str, served: LoopbackHub) -> None:
+    served.fail(path, method=method, times=9, status=302, headers={"Location": f"{served.cdn}/elsewhere"})
+    with pytest.raises((ConfigError, WeightsError)):
+        get(token=OWNER_TOKEN)
+    followed = [request for m in ("GET", "HEAD") for request in served.requested("", method=m, origin="cdn")]
+    assert not any("authorization" in request.headers for request in followed)
+    assert followed or method == "HEAD"  # the client does not follow that one
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_the_clients_bars_are_off_while_our_warnings_are(is_quiet: bool, served: LoopbackHub) -> None:
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+
+    seen = []
+    served.fail("/large/", answer=lambda response: (seen.append(are_progress_bars_disabled()), response)[1])
+    logging.getLogger("vjepa_sdk").setLevel(logging.ERROR if is_quiet else logging.WARNING)
+    get()
+    assert seen == [is_quiet]
+    assert not are_progress_bars_disabled()
+
+
 def drop_points(size: int, count: int, seed: int) -> list[int]:
     return random.Random(seed).sample(range(size), count)
 
@@ -546,6 +569,14 @@ def test_a_disk_that_fills_up_leaves_no_partial_file(
             get()
     assert_nothing_cached(tmp_path / "cache")
     assert_same(get(), model)
+
+
+def test_a_cache_that_cannot_be_made_is_named(served: LoopbackHub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(
+        WriteError, match=r"the hub's cache cannot be used \(Not a directory: \S+\); pass cache_dir= or set"
+    ):
+        get(cache_dir=tmp_path / "file")
 
 
 def test_a_cache_that_cannot_be_written_to_is_used(

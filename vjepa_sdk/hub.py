@@ -28,6 +28,7 @@ from .weights import (
     Source,
     Stored,
     check_stored,
+    check_values,
     expected_shapes,
     load_module,
     read_headers,
@@ -113,14 +114,15 @@ def load_model_directory(
 
 
 def model_files(directory: str | Path) -> dict[str, Path]:
-    """Return the files that make up a model directory, by name, after the checks of loading it but those on values.
+    """Return the files that make up a model directory, by name, after all checks of loading it.
 
     Raises:
         WeightsError: no such directory, no safetensors, or tensors that do not fit the configuration.
         ConfigError: `config.json` is missing, malformed or holds unknown keys.
     """
     directory = Path(directory)
-    describe(directory)
+    _, stored = describe(directory)
+    check_values(stored)
     weights = weight_files(directory)
     optional = [CARD, EVALUATION_NAME, *LICENCES, *transformers_layout.PROCESSOR_NAMES]
     optional += [INDEX_NAME] if weights[0].name != WEIGHTS_NAME else []
@@ -358,11 +360,14 @@ def locate_model(
             raise _unknown_model(name_or_path)
         if not directory.is_dir():
             raise ConfigError(f"{directory}: no such directory; pass a model directory or a name from `vjepa models`")
+        _refuse_revision(revision, directory)
         return directory
     if name_or_path and Path(name_or_path).is_dir():
+        _refuse_revision(revision, name_or_path)
         return Path(name_or_path)
     known = MODELS.get(name_or_path)
     if known is not None and known.is_bundled:
+        _refuse_revision(revision, name_or_path)
         return known.directory
     if known is not None and not known.is_on_hub:
         raise ConfigError(
@@ -391,6 +396,11 @@ def locate_model(
         force_download=force_download,
         known_sha256=info.file_sha256 if info is not None and pinned == info.revision else {},
     ).directory
+
+
+def _refuse_revision(revision: str | None, place: str | Path) -> None:
+    if revision is not None:
+        raise ConfigError(f"{place}: is a directory here, which has no revision={revision!r}; leave revision out")
 
 
 def _unknown_model(place: str | Path) -> ConfigError:

@@ -154,11 +154,36 @@ def reason_of(error: BaseException) -> str:
 def hub_errors(repository: str, *, revision: str | None = None, is_upload: bool = False) -> Iterator[None]:
     """Turn whatever the hub's client raises in the block into one of our errors, with the remedy."""
     try:
-        yield
+        with _as_quiet_as_we_are():
+            yield
     except VJEPAError:
         raise
     except Exception as error:  # a server may answer anything, and its client then raises KeyError, AssertionError, ...
         raise _explained(_root(error), repository, revision, is_upload) from error
+
+
+@contextmanager
+def _as_quiet_as_we_are() -> Iterator[None]:
+    """Keep the client's bars and remarks off stderr while our own warnings are: with `-q`."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if logger.isEnabledFor(logging.WARNING):
+        yield
+        return
+    theirs = logging.getLogger("huggingface_hub")
+    level = theirs.level
+    # a user who set HF_HUB_DISABLE_PROGRESS_BARS has decided already
+    has_bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled()
+    theirs.setLevel(logging.ERROR)
+    if has_bars:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        theirs.setLevel(level)
+        if has_bars:
+            enable_progress_bars()
 
 
 def _explained(error: BaseException, repository: str, revision: str | None, is_upload: bool) -> VJEPAError:
@@ -191,6 +216,11 @@ def _explained(error: BaseException, repository: str, revision: str | None, is_u
         return WeightsError(f"{repository}: the proxy failed ({reason_of(error)}); check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WriteError(f"{repository}: the disk of the hub's cache is full; free some space or set HF_HOME")
+    if isinstance(error, OSError) and error.filename is not None and not is_upload:
+        return WriteError(
+            f"{repository}: the hub's cache cannot be used ({error.strerror}: {error.filename}); pass cache_dir= or "
+            "set HF_HOME to a directory that you may write to"
+        )
     if is_passing(error) or isinstance(error, errors.OfflineModeIsEnabled):
         remedy = "check the network, or use a copy: `vjepa` takes a directory, and HF_HUB_OFFLINE=1 the cache"
         return WeightsError(

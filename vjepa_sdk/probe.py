@@ -200,6 +200,14 @@ def probe_files(directory: str | Path) -> dict[str, Path]:
     return {path.name: path for path in paths if path.is_file()}
 
 
+def write_probe_card(directory: Path) -> Path:
+    """Write the `README.md` of a probe directory anew, and return its path; raises what `load_probe` does."""
+    found = load_probe(directory, device=torch.device("cpu"))
+    card = probe_card(to_dict(found.probe.config), labels=found.labels, provenance=found.provenance)
+    write_text(directory / CARD, card)
+    return directory / CARD
+
+
 def probe_tokens(encoder: VideoEncoder, clips: Tensor, *, layers: tuple[int, ...]) -> Tensor:
     """Encode normalised clips `[B, 3, T, H, W]` into what a probe reads.
 

@@ -154,6 +154,12 @@ def check_stored(
             raise WeightsError(f"{where}: tensor {name!r} must have shape {shape}, got {stored[name].shape}; {remedy}")
 
 
+def check_values(stored: Mapping[str, Stored]) -> None:
+    """Read every tensor once, and raise WeightsError if a file ends early or a value is not finite."""
+    for tensor in stored.values():
+        _read_tensor([tensor], torch.Size(tensor.shape))
+
+
 def load_module(
     module: nn.Module,
     *,
