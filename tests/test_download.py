@@ -391,6 +391,14 @@ def test_a_connection_dropped_at_random_bytes_gives_the_same_file(
         served.requests.clear()
 
 
+def test_a_connection_that_stalls_is_resumed(served: LoopbackHub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    stalled = lambda response: Response(response.status, response.body, response.headers, seconds_per_chunk=5)  # noqa: E731
+    served.fail("/large/", answer=stalled)
+    assert_same(get(), model)
+    assert served.requested("/large/", origin="cdn")[1].headers["range"].startswith("bytes=")
+
+
 def _cut(response: Response, at: int) -> Response:
     return Response(response.status, response.body, response.headers, drop_after=at)
 
