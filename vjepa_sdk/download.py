@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, InputError, WeightsError, WriteError
 from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
@@ -49,6 +49,8 @@ META_SUFFIX = ".meta.json"
 """Of the file beside features that says what they are."""
 
 _STALE_SECONDS = 24 * 3600
+_SLACK_BYTES = 1 << 20
+"""A download is stopped at twice its size and this: what was received before a connection broke may count again."""
 _FORGED = "the hub, or something on the way to it, is faulty or forges; try again later, or pass another revision"
 
 
@@ -316,18 +318,18 @@ class _Source:
             known = Digest("sha256", known_sha256[name]) if name in known_sha256 else None
             if known and file.digest and file.digest.algorithm == "sha256" and known != file.digest:
                 raise self._forged(name, file.digest, known)
-            digests[name] = self._fetch_file(name, commit, known or file.digest, force_download)
+            digests[name] = self._fetch_file(name, commit, _Listed(file.size, known or file.digest), force_download)
         return digests
 
-    def _fetch_file(self, name: str, commit: str, stated: Digest | None, force_download: bool) -> Digest:
+    def _fetch_file(self, name: str, commit: str, stated: _Listed, force_download: bool) -> Digest:
         try:
             return self._fetch_once(name, commit, stated, force_download)
         except _DamagedError as error:
             logger.warning("%s; fetching it once more", error)
             return self._fetch_once(name, commit, stated, True)
 
-    def _fetch_once(self, name: str, commit: str, stated: Digest | None, force_download: bool) -> Digest:
-        download = partial(self._download, name, commit, force_download)
+    def _fetch_once(self, name: str, commit: str, stated: _Listed, force_download: bool) -> Digest:
+        download = partial(self._download, name, commit, stated.size, force_download)
         try:
             with hub_errors(self.repository, revision=commit):
                 path = patiently(download, what=f"{self.repository}: {name}")
@@ -335,7 +337,7 @@ class _Source:
             if "Consistency check failed" not in str(error.__cause__):
                 raise
             raise _DamagedError(f"{error}; {_FORGED}") from error
-        digest = stated or stated_digest(path)
+        digest = stated.digest or stated_digest(path)
         if (found := digest.of(path)) != digest:
             discard(path)
             raise self._forged(name, found, digest)
@@ -344,7 +346,8 @@ class _Source:
     def _forged(self, name: str, found: Digest, stated: Digest) -> _DamagedError:
         return _DamagedError(f"{self.repository}: {name} has {found}, must have {stated}, and was deleted; {_FORGED}")
 
-    def _download(self, name: str, commit: str, force_download: bool) -> Path:
+    def _download(self, name: str, commit: str, size: int, force_download: bool) -> Path:
+        too_long = _DamagedError(f"{self.repository}: {name} has more bytes than the {size:,} stated; {_FORGED}")
         return Path(
             self.api.hf_hub_download(
                 self.repository,
@@ -353,6 +356,7 @@ class _Source:
                 revision=commit,
                 cache_dir=self.cache,
                 force_download=force_download,
+                tqdm_class=_bounded(size, too_long) if size else None,  # a mirror may not know the size
             )
         )
 
@@ -381,6 +385,23 @@ class _Source:
                 return None
         is_there = COMMIT.fullmatch(commit) and (self.storage / "snapshots" / commit).is_dir()
         return commit if is_there else None
+
+
+def _bounded(size: int, error: Exception) -> type[Any]:
+    """Return the client's progress bar, but one that stops a download which does not end: its disk would fill up."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class BoundedBar(tqdm):
+        received = 0.0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.received += n or 0
+            if self.received > 2 * size + _SLACK_BYTES:
+                raise error
+            shown: bool | None = super().update(n)
+            return shown
+
+    return BoundedBar
 
 
 def _collect_garbage(storage: Path) -> None:
