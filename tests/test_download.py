@@ -258,6 +258,21 @@ def test_no_network_and_no_copy_is_one_clear_error(hub: LoopbackHub, monkeypatch
         get()
 
 
+def test_a_certificate_that_is_not_trusted_is_told_at_once(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise httpx().ConnectError(
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
+        )
+
+    httpx = hub_client._httpx
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", refuse)
+    with pytest.raises(WeightsError, match="shows a certificate that is not trusted; .* set SSL_CERT_FILE to it"):
+        get()
+    assert not clock.waits
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 @pytest.mark.parametrize("path", ["^/api/", "/resolve/", "/large/"])
 def test_a_busy_hub_is_asked_again(status: int, path: str, served: LoopbackHub, model: Path, clock: Clock) -> None:

@@ -38,6 +38,7 @@ LONGEST_WAIT_SECONDS = 120.0
 TIMEOUT_SECONDS = 10.0
 
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
+_BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 _ALLOW_HTTP = "VJEPA_ALLOW_HTTP"
 
 _Result = TypeVar("_Result")
@@ -139,6 +140,8 @@ def is_passing(error: BaseException) -> bool:
     error = _root(error)
     if _status(error) is not None:
         return _status(error) in _PASSING_STATUS
+    if _BAD_CERTIFICATE in str(error):
+        return False
     return isinstance(error, _httpx().TransportError) and not isinstance(error, _httpx().ProxyError)
 
 
@@ -212,6 +215,11 @@ def _explained(error: BaseException, repository: str, revision: str | None, is_u
         told = _told_seconds(error)
         wait = f"wait {told:.0f} s and" if told is not None else "wait a while and"
         return WeightsError(f"{repository}: the hub is asked too often (429); {wait} try again")
+    if _BAD_CERTIFICATE in str(error):
+        return WeightsError(
+            f"{repository}: {constants.ENDPOINT} shows a certificate that is not trusted; if your network has its "
+            "own, set SSL_CERT_FILE to it"
+        )
     if isinstance(error, _httpx().ProxyError):
         return WeightsError(f"{repository}: the proxy failed ({reason_of(error)}); check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
