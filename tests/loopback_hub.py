@@ -118,7 +118,8 @@ class Response:
 class _Fault:
     method: str
     path: str
-    answer: Callable[[Response], Response]
+    response: Response
+    answer: Callable[[Response], Response] | None
     times: int
     skip: int
 
@@ -170,13 +171,13 @@ class LoopbackHub:
         self, path: str, *, method: str = "GET", times: int = 1, skip: int = 0,
         answer: Callable[[Response], Response] | None = None, **response: object,
     ) -> None:  # fmt: skip
-        """Answer the next requests whose path matches a pattern otherwise: by `answer`, or by a Response of `response`.
+        """Answer the next requests whose path matches a pattern otherwise, and do not do what they ask for.
 
         Args:
+            answer: makes the answer from the right one, after what was asked for is done; instead of `response`.
             skip: matching requests that pass first.
         """
-        made = answer or (lambda _: Response(**response))  # type: ignore[arg-type]
-        self._faults.append(_Fault(method, path, made, times, skip))
+        self._faults.append(_Fault(method, path, Response(**response), answer, times, skip))  # type: ignore[arg-type]
 
     def recover(self) -> None:
         """Forget all faults."""
@@ -194,16 +195,17 @@ class LoopbackHub:
         """Answer one request, faults included."""
         with self._lock:
             self.requests.append(request)
-            response = self._serve_large(request) if request.origin == "cdn" else self._route(request)
             for fault in self._faults:
                 if fault.method == request.method and fault.times and re.search(fault.path, request.path):
                     if fault.skip:
                         fault.skip -= 1
                         continue
                     fault.times -= 1
-                    response = fault.answer(response)
-                    break
-        return response
+                    return fault.answer(self._serve(request)) if fault.answer else fault.response
+            return self._serve(request)
+
+    def _serve(self, request: Request) -> Response:
+        return self._serve_large(request) if request.origin == "cdn" else self._route(request)
 
     def _route(self, request: Request) -> Response:
         for method, pattern, action in _ROUTES:
@@ -216,7 +218,8 @@ class LoopbackHub:
         if request.method == "PUT":
             self.large[sha256] = request.body
             return Response()
-        return _ranged(request, self._stored()[sha256], {"ETag": f'"{sha256}"'})
+        content = self._stored().get(sha256)
+        return Response(404) if content is None else _ranged(request, content, {"ETag": f'"{sha256}"'})
 
     def _stored(self) -> dict[str, bytes]:
         """Return all large files by sha256, committed or only uploaded."""

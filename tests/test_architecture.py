@@ -22,6 +22,7 @@ FLOORS = (
         "augment",
         "devices",
         "distributed",
+        "filenames",
         "files",
         "hub_client",
         "layers",

@@ -72,17 +72,22 @@ def test_a_hub_and_its_cache_are_told(quick: None, hub: LoopbackHub, tmp_path: P
     report = examine()
     assert (report.hub.state, report.hub.endpoint, report.hub.has_token) == ("ok", hub.url, True)
     assert report.cache.repositories == 1 and report.cache.bytes > 10_000
-    assert not any(request.token for request in hub.requested("^/$", method="HEAD"))
+    asked = [request for request in hub.requested("^/api/models/") if "facebook" in request.path]
+    assert asked and not any(request.token for request in asked)
     assert OWNER_TOKEN not in json.dumps(dataclasses.asdict(report))
 
 
-@pytest.mark.parametrize("fault", ["503", "down", "http"])
+@pytest.mark.parametrize("fault", ["503", "down", "http", "login"])
 def test_a_hub_out_of_reach_is_a_problem(
     fault: str, quick: None, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = {"503": "HTTP 503", "down": "ConnectError", "http": "is not encrypted"}[fault]
+    expected = {"503": "HTTP 503", "down": "ConnectError", "http": "is not encrypted", "login": "a web page answers"}[
+        fault
+    ]
     if fault == "503":
-        hub.fail("^/$", method="HEAD", status=503, times=9)
+        hub.fail("^/api/", status=503, times=9)
+    elif fault == "login":
+        hub.fail("^/api/", body=b"<html>log in</html>", headers={"Content-Type": "text/html"}, times=9)
     elif fault == "down":
         hub.__exit__()
     else:
@@ -90,6 +95,17 @@ def test_a_hub_out_of_reach_is_a_problem(
     assert run(monkeypatch) == 1
     printed = capsys.readouterr().out
     assert expected in printed.split("problems")[1] and "HF_HUB_OFFLINE=1" in printed
+
+
+def test_a_cache_that_is_no_directory_is_a_problem(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "hub"):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place))
+        assert examine().problems == (f"the cache {place} is no directory that can be written to; set HF_HOME to one",)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not" / "there"))
+    assert examine().problems == ()
 
 
 def test_a_decoder_that_fails_is_a_problem(quick: None, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from loopback_hub import OWNER_TOKEN, Clock, LoopbackHub, Response
 from tiny_models import save_tiny
 
 import vjepa_sdk
-from vjepa_sdk import VJEPA, hub_client, registry, verified
+from vjepa_sdk import VJEPA, Probe, hub_client, registry, verified
 from vjepa_sdk.download import choose_model_files, fetch
 from vjepa_sdk.errors import ConfigError, WeightsError, WriteError
 
@@ -86,6 +87,53 @@ def test_every_request_gives_our_name_and_version(served: LoopbackHub) -> None:
     assert agents == {f"vjepa-sdk/{vjepa_sdk.__version__}"}
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            b'{"model_type": "llama"}',
+            "config.json: model_type='llama' must be one of vjepa2, ijepa; this is another kind",
+        ),
+        (
+            b'{"model_type": "vjepa2", "auto_map": {}}',
+            "config.json: auto_map={} asks for code from a repository, which",
+        ),
+        (b'{"architecture": "vit"}', "config.json: has neither format_version nor model_type"),
+        (
+            b'{"format_version": 1, "encoder_weights": "target", "model": {"depth": -1}}',
+            "config.json: model.depth=-1 must",
+        ),
+    ],
+)
+def test_what_its_configuration_rules_out_has_no_weights_fetched(
+    config: bytes, message: str, hub: LoopbackHub, tmp_path: Path
+) -> None:
+    hub.add("you/large", {"config.json": config, WEIGHTS: bytes(100_000), "tokenizer.json": b"{}" * 1000})
+    with pytest.raises(ConfigError, match=f"^you/large: {message}"):
+        VJEPA.from_pretrained("you/large", device="cpu")
+    with pytest.raises(ConfigError, match="^you/large: config.json: "):
+        Probe.from_pretrained("you/large", device="cpu")
+    assert not hub.requested("safetensors", method="HEAD") and not hub.requested("/large/", origin="cdn")
+    assert_nothing_cached(tmp_path / "cache")
+
+
+def test_a_repository_without_a_model_is_told_before_anything_is_fetched(hub: LoopbackHub) -> None:
+    hub.add("you/weights", {WEIGHTS: b"x" * 100})
+    hub.add("you/other", {"config.json": b"{}", "unet.safetensors": b"x" * 100})
+    with pytest.raises(ConfigError, match="^you/weights: holds no config.json; pass a repository that vjepa-sdk or"):
+        get("you/weights")
+    with pytest.raises(WeightsError, match="^you/other: holds no model.safetensors; run `vjepa convert`"):
+        get("you/other")
+    assert not hub.requested("/resolve/", method="HEAD")
+
+
+def test_only_the_models_own_shards_are_fetched(hub: LoopbackHub) -> None:
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    names = [*shards, "adapter.safetensors", "model.safetensors.index.json", "config.json"]
+    hub.add(NAME, {name: b"{}" for name in names})
+    assert {path.name for path in get().iterdir()} == {*names} - {"adapter.safetensors"}
+
+
 def test_a_second_load_asks_the_hub_once_and_reads_no_weights(
     served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +155,7 @@ def test_a_pinned_commit_in_the_cache_needs_no_network(served: LoopbackHub) -> N
 def test_branches_and_commits_can_be_named(served: LoopbackHub) -> None:
     first = commit_of(served)
     served.add(NAME, {"config.json": b"{}"})
-    served.add(NAME, {"config.json": b"[]"}, branch="draft")
+    served.add(NAME, {"config.json": b"[]", WEIGHTS: b"x"}, branch="draft")
     assert (get() / "config.json").read_bytes() == b"{}"
     assert get(revision=first).name == first
     assert (get(revision="draft", local_files_only=False) / "config.json").read_bytes() == b"[]"
@@ -146,6 +194,36 @@ def test_a_cache_that_other_tools_filled_is_verified_offline(served: LoopbackHub
     assert not blob.exists()
 
 
+def test_a_copy_that_lacks_a_shard_is_completed_with_a_network(
+    served: LoopbackHub, model: Path, tmp_path: Path
+) -> None:
+    from huggingface_hub import hf_hub_download
+
+    VJEPA.from_pretrained(model, device="cpu").save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    served.add_directory("me/shards", tmp_path / "shards")
+    shards = sorted(path.name for path in (tmp_path / "shards").glob("model-*"))
+    for name in ("config.json", "model.safetensors.index.json", shards[0]):
+        hf_hub_download("me/shards", name)
+    with pytest.raises(WeightsError, match=f"lacks the shard {shards[1]}"):
+        VJEPA.from_pretrained("me/shards", device="cpu", local_files_only=True)
+    commit = served.repositories["model", "me/shards"].branches["main"]
+    for revision in (None, commit):
+        assert VJEPA.from_pretrained("me/shards", device="cpu", revision=revision).provenance["commit"] == commit
+        shutil.rmtree(tmp_path / "cache" / "models--me--shards" / "verified")
+        next((tmp_path / "cache").rglob(shards[2])).unlink()
+        with pytest.raises(WeightsError, match=f"lacks the shard {shards[2]}"):
+            VJEPA.from_pretrained("me/shards", device="cpu", local_files_only=True)
+
+
+def test_what_was_found_offline_is_read_once(served: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import snapshot_download
+
+    snapshot_download(NAME)
+    get(local_files_only=True)
+    monkeypatch.setattr("hashlib.file_digest", None)
+    get(local_files_only=True)
+
+
 def test_an_incomplete_copy_is_not_used_offline(served: LoopbackHub) -> None:
     from huggingface_hub import hf_hub_download
 
@@ -178,6 +256,21 @@ def test_no_network_and_no_copy_is_one_clear_error(hub: LoopbackHub, monkeypatch
         WeightsError, match=r"me/model: the hub at http://127.0.0.1:\d+ cannot be reached \(ConnectError"
     ):
         get()
+
+
+def test_a_certificate_that_is_not_trusted_is_told_at_once(
+    hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise httpx().ConnectError(
+            "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
+        )
+
+    httpx = hub_client._httpx
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_info", refuse)
+    with pytest.raises(WeightsError, match="shows a certificate that is not trusted; .* set SSL_CERT_FILE to it"):
+        get()
+    assert not clock.waits
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
@@ -275,20 +368,53 @@ def test_the_token_goes_to_the_hub_and_not_where_it_redirects(served: LoopbackHu
     assert all(request.token == OWNER_TOKEN for request in served.requested("", origin="hub"))
 
 
+@pytest.mark.parametrize(("method", "path"), [("GET", "^/api/"), ("HEAD", "/resolve/"), ("GET", "/resolve/")])
+def test_a_redirect_of_any_request_takes_no_token_along(method: str, path: str, served: LoopbackHub) -> None:
+    served.fail(path, method=method, times=9, status=302, headers={"Location": f"{served.cdn}/elsewhere"})
+    with pytest.raises((ConfigError, WeightsError)):
+        get(token=OWNER_TOKEN)
+    followed = [request for m in ("GET", "HEAD") for request in served.requested("", method=m, origin="cdn")]
+    assert not any("authorization" in request.headers for request in followed)
+    assert followed or method == "HEAD"  # the client does not follow that one
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_the_clients_bars_are_off_while_our_warnings_are(is_quiet: bool, served: LoopbackHub) -> None:
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+
+    seen = []
+    served.fail("/large/", answer=lambda response: (seen.append(are_progress_bars_disabled()), response)[1])
+    logging.getLogger("vjepa_sdk").setLevel(logging.ERROR if is_quiet else logging.WARNING)
+    get()
+    assert seen == [is_quiet]
+    assert not are_progress_bars_disabled()
+
+
 def drop_points(size: int, count: int, seed: int) -> list[int]:
     return random.Random(seed).sample(range(size), count)
 
 
 @pytest.mark.parametrize("count", [20])
 def test_a_connection_dropped_at_random_bytes_gives_the_same_file(
-    count: int, served: LoopbackHub, model: Path, tmp_path: Path
+    count: int, served: LoopbackHub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)  # or all that came would be dropped
     size = (model / WEIGHTS).stat().st_size
     for number, point in enumerate(drop_points(size, count, seed=0)):
         served.fail("/large/", answer=lambda response, point=point: _cut(response, point))
         assert_same(get(cache_dir=tmp_path / str(number)), model)
-        assert len(served.requested("/large/", origin="cdn")) == 2
+        _, again = served.requested("/large/", origin="cdn")
+        assert again.headers.get("range") == f"bytes={point // 1000 * 1000}-"
         served.requests.clear()
+
+
+def test_a_connection_that_stalls_is_resumed(served: LoopbackHub, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.3)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    stalled = lambda response: Response(response.status, response.body, response.headers, seconds_per_chunk=5)  # noqa: E731
+    served.fail("/large/", answer=stalled)
+    assert_same(get(), model)
+    assert served.requested("/large/", origin="cdn")[1].headers["range"].startswith("bytes=")
 
 
 def _cut(response: Response, at: int) -> Response:
@@ -317,6 +443,23 @@ def test_tampering_of_the_same_size_is_refused_with_both_digests(
         get()
     assert_nothing_cached(tmp_path / "cache")
     assert_same(get(), model)
+
+
+@pytest.mark.parametrize("name", ["config.json", WEIGHTS])
+def test_a_file_that_does_not_end_is_not_written_to_the_disk(name: str, served: LoopbackHub, tmp_path: Path) -> None:
+    def lengthen(response: Response) -> Response:
+        return Response(200, bytes(20 << 20), {**response.headers, "X-Linked-Size": str(20 << 20)})
+
+    path = "/large/" if name == WEIGHTS else f"/resolve/.*/{name}"
+    served.fail(path, times=9, answer=lengthen)
+    served.fail(f"/resolve/.*/{name}", method="HEAD", times=9, answer=lambda r: Response(
+        r.status, r.body if name == WEIGHTS else bytes(20 << 20), {**r.headers, "X-Linked-Size": str(20 << 20)}
+    ))  # fmt: skip
+    with pytest.raises(
+        WeightsError, match=rf"me/model: {name} has more bytes than the [\d,]+ stated; the hub, or something"
+    ):
+        get()
+    assert_nothing_cached(tmp_path / "cache")
 
 
 def test_a_truncated_file_with_a_right_looking_length_is_refused(served: LoopbackHub, tmp_path: Path) -> None:
@@ -471,6 +614,14 @@ def test_a_disk_that_fills_up_leaves_no_partial_file(
     assert_same(get(), model)
 
 
+def test_a_cache_that_cannot_be_made_is_named(served: LoopbackHub, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(
+        WriteError, match=r"the hub's cache cannot be used \(Not a directory: \S+\); pass cache_dir= or set"
+    ):
+        get(cache_dir=tmp_path / "file")
+
+
 def test_a_cache_that_cannot_be_written_to_is_used(
     served: LoopbackHub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -502,6 +653,16 @@ def test_what_killed_downloads_left_is_deleted_after_a_day(served: LoopbackHub, 
         os.utime(blobs / name, (time.time() - age * 3600,) * 2)
     get()
     assert not (blobs / "old.incomplete").exists() and (blobs / "new.incomplete").exists()
+
+
+def test_a_download_that_another_process_ends_meanwhile_is_no_error(
+    served: LoopbackHub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blobs = tmp_path / "cache" / "models--me--model" / "blobs"
+    found = Path.glob
+    gone = lambda path, pattern: [blobs / "gone.incomplete"] if path == blobs else found(path, pattern)  # noqa: E731
+    monkeypatch.setattr(Path, "glob", gone)
+    assert_same(get(), model)
 
 
 def test_a_hub_without_encryption_needs_consent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,6 +135,13 @@ def test_a_file_in_place_of_a_directory_names_convert(tmp_path: Path, monkeypatc
         locate_model("./weights/vitl.pt")
 
 
+def test_a_revision_of_a_directory_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(directory.parent.parent)
+    for place in (directory, str(directory), f"{directory.parent.name}/model", "vjepa-tiny"):
+        with pytest.raises(ConfigError, match="is a directory here, which has no revision='v1'; leave revision out"):
+            locate_model(place, revision="v1")
+
+
 def test_an_unknown_name_lists_near_ones() -> None:
     with pytest.raises(ConfigError, match="unknown model 'vjepa2-vitl'; did you mean 'vjepa2-vitl16' or "):
         locate_model("vjepa2-vitl")

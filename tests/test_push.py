@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from loopback_hub import OWNER_TOKEN, LoopbackHub
+from loopback_hub import OWNER_TOKEN, LoopbackHub, Response
 from tiny_models import VIDEO, save_tiny
 
 import vjepa_sdk
@@ -166,6 +166,15 @@ def test_a_link_to_a_file_elsewhere_is_refused(name: str, hub: LoopbackHub, mode
     assert not hub.requests
 
 
+def test_a_link_out_of_what_looks_like_a_cache_is_refused(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "private").write_text("x")
+    (tmp_path / "snapshots").mkdir()
+    directory = model.rename(tmp_path / "snapshots" / "model")
+    (directory / "LICENSE").symlink_to(tmp_path / "private")
+    with pytest.raises(ConfigError, match="LICENSE: is a link to a file elsewhere"):
+        publish(directory, dry_run=True)
+
+
 def test_a_fetched_copy_can_be_pushed_elsewhere(hub: LoopbackHub, model: Path) -> None:
     publish(model)
     from huggingface_hub import snapshot_download
@@ -209,10 +218,49 @@ def test_who_may_not_push_is_told_why(options: dict[str, Any], message: str, hub
         publish(model, **{"repository": NAME, **options})
 
 
-def test_a_busy_hub_is_asked_again(hub: LoopbackHub, model: Path) -> None:
-    for path in ("/preupload/", "/commit/", "/objects/batch"):
-        hub.fail(path, method="POST", status=503)
-    assert publish(model).changed
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "^/api/models/"),
+        ("POST", "/repos/create"),
+        ("POST", "/branch/"),
+        ("POST", "/preupload/"),
+        ("POST", "/objects/batch"),
+        ("PUT", "/large/"),
+        ("POST", "/commit/"),
+    ],
+)
+def test_a_busy_hub_is_asked_again(method: str, path: str, hub: LoopbackHub, model: Path) -> None:
+    hub.fail(path, method=method, status=503)
+    assert publish(model, branch="v1").changed
+    assert len(hub.requested(path, method=method)) > 1
+
+
+def test_a_commit_whose_answer_was_lost_is_found(hub: LoopbackHub, model: Path) -> None:
+    hub.fail("/commit/", method="POST", answer=lambda _: Response(503))  # after it was made
+    report = publish(model)
+    assert report.changed and report.commit == hub.repositories["model", NAME].branches["main"]
+    assert FILES <= set(tree(hub))
+    assert history(hub) == 2  # the empty repository, and ours
+
+
+@pytest.mark.parametrize("path", ["/repos/create", "/preupload/", "/objects/batch", "/commit/"])
+def test_a_push_that_is_redirected_keeps_its_token(path: str, hub: LoopbackHub, model: Path) -> None:
+    hub.fail(path, method="POST", times=9, status=307, headers={"Location": f"{hub.cdn}/elsewhere"})
+    with pytest.raises(ConfigError):
+        publish(model)
+    (request, *_) = hub.requested("/elsewhere", method="POST", origin="cdn")
+    assert "authorization" not in request.headers
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_a_quiet_push_shows_no_bar(
+    is_quiet: bool, hub: LoopbackHub, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", OWNER_TOKEN)
+    for _ in range(2):
+        assert run_push(monkeypatch, str(model), NAME, "--new-card", *(["-q"] if is_quiet else [])) == 0
+    assert ("model.safetensors" in capsys.readouterr().err) != is_quiet
 
 
 def test_offline_pushes_are_refused_at_once(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +277,16 @@ def test_only_models_that_would_load_are_pushed(hub: LoopbackHub, model: Path, t
     (model / "model.safetensors").write_bytes(b"\x80\x02not weights")
     with pytest.raises(WeightsError, match="not a valid safetensors file"):
         publish(model)
+    assert not hub.requests
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_pushed(value: float, hub: LoopbackHub, model: Path) -> None:
+    loaded = VJEPA.from_pretrained(model, device="cpu")
+    assert loaded.predictor is not None
+    loaded.predictor.state_dict()["predictor_norm.bias"][0] = value
+    with pytest.raises(WeightsError, match="holds NaN or infinity"):
+        loaded.push_to_hub(NAME, token=OWNER_TOKEN)
     assert not hub.requests
 
 

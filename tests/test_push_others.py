@@ -64,6 +64,16 @@ def test_the_code_of_a_probes_card_runs(probe: Probe, tmp_path: Path) -> None:
     assert (data.pipeline_tag, data.license, data.library_name) == ("video-classification", "apache-2.0", "vjepa-sdk")
 
 
+def test_a_probe_that_lost_its_card_gets_a_new_one(probe: Probe, tmp_path: Path) -> None:
+    directory = probe.save_pretrained(tmp_path / "probe")
+    written = (directory / "README.md").read_text()
+    (directory / "README.md").unlink()
+    with pytest.raises(ConfigError, match=r"holds no README.md; pass new_card=True \(--new-card\)"):
+        push(directory, "me/probe", dry_run=True)
+    assert "README.md" in push(directory, "me/probe", dry_run=True, new_card=True).files
+    assert (directory / "README.md").read_text() == written
+
+
 def test_a_model_is_no_probe_and_a_probe_no_model(hub: LoopbackHub, probe: Probe, tmp_path: Path) -> None:
     hub.add_directory("me/model", save_tiny(tmp_path / "model"))
     with pytest.raises(ConfigError, match="describes no probe"):
@@ -93,7 +103,8 @@ def test_features_go_to_a_dataset_and_come_back(hub: LoopbackHub, features: Path
     assert set(report.files) == kinds
     found, local = load_embeddings("me/feats"), load_embeddings(features)
     assert np.array_equal(found.features, local.features) and found.index == local.index
-    assert found.meta == {**local.meta, "repository": "me/feats", "commit": report.commit}
+    told = {**local.meta["model"], "name": "model"}  # not where the model lies on this disk
+    assert found.meta == {**local.meta, "model": told, "repository": "me/feats", "commit": report.commit}
     assert np.array_equal(load_embeddings("me/feats", local_files_only=True).features, local.features)
     assert not push(features, "me/feats", token=OWNER_TOKEN).changed
 
@@ -105,6 +116,34 @@ def test_the_code_of_a_features_card_runs(hub: LoopbackHub, features: Path, caps
     (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
     exec(code, {})
     assert capsys.readouterr().out == "(2, 24) a.mp4\n"
+
+
+def features_card(hub: LoopbackHub, name: str) -> str:
+    repository = hub.repositories["dataset", name]
+    return repository.commits[repository.branches["main"]]["README.md"].content.decode()
+
+
+def test_a_features_card_names_the_licence_of_the_model_and_no_place(
+    hub: LoopbackHub, features: Path, tmp_path: Path
+) -> None:
+    VJEPA.from_pretrained("./model", device="cpu").save_pretrained(tmp_path / "nc", licence="CC-BY-NC-4.0")
+    embed_files(["a.mp4"], "out/nc.npy", model=str(tmp_path / "nc"), num_workers=0)
+    push("out/nc.npy", "me/nc", token=OWNER_TOKEN)
+    card = features_card(hub, "me/nc")
+    assert "Weights: CC-BY-NC-4.0, for non-commercial use only." in card
+    assert "- model name: nc\n" in card and "# Features of videos, 1 row\n" in card
+    pushed = hub.repositories["dataset", "me/nc"]
+    tree = pushed.commits[pushed.branches["main"]]
+    assert not any(str(tmp_path).encode() in blob.content for blob in tree.values())
+    push(features, "me/feats", token=OWNER_TOKEN)
+    assert "Weights:" not in features_card(hub, "me/feats")
+
+
+def test_a_model_of_the_hub_keeps_its_name_in_a_features_card(hub: LoopbackHub, features: Path, tmp_path: Path) -> None:
+    hub.add_directory("me/model", tmp_path / "model")
+    embed_files(["a.mp4"], "out/hub.npy", model="me/model", num_workers=0)
+    push("out/hub.npy", "me/hub", token=OWNER_TOKEN)
+    assert "- model name: me/model\n" in features_card(hub, "me/hub")
 
 
 def test_other_features_replace_the_ones_that_are_there(hub: LoopbackHub, features: Path) -> None:
@@ -123,7 +162,12 @@ def test_absolute_paths_are_warned_of(
         push(features, "me/feats", token=OWNER_TOKEN, dry_run=True)
         assert not caplog.text
         push("out/abs.npy", "me/feats", token=OWNER_TOKEN, dry_run=True)
-    assert f"such as '{tmp_path}/a.mp4', and so will the hub" in caplog.text
+        assert f"such as '{tmp_path}/a.mp4', and so will the hub" in caplog.text
+        caplog.clear()
+        (tmp_path / "bad.mp4").write_bytes(b"x")
+        embed_files(["a.mp4", tmp_path / "bad.mp4"], "out/bad.npy", model="model", num_workers=0)
+        push("out/bad.npy", "me/feats", token=OWNER_TOKEN, dry_run=True)
+        assert f"such as '{tmp_path}/bad.mp4', and so will the hub" in caplog.text
 
 
 def test_features_of_a_model_from_the_hub_name_its_commit(hub: LoopbackHub, features: Path, tmp_path: Path) -> None:
@@ -178,6 +222,13 @@ def test_what_looks_like_a_file_is_not_asked_for_on_the_hub(path: str | Path, hu
     with pytest.raises((InputError, ConfigError)):
         load_embeddings(path)
     assert not hub.requests
+
+
+def test_a_revision_of_a_file_here_is_refused(features: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="out/feats.npy: is no hub id, so it has no revision='v1'; leave revision out"
+    ):
+        load_embeddings(features, revision="v1")
 
 
 def test_a_missing_dataset_is_told(hub: LoopbackHub) -> None:

@@ -21,7 +21,7 @@ from tiny_models import VIDEO, save_tiny
 import vjepa_sdk
 from vjepa_sdk import VJEPA, ModelConfig, PreprocessConfig
 from vjepa_sdk.convert import convert
-from vjepa_sdk.errors import ConfigError, VJEPAError, WeightsError
+from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.heads import AttentiveProbe, ProbeConfig
 from vjepa_sdk.hub import load_model_directory
 from vjepa_sdk.probe import load_probe, save_probe
@@ -37,6 +37,7 @@ CODE_KEYS: dict[str, Any] = {
     "_attn_implementation_internal": "evil/kernels",
     "custom_pipelines": {"evil": {"impl": "evil.Evil"}},
     "trust_remote_code": True,
+    "text_config": {"layers": [{"trust_remote_code": True}]},  # whatever it lies in
 }
 EVIL = b"import os; os.mkdir(os.environ['CANARY'])"
 CODE_FILES = {name: EVIL for name in ("modeling_evil.py", "__init__.py", "setup.py", "sitecustomize.py", "conftest.py")}
@@ -106,7 +107,9 @@ def test_a_repository_with_code_is_data_and_nothing_of_it_runs(hub: LoopbackHub,
     assert lines[-2:] == ["events []", "modules []"]
     assert not (tmp_path / "canary").exists()
     fetched = {request.path.rpartition("/")[2] for request in hub.requested("/resolve/", method="HEAD")}
-    assert fetched <= {"config.json", "model.safetensors", "video_preprocessor_config.json"}
+    assert fetched == {"config.json", "model.safetensors", "video_preprocessor_config.json"}
+    refused = [request.path for request in hub.requested("^/evil/(ours|theirs)-", method="HEAD")]
+    assert refused and not any(path.endswith(".safetensors") for path in refused)
 
 
 def test_trust_remote_code_is_no_parameter() -> None:
@@ -174,38 +177,28 @@ def test_every_field_at_every_extreme_is_our_error_at_once(kind: str, models: di
     refused = 0
     for name, changed in mutants(data, fields_of(kind, data)):
         (tmp_path / "config.json").write_text(json.dumps(changed))
+        seconds = time_of_refusal(load, tmp_path)
+        if seconds is None:  # this value is as good as the one before
+            continue
+        refused += 1
+        # tried again, because a busy machine can be slow once
+        assert seconds < 0.1 or min(time_of_refusal(load, tmp_path) or 0 for _ in range(5)) < 0.1, name
         tracemalloc.start()
-        started = time.process_time()
-        try:
-            load(tmp_path, device=CPU)
-        except VJEPAError as error:
-            refused += 1
-            assert isinstance(error, ConfigError | WeightsError), name
-        seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
+        time_of_refusal(load, tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert seconds < 1, name  # tracing alone makes it ten times as slow
         assert peak < 20 << 20, name
     assert refused > 5 * len(fields_of(kind, data))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"embed_dim": 2**63}, {"depth": 2**31}, {"img_size": -1}, {"mlp_ratio": float("nan")}, {"num_heads": "1"}],
-    ids=str,
-)
-def test_a_bomb_is_refused_within_a_tenth_of_a_second(
-    change: dict[str, Any], models: dict[str, Path], tmp_path: Path
-) -> None:
-    data = json.loads((models["ours"] / "config.json").read_text())
-    (tmp_path / "model.safetensors").symlink_to(models["ours"] / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({**data, "model": {**data["model"], **change}}))
-    seconds = []
-    for _ in range(5):
-        started = time.process_time()
-        with pytest.raises(ConfigError):
-            load_model_directory(tmp_path, device=CPU)
-        seconds.append(time.process_time() - started)
-    assert min(seconds) < 0.1
+def time_of_refusal(load: Any, directory: Path) -> float | None:
+    """Return how long it took to refuse a directory; None if it was loaded."""
+    started = time.process_time()
+    try:
+        load(directory, device=CPU)
+    except (ConfigError, WeightsError):
+        return time.process_time() - started
+    return None
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ def training_card(
     config = replace(
         config,
         out="",
-        init_from=_name(config.init_from) if config.init_from is not None else None,
+        init_from=name_of(config.init_from) if config.init_from is not None else None,
         data=_without_places(config.data),
         images=replace(config.images, data=_without_places(config.images.data)) if config.images is not None else None,
     )
@@ -162,7 +162,7 @@ def _without_places(data: DataConfig) -> DataConfig:
     return replace(data, path=Path(data.path).name, sources=sources)
 
 
-def _name(origin: str) -> str:
+def name_of(origin: str) -> str:
     """Return the last part of a path; a hub id stays whole."""
     is_path = origin.startswith((".", "/", "~")) or Path(origin).exists()
     return Path(origin).name if is_path else origin
@@ -225,15 +225,18 @@ def embeddings_card(name: str, meta: Mapping[str, Any], *, rows: int, shape: Seq
 
     model = dict(meta.get("model", {}))
     source = {**dict(model.pop("provenance", {})), **{f"model {key}": value for key, value in model.items()}}
-    front = DatasetCardData(tags=["vjepa-sdk", "video", "embeddings"], pretty_name=f"Features of {rows} videos")
+    title = f"Features of videos, {rows} {'row' if rows == 1 else 'rows'}"
+    front = DatasetCardData(tags=["vjepa-sdk", "video", "embeddings"], pretty_name=title)
+    licence = source.get("licence")
+    weights = f" {_licence(source)}" if isinstance(licence, str) else "\n"
     return f"""---
 {front.to_yaml()}
 ---
 
-# Features of {rows} videos
+# {title}
 
-`{name}` holds one row of {" x ".join(map(str, shape))} numbers for each video, `{name.rpartition(".")[0]}.index.jsonl`
-says which video each row is.
+A row of `{name}` has {" x ".join(map(str, shape))} numbers. `{name.rpartition(".")[0]}.index.jsonl` says which video,
+and what of it, each row describes.
 
 ```python
 from vjepa_sdk import load_embeddings
@@ -247,8 +250,7 @@ print(found.features.shape, found.index[0]["path"])
 {_listed(source)}
 ## Licence
 
-Not stated: add `license:` above. Features may be subject to the rights in the videos and in the model.
-"""
+Not stated: add `license:` above. Features may be subject to the rights in the videos and in the model.{weights}"""
 
 
 def _front_matter(

@@ -443,6 +443,7 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
     level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vjepa: %(message)s")
     logging.getLogger("vjepa_sdk").setLevel(level)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     # what a long run is told before it starts is for everyone
     logging.getLogger("vjepa_sdk.preflight").setLevel(logging.ERROR if quiet else logging.INFO)
 

@@ -15,6 +15,7 @@ from . import official_layout, transformers_layout
 from .cards import model_card
 from .config import EncoderWeights, ModelConfig, PreprocessConfig
 from .errors import ConfigError, InputError, OutputError, WeightsError, WriteError
+from .filenames import WEIGHTS_NAME
 from .heads import AttentiveProbe, ProbeConfig
 from .hub import descended, load_model_directory, save_model_directory
 from .model import Predictor, VideoEncoder
@@ -24,7 +25,6 @@ from .registry import MODELS
 from .schema import read_json
 from .storage import atomic_path, sha256_of, write_json, write_text
 from .weights import (
-    WEIGHTS_NAME,
     Source,
     Stored,
     check_stored,

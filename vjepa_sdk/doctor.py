@@ -18,6 +18,7 @@ import numpy as np
 from . import __version__
 from .errors import VJEPAError
 from .hub_client import hub_api, is_offline, reason_of
+from .registry import MODELS
 from .video import Decoder, read_video
 from .workers import WorkerPool
 
@@ -45,6 +46,8 @@ _SAMPLES = {
     "gif": ("gif", "gif", {}),
 }
 """Encoder, container and options of a small video of each codec."""
+_ASKED_FOR = MODELS["vjepa2-vitl16"].source
+"""A repository that is public on the hub; a mirror may not have it, and says so as a hub does."""
 _NUM_FRAMES = 4
 _MAX_REASON = 200
 
@@ -97,6 +100,7 @@ def examine() -> DoctorReport:
     }
     decoders, has_workers = _decoders()
     hub, cache = _hub(), _cache()
+    place = Path(cache.directory)
     problems = [f"{name} is {_ABSENT}; install vjepa-sdk again" for name in _REQUIRED if versions[name] == _ABSENT]
     problems += [f"pyav cannot read {codec}: {state}" for codec, state in decoders["pyav"].items() if _is_bad(state)]
     if not has_workers:
@@ -105,6 +109,8 @@ def examine() -> DoctorReport:
         problems.append(
             f"the hub at {hub.endpoint} cannot be reached: {hub.state}; set HF_HUB_OFFLINE=1 if that is meant"
         )
+    if not (_existing(place).is_dir() and os.access(_existing(place), os.W_OK)):
+        problems.append(f"the cache {place} is no directory that can be written to; set HF_HOME to one")
     return DoctorReport(
         platform=platform.platform(),
         versions=versions,
@@ -205,10 +211,14 @@ def _hub() -> HubState:
     if not is_offline():
         try:
             hub_api(None)
-            answer = get_session().head(
-                constants.ENDPOINT, timeout=5, headers={"user-agent": f"vjepa-sdk/{__version__}"}
+            answer = get_session().get(
+                f"{constants.ENDPOINT}/api/models/{_ASKED_FOR}",
+                timeout=5,
+                headers={"user-agent": f"vjepa-sdk/{__version__}"},
             )
+            is_page = answer.status_code < 300 and "json" not in answer.headers.get("content-type", "")
             state = _FINE if answer.status_code < 500 else f"HTTP {answer.status_code}"
+            state = "a web page answers in its place; a proxy or login page may stand in between" if is_page else state
         except VJEPAError as error:
             state = str(error)
         except Exception as error:  # whatever stands between here and the hub, it is one line of the report
@@ -220,13 +230,17 @@ def _cache() -> CacheState:
     from huggingface_hub import CacheNotFound, constants, scan_cache_dir
 
     place = Path(constants.HF_HUB_CACHE)
-    existing = next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
-    free = shutil.disk_usage(existing).free
+    free = shutil.disk_usage(_existing(place)).free
     try:
         found = scan_cache_dir(place)
-    except CacheNotFound:
+    except (CacheNotFound, ValueError):  # not there yet, or a file; the latter is a problem
         return CacheState(directory=str(place), bytes=0, repositories=0, free_bytes=free)
     return CacheState(directory=str(place), bytes=found.size_on_disk, repositories=len(found.repos), free_bytes=free)
+
+
+def _existing(place: Path) -> Path:
+    """Return a path, or the nearest directory above it that is there."""
+    return next(path for path in (place.absolute(), *place.absolute().parents) if path.exists())
 
 
 def _sandbox(has_workers: bool) -> dict[str, bool]:

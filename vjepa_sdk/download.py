@@ -6,18 +6,20 @@ sha256 of large files, git's sha1 of small ones. What differs is deleted, fetche
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shutil
 import time
 import zipfile
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, InputError, WeightsError, WriteError
+from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
 from .hub_client import (
     TIMEOUT_SECONDS,
     TRIES,
@@ -29,7 +31,7 @@ from .hub_client import (
     is_passing,
     patiently,
 )
-from .schema import MAX_CONFIG_BYTES, read_json
+from .schema import MAX_CONFIG_BYTES, naming, read_json
 from .verified import COMMIT, CachedCommit, Digest, discard, stated_digest
 
 if TYPE_CHECKING:
@@ -40,10 +42,15 @@ logger = logging.getLogger(__name__)
 Choice = Callable[[Mapping[str, int]], list[str]]
 """Given the files at the top of a repository and their sizes, names those to fetch."""
 
+Check = Callable[[Path], None]
+"""Looks at the directory in which a commit's `*.json` are, and raises if the rest need not be fetched."""
+
 META_SUFFIX = ".meta.json"
 """Of the file beside features that says what they are."""
 
 _STALE_SECONDS = 24 * 3600
+_SLACK_BYTES = 1 << 20
+"""A download is stopped at twice its size and this: what was received before a connection broke may count again."""
 _FORGED = "the hub, or something on the way to it, is faulty or forges; try again later, or pass another revision"
 
 
@@ -59,10 +66,15 @@ class _DamagedError(WeightsError):
     """A file is not what the hub says it is."""
 
 
+def _no_check(_: Path) -> None:
+    """Fetch whatever is chosen."""
+
+
 def fetch(
     repository: str,
     *,
     choose: Choice,
+    check: Check = _no_check,
     repo_type: RepoType = "model",
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -78,6 +90,7 @@ def fetch(
     Args:
         repository: `owner/name`.
         choose: picks the files; nothing else is fetched.
+        check: called when `*.json` are there, and before anything larger is fetched.
         revision: branch, tag or commit; None: the branch `main`.
         known_sha256: by file, digests that are known beforehand and that the hub must state too.
 
@@ -100,23 +113,35 @@ def fetch(
         return source.cached(choose)
     if COMMIT.fullmatch(revision) and not force_download and source.at(revision).is_verified():
         return source.at(revision)
-    return source.fetched(choose, known_sha256 or {}, force_download)
+    return source.fetched(choose, check, known_sha256 or {}, force_download)
 
 
 def choose_model_files(sizes: Mapping[str, int]) -> list[str]:
     """Pick the files of a model or probe: its configuration and its weights, as one file or in shards.
 
     Raises:
-        ConfigError: `config.json` is too large to be one.
+        ConfigError: there is no `config.json`, or one too large to be one.
+        WeightsError: there are no safetensors.
     """
-    if sizes.get("config.json", 0) > MAX_CONFIG_BYTES:
+    if CONFIG_NAME not in sizes:
+        raise ConfigError(f"holds no {CONFIG_NAME}; pass a repository that vjepa-sdk or transformers made")
+    if sizes[CONFIG_NAME] > MAX_CONFIG_BYTES:
         raise ConfigError(
-            f"config.json has {sizes['config.json']:,} bytes, a configuration has at most {MAX_CONFIG_BYTES:,}; "
+            f"{CONFIG_NAME} has {sizes[CONFIG_NAME]:,} bytes, a configuration has at most {MAX_CONFIG_BYTES:,}; "
             "this is no model of ours"
         )
     configurations = [name for name, size in sizes.items() if name.endswith(".json") and size <= MAX_CONFIG_BYTES]
+    if WEIGHTS_NAME in sizes:
+        return [*configurations, WEIGHTS_NAME]
     weights = [name for name in sizes if name.endswith(".safetensors")]
-    return configurations + (["model.safetensors"] if "model.safetensors" in weights else weights)
+    if INDEX_NAME not in configurations or not weights:
+        pickles = pickles_among(sizes)
+        hint = f"{pickles[0]} may hold a pickle, which is never loaded: " if pickles else ""
+        raise WeightsError(
+            f"holds no {WEIGHTS_NAME}; {hint}run `vjepa convert` on official files and pass its directory"
+        )
+    # other models may lie beside them
+    return configurations + ([name for name in weights if WEIGHT_NAMES.fullmatch(name)] or weights)
 
 
 def fetch_output(
@@ -191,7 +216,9 @@ class _Source:
     def at(self, commit: str) -> CachedCommit:
         return CachedCommit(self.storage, commit)
 
-    def fetched(self, choose: Choice, known_sha256: Mapping[str, str], force_download: bool) -> CachedCommit:
+    def fetched(
+        self, choose: Choice, check: Check, known_sha256: Mapping[str, str], force_download: bool
+    ) -> CachedCommit:
         """Return the commit that the hub names, after fetching what of it is not in the cache."""
         in_cache = None if force_download else self._cached_commit()
         try:
@@ -207,8 +234,10 @@ class _Source:
             logger.info("%s: %s is commit %s; pass it as revision to pin it", self.repository, self.revision, commit)
         found = self.at(commit)
         if force_download or not found.is_verified():
-            chosen = {name: listed[name] for name in choose({name: file.size for name, file in listed.items()})}
-            found.note(self._fetch_all(commit, chosen, known_sha256, force_download))
+            with naming(self.repository):
+                names = choose({name: file.size for name, file in listed.items()})
+            chosen = {name: listed[name] for name in names}
+            found.note(self._fetch_all(commit, chosen, check, known_sha256, force_download))
         if self._cached_commit() != commit:
             found.name_branch(self.revision)
         return found
@@ -221,13 +250,23 @@ class _Source:
                 f"{self.repository}: {self.revision} is not in the cache {self.cache}; fetch it once with a network, "
                 "without local_files_only and HF_HUB_OFFLINE"
             )
-        found = self.at(commit)
+        whole = self.at(commit)
+        if whole.is_verified():
+            return whole
+        # what else the commit has is not known here, so these notes do not count with a network
+        found = replace(whole, is_whole=False)
         if found.is_verified():
             return found
         files = {path.name: path for path in found.directory.iterdir() if path.is_file()}
-        names = choose({name: path.stat().st_size for name, path in files.items()})
+        incomplete = WeightsError(
+            f"{self.repository}: its copy in {self.cache} is not complete; fetch it with a network"
+        )
+        try:
+            names = choose({name: path.stat().st_size for name, path in files.items()})
+        except (ConfigError, WeightsError):
+            raise incomplete from None
         if all(name.endswith(".json") for name in names):
-            raise WeightsError(f"{self.repository}: its copy in {self.cache} is not complete; fetch it with a network")
+            raise incomplete
         digests = {name: stated_digest(files[name]) for name in names}
         for name, stated in digests.items():
             if (actual := stated.of(files[name])) != stated:
@@ -260,28 +299,37 @@ class _Source:
         return str(info.sha), files
 
     def _fetch_all(
-        self, commit: str, files: Mapping[str, _Listed], known_sha256: Mapping[str, str], force_download: bool
+        self,
+        commit: str,
+        files: Mapping[str, _Listed],
+        check: Check,
+        known_sha256: Mapping[str, str],
+        force_download: bool,
     ) -> dict[str, Digest]:
         _collect_garbage(self.storage)
         self._check_room(commit, files, force_download)
-        digests = {}
-        # small files first: a configuration that cannot be fetched is told before gigabytes are
-        for name, file in sorted(files.items(), key=lambda item: item[1].size):
+        digests: dict[str, Digest] = {}
+        # another kind of model, or one that asks for code, is told before gigabytes are fetched
+        ordered = sorted(files.items(), key=lambda item: (not item[0].endswith(".json"), item[1].size))
+        num_small = sum(name.endswith(".json") for name in files)
+        for number, (name, file) in enumerate(ordered):
+            if number == num_small:
+                check(self.at(commit).directory)
             known = Digest("sha256", known_sha256[name]) if name in known_sha256 else None
             if known and file.digest and file.digest.algorithm == "sha256" and known != file.digest:
                 raise self._forged(name, file.digest, known)
-            digests[name] = self._fetch_file(name, commit, known or file.digest, force_download)
+            digests[name] = self._fetch_file(name, commit, _Listed(file.size, known or file.digest), force_download)
         return digests
 
-    def _fetch_file(self, name: str, commit: str, stated: Digest | None, force_download: bool) -> Digest:
+    def _fetch_file(self, name: str, commit: str, stated: _Listed, force_download: bool) -> Digest:
         try:
             return self._fetch_once(name, commit, stated, force_download)
         except _DamagedError as error:
             logger.warning("%s; fetching it once more", error)
             return self._fetch_once(name, commit, stated, True)
 
-    def _fetch_once(self, name: str, commit: str, stated: Digest | None, force_download: bool) -> Digest:
-        download = partial(self._download, name, commit, force_download)
+    def _fetch_once(self, name: str, commit: str, stated: _Listed, force_download: bool) -> Digest:
+        download = partial(self._download, name, commit, stated.size, force_download)
         try:
             with hub_errors(self.repository, revision=commit):
                 path = patiently(download, what=f"{self.repository}: {name}")
@@ -289,7 +337,7 @@ class _Source:
             if "Consistency check failed" not in str(error.__cause__):
                 raise
             raise _DamagedError(f"{error}; {_FORGED}") from error
-        digest = stated or stated_digest(path)
+        digest = stated.digest or stated_digest(path)
         if (found := digest.of(path)) != digest:
             discard(path)
             raise self._forged(name, found, digest)
@@ -298,7 +346,8 @@ class _Source:
     def _forged(self, name: str, found: Digest, stated: Digest) -> _DamagedError:
         return _DamagedError(f"{self.repository}: {name} has {found}, must have {stated}, and was deleted; {_FORGED}")
 
-    def _download(self, name: str, commit: str, force_download: bool) -> Path:
+    def _download(self, name: str, commit: str, size: int, force_download: bool) -> Path:
+        too_long = _DamagedError(f"{self.repository}: {name} has more bytes than the {size:,} stated; {_FORGED}")
         return Path(
             self.api.hf_hub_download(
                 self.repository,
@@ -307,6 +356,7 @@ class _Source:
                 revision=commit,
                 cache_dir=self.cache,
                 force_download=force_download,
+                tqdm_class=_bounded(size, too_long) if size else None,  # a mirror may not know the size
             )
         )
 
@@ -337,8 +387,27 @@ class _Source:
         return commit if is_there else None
 
 
+def _bounded(size: int, error: Exception) -> type[Any]:
+    """Return the client's progress bar, but one that stops a download which does not end: its disk would fill up."""
+    from huggingface_hub.utils.tqdm import tqdm
+
+    class BoundedBar(tqdm):
+        received = 0.0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.received += n or 0
+            if self.received > 2 * size + _SLACK_BYTES:
+                raise error
+            shown: bool | None = super().update(n)
+            return shown
+
+    return BoundedBar
+
+
 def _collect_garbage(storage: Path) -> None:
     """Delete what downloads that were killed long ago left behind."""
     for path in (storage / "blobs").glob("*.incomplete"):
-        if path.stat().st_mtime < time.time() - _STALE_SECONDS:
-            path.unlink(missing_ok=True)
+        # another process may finish or delete it now, and a shared cache may be read-only
+        with contextlib.suppress(OSError):
+            if path.stat().st_mtime < time.time() - _STALE_SECONDS:
+                path.unlink()

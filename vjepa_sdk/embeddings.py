@@ -84,6 +84,8 @@ def load_embeddings(
             local_files_only=local_files_only,
             force_download=force_download,
         )
+    elif revision is not None:
+        raise ConfigError(f"{path}: is no hub id, so it has no revision={revision!r}; leave revision out")
     path = Path(path)
     check_suffix(path)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -17,18 +17,18 @@ from .cards import EVALUATION_NAME
 from .config import FORMAT_VERSION, EncoderWeights, ModelConfig, PreprocessConfig
 from .download import choose_model_files, fetch, origin_of
 from .errors import ConfigError, WeightsError, WriteError
+from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME
 from .hub_client import is_repository_id
 from .model import Predictor, VideoEncoder
 from .registry import MODELS
-from .schema import from_dict, read_json, to_dict, unknown
+from .schema import from_dict, naming, read_json, to_dict, unknown
 from .storage import write_json, write_text
 from .upload import CARD, LICENCES
 from .weights import (
-    INDEX_NAME,
-    WEIGHTS_NAME,
     Source,
     Stored,
     check_stored,
+    check_values,
     expected_shapes,
     load_module,
     read_headers,
@@ -38,7 +38,6 @@ from .weights import (
 
 logger = logging.getLogger(__name__)
 
-CONFIG_NAME = "config.json"
 MAX_SHARD_SIZE = "5GB"
 
 _CONFIG_KEYS = ("compute_dtype", "encoder_weights", "format_version", "model", "preprocess", "provenance")
@@ -115,14 +114,15 @@ def load_model_directory(
 
 
 def model_files(directory: str | Path) -> dict[str, Path]:
-    """Return the files that make up a model directory, by name, after the checks of loading it but those on values.
+    """Return the files that make up a model directory, by name, after all checks of loading it.
 
     Raises:
         WeightsError: no such directory, no safetensors, or tensors that do not fit the configuration.
         ConfigError: `config.json` is missing, malformed or holds unknown keys.
     """
     directory = Path(directory)
-    describe(directory)
+    _, stored = describe(directory)
+    check_values(stored)
     weights = weight_files(directory)
     optional = [CARD, EVALUATION_NAME, *LICENCES, *transformers_layout.PROCESSOR_NAMES]
     optional += [INDEX_NAME] if weights[0].name != WEIGHTS_NAME else []
@@ -222,27 +222,47 @@ def _read_config(directory: Path) -> dict[str, Any]:
     return read_json(directory / CONFIG_NAME)
 
 
-def _read_ours(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> Described:
-    path = directory / CONFIG_NAME
+def check_model_config(data: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the content of a `config.json` describes a model that can be loaded."""
+    if "model_type" in data:
+        transformers_layout.read_config(data)
+        transformers_layout.read_encoder_weights(data)
+    else:
+        _check_ours(data)
+
+
+def _check_ours(data: Mapping[str, Any]) -> tuple[ModelConfig, PreprocessConfig]:
+    if "format_version" not in data:
+        raise ConfigError(
+            "has neither format_version nor model_type, so it describes no model that vjepa-sdk or transformers saved; "
+            "pass another directory or repository"
+        )
     for key in data:
         if key not in _CONFIG_KEYS:
-            raise ConfigError(f"{path}: {unknown(f'key {key!r}', key, _CONFIG_KEYS)}")
+            raise ConfigError(unknown(f"key {key!r}", key, _CONFIG_KEYS))
     if data.get("format_version") != FORMAT_VERSION:
         raise ConfigError(
-            f"{path}: format_version={data.get('format_version')!r} must be {FORMAT_VERSION}; "
-            "a newer vjepa-sdk may read it"
+            f"format_version={data.get('format_version')!r} must be {FORMAT_VERSION}; a newer vjepa-sdk may read it"
         )
-    held: Any = data.get("encoder_weights")
+    held = data.get("encoder_weights")
     if held not in get_args(EncoderWeights):
-        raise ConfigError(f"{path}: encoder_weights={held!r} must be 'target' or 'context'")
+        raise ConfigError(f"encoder_weights={held!r} must be 'target' or 'context'")
     for key in ("model", "preprocess", "provenance"):
         if not isinstance(data.get(key, {}), dict):
-            raise ConfigError(f"{path}: {key}={data[key]!r} must be an object")
+            raise ConfigError(f"{key}={data[key]!r} must be an object")
     dtype = data.get("compute_dtype")
     if dtype is not None and (not isinstance(dtype, str) or dtype not in _DTYPES):
-        raise ConfigError(f"{path}: compute_dtype={dtype!r} must be one of {', '.join(_DTYPES)}")
-    config = from_dict(ModelConfig, data.get("model", {}), where="model.")
-    preprocess = from_dict(PreprocessConfig, data.get("preprocess", {}), where="preprocess.")
+        raise ConfigError(f"compute_dtype={dtype!r} must be one of {', '.join(_DTYPES)}")
+    return (
+        from_dict(ModelConfig, data.get("model", {}), where="model."),
+        from_dict(PreprocessConfig, data.get("preprocess", {}), where="preprocess."),
+    )
+
+
+def _read_ours(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> Described:
+    with naming(directory / CONFIG_NAME):
+        config, preprocess = _check_ours(data)
+    dtype, held = data.get("compute_dtype"), data["encoder_weights"]
     present = [key for key in _NETWORKS if key == "encoder" or any(name.startswith(f"{key}.") for name in stored)]
     networks = _lay_out(config, present)
     sources = {
@@ -255,9 +275,13 @@ def _read_ours(directory: Path, data: Mapping[str, Any], stored: Mapping[str, St
 
 def _read_transformers(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> Described:
     kind = data["model_type"]
-    config = transformers_layout.read_config(data)
+    with naming(directory / CONFIG_NAME):
+        config = transformers_layout.read_config(data)
+        held = transformers_layout.read_encoder_weights(data)
     found = [path for name in transformers_layout.PROCESSOR_NAMES if (path := directory / name).is_file()]
     processor = read_json(found[0]) if found else {}
+    with naming(found[0] if found else directory):
+        preprocess = transformers_layout.read_preprocess(data, processor, config)
     networks = _lay_out(config, ["encoder"] if kind == "ijepa" else ["encoder", "predictor"])
     # a classification model keeps its backbone under its own name
     prefix = f"{kind}." if any(name.startswith(f"{kind}.") for name in stored) else ""
@@ -269,8 +293,8 @@ def _read_transformers(directory: Path, data: Mapping[str, Any], stored: Mapping
     }
     return Described(
         config,
-        transformers_layout.read_preprocess(data, processor, config),
-        transformers_layout.read_encoder_weights(data),
+        preprocess,
+        held,
         # published I-JEPA weights are all non-commercial, and their directories do not say so
         {"layout": f"transformers {kind}", **({"licence": "CC-BY-NC-4.0"} if kind == "ijepa" else {})},
         None,
@@ -317,11 +341,16 @@ def locate_model(
     token: str | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    check_config: Callable[[Mapping[str, Any]], None] = check_model_config,
 ) -> Path:
     """Return the local directory of a model: a path, a known name, or a hub id fetched into the hub's cache.
 
+    Args:
+        check_config: refuses the content of a fetched `config.json`, before any weights are fetched.
+
     Raises:
-        ConfigError: neither a directory, a known name nor a hub id; or the hub does not know it or grant access.
+        ConfigError: neither a directory, a known name nor a hub id; or the hub does not know it or grant access; or a
+            revision of what has none, or a configuration of another kind of model.
         WeightsError: it cannot be fetched, or is not what the hub says it is.
         WriteError: the cache's disk is full.
     """
@@ -331,11 +360,14 @@ def locate_model(
             raise _unknown_model(name_or_path)
         if not directory.is_dir():
             raise ConfigError(f"{directory}: no such directory; pass a model directory or a name from `vjepa models`")
+        _refuse_revision(revision, directory)
         return directory
     if name_or_path and Path(name_or_path).is_dir():
+        _refuse_revision(revision, name_or_path)
         return Path(name_or_path)
     known = MODELS.get(name_or_path)
     if known is not None and known.is_bundled:
+        _refuse_revision(revision, name_or_path)
         return known.directory
     if known is not None and not known.is_on_hub:
         raise ConfigError(
@@ -347,10 +379,16 @@ def locate_model(
         raise _unknown_model(repository)
     info = known or next((model for model in MODELS.values() if model.source == repository), None)
     _state_licence(repository, info.licence if info is not None else None)
+
+    def check(directory: Path) -> None:
+        with naming(f"{repository}: {CONFIG_NAME}"):
+            check_config(read_json(directory / CONFIG_NAME))
+
     pinned = revision or (known.revision if known is not None else "")
     return fetch(
         repository,
         choose=choose_model_files,
+        check=check,
         revision=pinned or None,
         cache_dir=cache_dir,
         token=token,
@@ -358,6 +396,11 @@ def locate_model(
         force_download=force_download,
         known_sha256=info.file_sha256 if info is not None and pinned == info.revision else {},
     ).directory
+
+
+def _refuse_revision(revision: str | None, place: str | Path) -> None:
+    if revision is not None:
+        raise ConfigError(f"{place}: is a directory here, which has no revision={revision!r}; leave revision out")
 
 
 def _unknown_model(place: str | Path) -> ConfigError:

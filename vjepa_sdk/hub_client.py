@@ -38,6 +38,7 @@ LONGEST_WAIT_SECONDS = 120.0
 TIMEOUT_SECONDS = 10.0
 
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
+_BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 _ALLOW_HTTP = "VJEPA_ALLOW_HTTP"
 
 _Result = TypeVar("_Result")
@@ -139,6 +140,8 @@ def is_passing(error: BaseException) -> bool:
     error = _root(error)
     if _status(error) is not None:
         return _status(error) in _PASSING_STATUS
+    if _BAD_CERTIFICATE in str(error):
+        return False
     return isinstance(error, _httpx().TransportError) and not isinstance(error, _httpx().ProxyError)
 
 
@@ -154,11 +157,36 @@ def reason_of(error: BaseException) -> str:
 def hub_errors(repository: str, *, revision: str | None = None, is_upload: bool = False) -> Iterator[None]:
     """Turn whatever the hub's client raises in the block into one of our errors, with the remedy."""
     try:
-        yield
+        with _as_quiet_as_we_are():
+            yield
     except VJEPAError:
         raise
     except Exception as error:  # a server may answer anything, and its client then raises KeyError, AssertionError, ...
         raise _explained(_root(error), repository, revision, is_upload) from error
+
+
+@contextmanager
+def _as_quiet_as_we_are() -> Iterator[None]:
+    """Keep the client's bars and remarks off stderr while our own warnings are: with `-q`."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if logger.isEnabledFor(logging.WARNING):
+        yield
+        return
+    theirs = logging.getLogger("huggingface_hub")
+    level = theirs.level
+    # a user who set HF_HUB_DISABLE_PROGRESS_BARS has decided already
+    has_bars = constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not are_progress_bars_disabled()
+    theirs.setLevel(logging.ERROR)
+    if has_bars:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        theirs.setLevel(level)
+        if has_bars:
+            enable_progress_bars()
 
 
 def _explained(error: BaseException, repository: str, revision: str | None, is_upload: bool) -> VJEPAError:
@@ -187,10 +215,20 @@ def _explained(error: BaseException, repository: str, revision: str | None, is_u
         told = _told_seconds(error)
         wait = f"wait {told:.0f} s and" if told is not None else "wait a while and"
         return WeightsError(f"{repository}: the hub is asked too often (429); {wait} try again")
+    if _BAD_CERTIFICATE in str(error):
+        return WeightsError(
+            f"{repository}: {constants.ENDPOINT} shows a certificate that is not trusted; if your network has its "
+            "own, set SSL_CERT_FILE to it"
+        )
     if isinstance(error, _httpx().ProxyError):
         return WeightsError(f"{repository}: the proxy failed ({reason_of(error)}); check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WriteError(f"{repository}: the disk of the hub's cache is full; free some space or set HF_HOME")
+    if isinstance(error, OSError) and error.filename is not None and not is_upload:
+        return WriteError(
+            f"{repository}: the hub's cache cannot be used ({error.strerror}: {error.filename}); pass cache_dir= or "
+            "set HF_HOME to a directory that you may write to"
+        )
     if is_passing(error) or isinstance(error, errors.OfflineModeIsEnabled):
         remedy = "check the network, or use a copy: `vjepa` takes a directory, and HF_HUB_OFFLINE=1 the cache"
         return WeightsError(

@@ -19,14 +19,14 @@ from .config import FORMAT_VERSION
 from .devices import best_device
 from .download import origin_of
 from .errors import ConfigError, WriteError
+from .filenames import CONFIG_NAME, WEIGHTS_NAME
 from .heads import AttentiveProbe, ProbeConfig
 from .hub import descended, locate_model
 from .model import VideoEncoder
-from .schema import from_dict, read_json, to_dict, unknown
+from .schema import from_dict, naming, read_json, to_dict, unknown
 from .storage import atomic_path, write_json, write_text
 from .upload import CARD, LICENCES, PushOptions, PushReport, push_directory
 from .weights import (
-    WEIGHTS_NAME,
     Source,
     check_stored,
     expected_shapes,
@@ -89,6 +89,7 @@ class Probe:
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
+            check_config=_check_config,
         )
         return load_probe(directory, device=best_device(device), dtype=dtype)
 
@@ -142,13 +143,17 @@ def load_probe(directory: str | Path, *, device: torch.device, dtype: torch.dtyp
         WeightsError: tensors are missing or do not fit.
     """
     directory = Path(directory)
-    data = read_json(directory / "config.json")
+    data = read_json(directory / CONFIG_NAME)
     stored = read_headers(weight_files(directory))
+    with naming(directory / CONFIG_NAME):
+        config, labels, provenance = (_from_transformers if "model_type" in data else _from_ours)(data)
     if "model_type" in data:
-        config, labels, provenance = _from_transformers(directory, data)
+        if (config.embed_dim, data.get("num_attention_heads")) == (_GIANT_DIM, _GIANT_HEADS):
+            logger.warning(
+                "%s: num_attention_heads=%d is the encoder's; ViT-g probes were trained with %d heads, which are used",
+                directory / CONFIG_NAME, _GIANT_HEADS, config.num_heads,
+            )  # fmt: skip
         stored = {name: value for name, value in stored.items() if name.startswith(transformers_layout.HEAD_PREFIXES)}
-    else:
-        config, labels, provenance = _from_ours(directory, data)
     with torch.device("meta"):
         probe = AttentiveProbe(config)
     locate = transformers_layout.probe_source if "model_type" in data else lambda name: Source((name,))
@@ -195,6 +200,14 @@ def probe_files(directory: str | Path) -> dict[str, Path]:
     return {path.name: path for path in paths if path.is_file()}
 
 
+def write_probe_card(directory: Path) -> Path:
+    """Write the `README.md` of a probe directory anew, and return its path; raises what `load_probe` does."""
+    found = load_probe(directory, device=torch.device("cpu"))
+    card = probe_card(to_dict(found.probe.config), labels=found.labels, provenance=found.provenance)
+    write_text(directory / CARD, card)
+    return directory / CARD
+
+
 def probe_tokens(encoder: VideoEncoder, clips: Tensor, *, layers: tuple[int, ...]) -> Tensor:
     """Encode normalised clips `[B, 3, T, H, W]` into what a probe reads.
 
@@ -210,56 +223,50 @@ def probe_tokens(encoder: VideoEncoder, clips: Tensor, *, layers: tuple[int, ...
     return torch.cat(encoder.get_intermediate_layers(clips, layers), dim=1)
 
 
-def _from_ours(directory: Path, data: Mapping[str, Any]) -> tuple[ProbeConfig, tuple[str, ...], Mapping[str, Any]]:
-    path = directory / "config.json"
+def _check_config(data: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the content of a `config.json` describes a probe that can be loaded."""
+    _ = _from_transformers(data) if "model_type" in data else _from_ours(data)
+
+
+def _from_ours(data: Mapping[str, Any]) -> tuple[ProbeConfig, tuple[str, ...], Mapping[str, Any]]:
     if not isinstance(data.get("probe"), dict):
-        raise ConfigError(f"{path}: describes no probe; pass a directory that `vjepa convert` made from a probe file")
+        raise ConfigError("describes no probe; pass a directory that `vjepa convert` made from a probe file")
     for key in data:
         if key not in _CONFIG_KEYS:
-            raise ConfigError(f"{path}: {unknown(f'key {key!r}', key, _CONFIG_KEYS)}")
+            raise ConfigError(unknown(f"key {key!r}", key, _CONFIG_KEYS))
     if data.get("format_version") != FORMAT_VERSION:
         raise ConfigError(
-            f"{path}: format_version={data.get('format_version')!r} must be {FORMAT_VERSION}; "
-            "a newer vjepa-sdk may read it"
+            f"format_version={data.get('format_version')!r} must be {FORMAT_VERSION}; a newer vjepa-sdk may read it"
         )
     config = from_dict(ProbeConfig, data["probe"], where="probe.")
     labels, provenance = data.get("labels", []), data.get("provenance", {})
     if not isinstance(provenance, dict):
-        raise ConfigError(f"{path}: provenance={provenance!r} must be an object")
-    return config, _check_labels(path, labels, config.num_classes), provenance
+        raise ConfigError(f"provenance={provenance!r} must be an object")
+    return config, _check_labels(labels, config.num_classes), provenance
 
 
-def _from_transformers(
-    directory: Path, data: Mapping[str, Any]
-) -> tuple[ProbeConfig, tuple[str, ...], Mapping[str, Any]]:
-    path = directory / "config.json"
+def _from_transformers(data: Mapping[str, Any]) -> tuple[ProbeConfig, tuple[str, ...], Mapping[str, Any]]:
     if data["model_type"] != "vjepa2":
-        raise ConfigError(
-            f"{path}: model_type={data['model_type']!r} must be 'vjepa2'; no other has an attentive probe"
-        )
+        raise ConfigError(f"model_type={data['model_type']!r} must be 'vjepa2'; no other has an attentive probe")
     model = transformers_layout.read_config(data)
     names = data.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
     if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:
-        raise ConfigError(f"{path}: id2label must name the classes '0' to 'n - 1'")
+        raise ConfigError("id2label must name the classes '0' to 'n - 1'")
     depth = data.get("num_pooler_layers", 3)
     if type(depth) is not int or not 0 <= depth < 64:
-        raise ConfigError(f"{path}: num_pooler_layers={depth!r} must be an integer from 0 to 63")
+        raise ConfigError(f"num_pooler_layers={depth!r} must be an integer from 0 to 63")
     heads = model.num_heads
     if (model.embed_dim, heads) == (_GIANT_DIM, _GIANT_HEADS):
-        logger.warning(
-            "%s: num_attention_heads=%d is the encoder's; ViT-g probes were trained with %d heads, which are used here",
-            path, heads, _OFFICIAL_HEADS,
-        )  # fmt: skip
         heads = _OFFICIAL_HEADS
     fields: dict[str, Any] = {"embed_dim": model.embed_dim, "num_classes": len(names), "num_heads": heads}
     fields |= {"depth": depth + 1, "norm_eps": model.norm_eps}
-    labels = _check_labels(path, [names[str(index)] for index in range(len(names))], len(names))
+    labels = _check_labels([names[str(index)] for index in range(len(names))], len(names))
     return from_dict(ProbeConfig, fields), labels, {"layout": "transformers vjepa2"}
 
 
-def _check_labels(path: Path, labels: object, count: int) -> tuple[str, ...]:
+def _check_labels(labels: object, count: int) -> tuple[str, ...]:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ConfigError(f"{path}: labels must be a list of texts")
+        raise ConfigError("labels must be a list of texts")
     if labels and len(labels) != count:
-        raise ConfigError(f"{path}: {len(labels)} labels must be as many as num_classes={count}")
+        raise ConfigError(f"{len(labels)} labels must be as many as num_classes={count}")
     return tuple(labels)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
-from .cards import EVALUATION_NAME, embeddings_card, model_card, read_evaluation, read_metrics, training_card
+from .cards import EVALUATION_NAME, embeddings_card, model_card, name_of, read_evaluation, read_metrics, training_card
 from .config import TrainConfig
 from .download import META_SUFFIX
-from .embeddings import SUFFIXES, embedding_files, load_embeddings
+from .embeddings import SUFFIXES, embedding_files, load_embeddings, sidecar
 from .errors import ConfigError, InputError
-from .hub import CONFIG_NAME, describe, model_files
-from .probe import probe_files
+from .filenames import CONFIG_NAME
+from .hub import describe, model_files
+from .probe import probe_files, write_probe_card
 from .schema import from_dict, read_json, read_toml
-from .storage import write_text
+from .storage import json_text, write_text
 from .upload import CARD, HERE, PushOptions, PushReport, push_directory, push_files
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,7 @@ def push(
         private: make the repository private; refused if it exists and is public.
         create_pr: propose the commit as a pull request instead, also to repositories of others.
         dry_run: check and report, but send nothing.
-        new_card: write the model's `README.md` anew first; see `write_card`.
+        new_card: write the `README.md` anew first; see `write_card`. That of features always is.
         keep_card: leave a card that the repository has already as it is.
         commit_message: None: `Upload with vjepa-sdk`.
         token: of the hub, with the right to write; None: the stored one (`hf auth login`).
@@ -71,26 +74,36 @@ def push(
         return _push_embeddings(path, repository, options)
     if not path.is_dir():
         raise InputError(f"{path}: no such directory; pass a model or probe directory, or an output of `vjepa embed`")
-    is_probe = (path / CONFIG_NAME).is_file() and "probe" in read_json(path / CONFIG_NAME)
-    if new_card and not is_probe:
+    if new_card:
         write_card(path)
-    files = probe_files(path) if is_probe else model_files(path)
+    files = probe_files(path) if _is_probe(path) else model_files(path)
     if CARD not in files:
         raise ConfigError(f"{path}: holds no {CARD}; pass new_card=True (--new-card) to have one written")
     return push_directory(path, files, repository, options)
 
 
+def _is_probe(directory: Path) -> bool:
+    return (directory / CONFIG_NAME).is_file() and "probe" in read_json(directory / CONFIG_NAME)
+
+
 def _push_embeddings(path: Path, repository: str, options: PushOptions) -> PushReport:
     found = load_embeddings(path)
-    named = [str(entry.get("path", "")) for entry in found.index]
-    if absolute := [name for name in named if name.startswith("/")]:
+    files: dict[str, Path | bytes] = {**embedding_files(path)}
+    if absolute := _absolute_paths(file for file in embedding_files(path).values() if file.suffix == ".jsonl"):
         logger.warning(
-            "%s: its index names files by where they lie on your disk, such as %r, and so will the hub; embed them by "
+            "%s: its lists name files by where they lie on your disk, such as %r, and so will the hub; embed them by "
             "relative paths if that is nobody's business", path, absolute[0],
         )  # fmt: skip
-    card = embeddings_card(path.name, found.meta, rows=len(found.features), shape=found.features[0].shape)
+    described = sidecar(path, META_SUFFIX.removeprefix("."))
+    meta = json.loads(described.read_bytes())
+    model = meta.get("model", {})
+    if isinstance(model, dict) and isinstance(model.get("name"), str) and name_of(model["name"]) != model["name"]:
+        # where a model lies on a disk is nobody's business either
+        meta = {**meta, "model": {**model, "name": name_of(model["name"])}}
+        files[described.name] = json_text(meta)
+    card = embeddings_card(path.name, meta, rows=len(found.features), shape=found.features[0].shape)
     return push_files(
-        {**embedding_files(path), CARD: card.replace(f'"{HERE}"', f'"{repository}"').encode()},
+        {**files, CARD: card.replace(f'"{HERE}"', f'"{repository}"').encode()},
         repository,
         options,
         repo_type="dataset",
@@ -98,17 +111,25 @@ def _push_embeddings(path: Path, repository: str, options: PushOptions) -> PushR
     )
 
 
-def write_card(directory: str | Path) -> Path:
-    """Write the `README.md` of a model directory anew, and return its path.
+def _absolute_paths(lists: Iterable[Path]) -> list[str]:
+    entries = (json.loads(line) for file in lists for line in file.read_bytes().splitlines())
+    named = (str(entry.get("path", "")) for entry in entries if isinstance(entry, dict))
+    return [name for name in named if name.startswith("/")]
 
-    It is made from `config.json`, from `evaluation.json` if there is one (see `EvaluationResult`), and, in a training
-    run, from the run's `config.toml` and `metrics.jsonl`.
+
+def write_card(directory: str | Path) -> Path:
+    """Write the `README.md` of a model or probe directory anew, and return its path.
+
+    That of a model is made from `config.json`, from `evaluation.json` if there is one (see `EvaluationResult`), and, in
+    a training run, from the run's `config.toml` and `metrics.jsonl`.
 
     Raises:
         ConfigError: one of these files is not valid.
         WeightsError: no such directory, or weights that do not fit their configuration.
     """
     directory = Path(directory)
+    if _is_probe(directory):
+        return write_probe_card(directory)
     described, _ = describe(directory)
     found = directory / EVALUATION_NAME
     evaluation = read_evaluation(found) if found.is_file() else []

@@ -52,7 +52,12 @@ def _umask() -> int:
 def write_json(path: str | Path, data: Any) -> None:
     """Write JSON atomically: sorted keys, indented, newline at the end."""
     with atomic_file(path) as file:
-        file.write((json.dumps(data, indent=2, sort_keys=True, ensure_ascii=True) + "\n").encode())
+        file.write(json_text(data))
+
+
+def json_text(data: Any) -> bytes:
+    """Return what `write_json` writes."""
+    return (json.dumps(data, indent=2, sort_keys=True, ensure_ascii=True) + "\n").encode()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -78,10 +78,16 @@ def read_preprocess(data: Mapping[str, Any], processor: Mapping[str, Any], confi
     return from_dict(PreprocessConfig, fields, where="preprocessor.")
 
 
-def _refuse_code(data: Mapping[str, Any]) -> None:
-    for key in data:
-        if key in _CODE_KEYS:
-            raise ConfigError(f"{key}={data[key]!r} asks for code from a repository, which is never run; remove it")
+def _refuse_code(data: object) -> None:
+    """Raise if a key that names code is anywhere in there; `read_json` bounds how deep that can be."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            if key in _CODE_KEYS:
+                raise ConfigError(f"{key}={value!r} asks for code from a repository, which is never run; remove it")
+            _refuse_code(value)
+    elif isinstance(data, list):
+        for item in data:
+            _refuse_code(item)
 
 
 def read_encoder_weights(data: Mapping[str, Any]) -> EncoderWeights:

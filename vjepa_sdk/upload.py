@@ -5,20 +5,23 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from .errors import ConfigError
+from .filenames import WEIGHT_NAMES
 from .hub_client import TIMEOUT_SECONDS, RepoType, check_repository_id, hub_api, hub_errors, is_offline, patiently
-from .weights import WEIGHT_NAMES
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
 
 CARD = "README.md"
 HERE = "path/to/this/directory"
@@ -156,14 +159,18 @@ class _Target:
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
         try:
-            info = self.api.repo_info(self.repository, repo_type=self.repo_type, timeout=TIMEOUT_SECONDS)
+            info = self._patiently(
+                partial(self.api.repo_info, self.repository, repo_type=self.repo_type, timeout=TIMEOUT_SECONDS)
+            )
         except GatedRepoError:
             raise
         except RepositoryNotFoundError:
             if self.options.create_pr:
                 raise
             private = self.options.private or None  # None: as the owner's settings are
-            self.api.create_repo(self.repository, repo_type=self.repo_type, private=private, exist_ok=True)
+            self._patiently(
+                partial(self.api.create_repo, self.repository, repo_type=self.repo_type, private=private, exist_ok=True)
+            )
         else:
             if self.options.private and not info.private:
                 raise ConfigError(
@@ -171,20 +178,31 @@ class _Target:
                 )
         branch = self.options.branch
         if branch is not None and branch != "main":
-            self.api.create_branch(self.repository, repo_type=self.repo_type, branch=branch, exist_ok=True)
+            self._patiently(
+                partial(self.api.create_branch, self.repository, repo_type=self.repo_type, branch=branch, exist_ok=True)
+            )
+
+    def _patiently(self, call: Callable[[], _Result]) -> _Result:
+        return patiently(call, what=self.repository)
 
     def commit(
         self, files: Mapping[str, Path | bytes], replaces: re.Pattern[str] | None, report: PushReport
     ) -> PushReport:
         """Commit what differs, provided that nobody else commits meanwhile."""
-        head = self.api.repo_info(
-            self.repository, repo_type=self.repo_type, revision=self.options.branch, timeout=TIMEOUT_SECONDS
+        head = self._patiently(
+            partial(
+                self.api.repo_info,
+                self.repository,
+                repo_type=self.repo_type,
+                revision=self.options.branch,
+                timeout=TIMEOUT_SECONDS,
+            )
         )
         there = {file.rfilename for file in getattr(head, "siblings", None) or ()}
         if self.options.keep_card and CARD in there:
             files = {name: source for name, source in files.items() if name != CARD}
         stale = tuple(sorted(name for name in there - files.keys() if replaces and replaces.fullmatch(name)))
-        done = patiently(
+        done = self._patiently(
             lambda: self.api.create_commit(
                 self.repository,
                 _operations(files, stale),
@@ -193,8 +211,7 @@ class _Target:
                 create_pr=self.options.create_pr,
                 parent_commit=head.sha,
                 commit_message=self.options.commit_message or "Upload with vjepa-sdk",
-            ),
-            what=self.repository,
+            )
         )
         return replace(
             report,
@@ -233,8 +250,11 @@ def _left_out(directory: Path, files: Collection[str]) -> dict[str, str]:
 
 def _refuse_link(path: Path) -> None:
     """Raise if a file is a link to somewhere else, which its owner may not mean to publish."""
-    is_in_cache = path.parent.parent.name == "snapshots"
-    if path.is_symlink() and not is_in_cache and path.resolve().parent != path.parent.resolve():
+    # the hub's cache: <repository>/snapshots/<commit>/<name> is a link to <repository>/blobs/<digest>
+    homes = {path.parent.resolve()}
+    if path.parent.parent.name == "snapshots":
+        homes.add((path.parents[2] / "blobs").resolve())
+    if path.is_symlink() and path.resolve().parent not in homes:
         raise ConfigError(f"{path}: is a link to a file elsewhere; copy the file if you want to publish it")
 
 

@@ -2,7 +2,8 @@
 
 What was verified is noted beside the files, with a stamp by which a file that was touched since is recognised:
 
-    models--owner--name/verified/<commit>.json    {file: {"algorithm": ..., "digest": ..., "stamp": [...]}}
+    models--owner--name/verified/<commit>.json        {file: {"algorithm": ..., "digest": ..., "stamp": [...]}}
+    models--owner--name/verified/<commit>.part.json   the same, of files found without asking the hub what there is
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ class CachedCommit:
     storage: Path
     """Of the repository: `models--owner--name`."""
     commit: str
+    is_whole: bool = True
+    """The notes are of all files that the hub has of it, and not only of those that somebody left here."""
 
     @property
     def directory(self) -> Path:
@@ -81,11 +84,11 @@ class CachedCommit:
 
     def note(self, digests: Mapping[str, Digest]) -> None:
         """Note that these are all files of the commit, and that they have these digests."""
-        notes = {
-            name: {"algorithm": digest.algorithm, "digest": digest.digits, "stamp": _stamp(self.directory / name)}
-            for name, digest in digests.items()
-        }
         with _if_possible(self._notes):
+            notes = {
+                name: {"algorithm": digest.algorithm, "digest": digest.digits, "stamp": _stamp(self.directory / name)}
+                for name, digest in digests.items()
+            }
             write_json(self._notes, notes)
 
     def name_branch(self, branch: str) -> None:
@@ -96,7 +99,7 @@ class CachedCommit:
 
     @property
     def _notes(self) -> Path:
-        return self.storage / "verified" / f"{self.commit}.json"
+        return self.storage / "verified" / f"{self.commit}{'' if self.is_whole else '.part'}.json"
 
     def _read(self) -> dict[str, tuple[Digest, list[int]]]:
         """Return digest and stamp of each verified file; empty if there are no notes, or not ours."""

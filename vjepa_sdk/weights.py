@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,18 +21,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .errors import ConfigError, WeightsError
+from .filenames import INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
 from .schema import read_json, without_duplicates
 from .storage import atomic_path, write_json
 
-WEIGHTS_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
-WEIGHT_NAMES = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
-"""Every name that weights have in a directory: one file, or shards and their index."""
 MAX_HEADER_BYTES = 2 << 20
 """A header of 1,500 tensors has 0.2 MiB."""
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _ENTRY_KEYS = {"dtype", "shape", "data_offsets"}
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".npy")
 _ARCHIVES = {
     b"PK\x03\x04": "a zip archive as torch.save writes it",
     b"\x1f\x8b": "a gzip file",
@@ -94,7 +90,7 @@ def weight_files(directory: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
-        pickles = sorted(path.name for path in directory.iterdir() if path.name.endswith(_PICKLE_SUFFIXES))
+        pickles = pickles_among(path.name for path in directory.iterdir())
         hint = f"; {pickles[0]} may hold a pickle, which is never loaded: run `vjepa convert` on it" if pickles else ""
         raise WeightsError(f"{directory}: holds no {WEIGHTS_NAME}{hint}")
     shards = read_json(index).get("weight_map")
@@ -156,6 +152,12 @@ def check_stored(
     for name, shape in expected.items():
         if stored[name].shape != shape:
             raise WeightsError(f"{where}: tensor {name!r} must have shape {shape}, got {stored[name].shape}; {remedy}")
+
+
+def check_values(stored: Mapping[str, Stored]) -> None:
+    """Read every tensor once, and raise WeightsError if a file ends early or a value is not finite."""
+    for tensor in stored.values():
+        _read_tensor([tensor], torch.Size(tensor.shape))
 
 
 def load_module(
