@@ -365,7 +365,7 @@ class DataConfig:
     deadline_seconds: float = 60.0
     """A clip that takes longer to decode counts as bad."""
     max_bad_fraction: float = 0.1
-    """Training stops when more than this share of the clips it tried cannot be decoded."""
+    """Training stops when more than this share of the clips cannot be decoded, as far as those it tried can tell."""
     decoder: Literal["pyav", "decord"] = "pyav"
 
     def __post_init__(self) -> None:
