@@ -311,6 +311,8 @@ def train_config(
 ) -> TrainConfig:
     """Resolve a training configuration: recipe < TOML file < `settings` < `overrides`.
 
+    What a recipe sets and may be absent is unset with `none`: `overrides=["images=none"]`.
+
     Args:
         preset: name of a recipe; None takes the file's `preset`, else `tiny`.
         path: TOML file whose tables are those of `TrainConfig`.
@@ -318,14 +320,25 @@ def train_config(
         settings: plain data merged over the file, for example `{"data": {"path": "clips"}}`.
 
     Raises:
-        ConfigError: an unknown recipe or key, or a value out of range.
+        ConfigError: an unknown recipe or key, a value out of range, or a stride beside the recipe's frame rate.
     """
     from_file = read_toml(path) if path is not None else {}
     name = preset or from_file.get("preset") or "tiny"
     if name not in RECIPES:
         raise ConfigError(unknown(f"recipe {name!r}", str(name), RECIPES))
-    data = _merge(to_dict(RECIPES[name]), {**from_file, "preset": name})
-    return from_dict(TrainConfig, with_overrides(_merge(data, settings or {}), overrides))
+    given = _merge({**from_file, "preset": name}, settings or {})
+    _check_stride(RECIPES[name], with_overrides(given, overrides))
+    return from_dict(TrainConfig, with_overrides(_merge(to_dict(RECIPES[name]), given), overrides))
+
+
+def _check_stride(recipe: TrainConfig, given: Mapping[str, Any]) -> None:
+    """Refuse a stride that the recipe's frame rate would leave without effect."""
+    data = given.get("data")
+    if isinstance(data, Mapping) and "frame_stride" in data and "fps" not in data and recipe.data.fps is not None:
+        raise ConfigError(
+            f"data.frame_stride={data['frame_stride']} has no effect beside data.fps={recipe.data.fps} of the recipe "
+            f"{recipe.preset}; set data.fps=none with it"
+        )
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
