@@ -17,7 +17,7 @@ from .config import (
     TrainConfig,
     paper_masks,
 )
-from .errors import ConfigError
+from .errors import ConfigError, OutputError
 from .schema import from_dict, read_toml, to_dict, unknown, with_overrides
 
 
@@ -329,6 +329,18 @@ def train_config(
     given = _merge({**from_file, "preset": name}, settings or {})
     _check_stride(RECIPES[name], with_overrides(given, overrides))
     return from_dict(TrainConfig, with_overrides(_merge(to_dict(RECIPES[name]), given), overrides))
+
+
+def settings_of_run(directory: str | Path) -> Path:
+    """Return the file that holds the settings of a run in a directory.
+
+    Raises:
+        OutputError: there is none.
+    """
+    path = Path(directory) / "config.toml"
+    if not path.is_file():
+        raise OutputError(f"{directory}: holds no run to resume; leave out --resume")
+    return path
 
 
 def _check_stride(recipe: TrainConfig, given: Mapping[str, Any]) -> None:
