@@ -29,7 +29,7 @@ from tiny_runs import (
 from vjepa_sdk import VJEPA, pretrain
 from vjepa_sdk.cards import training_card
 from vjepa_sdk.config import DataConfig, ImagesConfig, OptimConfig, SourceConfig, TrainConfig
-from vjepa_sdk.errors import ConfigError, GuardError, InUseError, OutputError, ResumeError
+from vjepa_sdk.errors import CheckpointError, ConfigError, GuardError, InUseError, OutputError, ResumeError
 from vjepa_sdk.schema import from_dict, to_dict, to_toml
 from vjepa_sdk.storage import Lock
 from vjepa_sdk.trainer import _changes
@@ -160,6 +160,16 @@ def test_finished_run_resumes_as_finished(clips: Path, tmp_path: Path) -> None:
     pretrain(run_config(clips, out))
     before = metrics(out)
     assert pretrain(run_config(clips, out), resume=True).finished
+    assert metrics(out) == before
+
+
+def test_run_without_its_checkpoints_does_not_start_over(clips: Path, tmp_path: Path) -> None:
+    config = run_config(clips, out := tmp_path / "run", steps=3)
+    pretrain(config)
+    shutil.rmtree(out / "checkpoints")
+    before = metrics(out)
+    with pytest.raises(CheckpointError, match="did 3 steps or more, but its checkpoints are gone; restore one"):
+        pretrain(config, resume=True)
     assert metrics(out) == before
 
 

@@ -33,7 +33,7 @@ from .hub import save_model_directory
 from .initialize import Origin, initialize
 from .jepa import JEPA, Spread, spread
 from .masks import Masks
-from .metrics import MetricsLog
+from .metrics import MetricsLog, last_step
 from .preflight import check_memory, preflight
 from .preprocess import normalize
 from .progress import ProgressBar, progress_bar
@@ -391,6 +391,12 @@ class Trainer:
             )
         checkpoint = load_latest(self.out / "checkpoints")
         if checkpoint is None:
+            # the first step comes after the first checkpoint
+            if step := last_step(self.out / "metrics.jsonl"):
+                raise CheckpointError(
+                    f"{self.out}: did {step} steps or more, but its checkpoints are gone; restore one "
+                    "from a copy or start a new run in another --out"
+                )
             return False
         state = checkpoint.state
         for kind, data in self._lists().items():
