@@ -217,6 +217,25 @@ def test_official_recipes_have_the_published_hyperparameters() -> None:
     assert (stills.objective.loss, stills.masks[0].num_blocks, stills.model.patch_size) == ("smooth_l1", 4, 14)
 
 
+# ranks, clips and stills of a rank in `configs/train_2_1/*`; half of the ranks take stills, the others the clips of all
+RANKS = {
+    "vjepa2.1-vitl16": (128, 24, 72),
+    "vjepa2.1-vitg16": (128, 24, 72),
+    "vjepa2.1-vitgigantic16": (256, 12, 36),
+    "vjepa2.1-vitl16-cooldown": (256, 12, 72),
+    "vjepa2.1-vitg16-cooldown": (256, 12, 72),
+    "vjepa2.1-vitgigantic16-cooldown": (512, 6, 36),
+}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_recipes_with_stills_have_the_batches_of_the_official_ranks(name: str) -> None:
+    (ranks, clips, stills), recipe = RANKS[name], RECIPES[name]
+    assert recipe.images is not None
+    assert (recipe.batch_size, recipe.micro_batch_size) == (ranks * clips, 2 * clips)
+    assert (recipe.images.batch_size, recipe.images.micro_batch_size) == (ranks // 2 * stills, stills)
+
+
 def test_official_cooldown_ends_at_its_published_learning_rate() -> None:
     # the released file lays 12,000 steps into a decay of 15,000: 1.058e-4 rather than 1e-6
     recipe = RECIPES["vjepa2-vitl16-cooldown"]

@@ -128,13 +128,16 @@ def _vjepa21(encoder: str, level_layers: tuple[int, ...], *, micro_batch_size: i
 
 
 def _vjepa21_cooldown(first: TrainConfig, *, micro_batch_size: int, stills: int) -> TrainConfig:
-    """Clips of 384 and stills of 512 px, as in the paper; the released files say 256, the released weights 384."""
+    """Clips of 384 and stills of 512 px, as in the paper; the released files say 256, the released weights 384.
+
+    Twice the ranks of the first phase, each with half the clips and as many stills: twice the stills in a step.
+    """
     last = _cooldown(first, img_size=384, micro_batch_size=micro_batch_size)
     images = first.images or ImagesConfig()
     return replace(
         last,
         objective=replace(first.objective, context_ramp=None, context_distance_weighted=False),
-        images=replace(images, img_size=512, micro_batch_size=stills),
+        images=replace(images, img_size=512, batch_size=2 * images.batch_size, micro_batch_size=stills),
     )
 
 
