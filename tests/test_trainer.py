@@ -261,6 +261,9 @@ def test_runs_need_clips_and_a_directory(clips: Path, tmp_path: Path) -> None:
         pretrain(dataclasses.replace(whole, out=""))
     with pytest.raises(ConfigError, match=r"data\.path is empty; pass a directory"):
         pretrain(dataclasses.replace(whole, data=DataConfig()))
+    stills = with_stills(whole, tmp_path)
+    with pytest.raises(ConfigError, match=r"images\.data\.path is empty; set it .* or images=none for clips alone"):
+        pretrain(dataclasses.replace(stills, images=dataclasses.replace(stills.images, data=DataConfig())))
 
 
 def test_run_killed_before_its_first_file_starts_again(clips: Path, tmp_path: Path) -> None:

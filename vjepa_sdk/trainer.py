@@ -122,6 +122,10 @@ class Trainer:
         )
         self.images = None
         if config.images is not None:
+            if not config.images.data.all_sources:
+                raise ConfigError(
+                    "images.data.path is empty; set it to a directory or list of stills, or images=none for clips alone"
+                )
             self.images = TrainingData(
                 config.images.data,
                 num_frames=1,
