@@ -111,6 +111,8 @@ def test_stride_must_be_an_interval() -> None:
     ("override", "message"),
     [
         ("optim.lrr=1", "unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
+        ("lr=1", "unknown key 'lr'; did you mean 'optim.lr'?"),
+        ("img_size=1", "unknown key 'img_size'; did you mean 'model.img_size'?"),
         ("modell.depth=1", "unknown key 'modell'; did you mean 'model'?"),
         ("optim=3", r"optim=3 must be a table; write \[optim\]"),
         ("optim.lr", "--set 'optim.lr' must be key=value"),

@@ -39,6 +39,9 @@ def from_dict(cls: type[_Config], data: Mapping[str, Any], *, where: str = "") -
     hints = typing.get_type_hints(cls)
     for key in data:
         if key not in hints:
+            sections = (name for name, hint in hints.items() if key in getattr(hint, "__dataclass_fields__", ()))
+            if section := next(sections, None):
+                raise ConfigError(f"unknown key '{where}{key}'; did you mean '{where}{section}.{key}'?")
             raise ConfigError(unknown(f"key '{where}{key}'", key, hints, prefix=where))
     values = {key: _coerce(hints[key], value, f"{where}{key}") for key, value in data.items()}
     try:
