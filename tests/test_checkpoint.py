@@ -179,9 +179,13 @@ def test_another_runs_damaged_checkpoint_is_left_alone(tmp_path: Path, caplog: p
 
 
 def test_nothing_but_damage_is_an_error(tmp_path: Path) -> None:
-    (save_checkpoint(tmp_path, state(1), keep=1) / "state.json").write_text("{")
-    with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged; start a new run"):
-        load_latest(tmp_path)
+    for step in (1, 2):
+        (save_checkpoint(tmp_path, state(step), keep=2) / "state.json").write_text("{")
+    for _ in range(2):  # a second attempt must not find a directory without checkpoints, and start over
+        with pytest.raises(
+            CheckpointError, match=r"all 2 checkpoints are damaged, .* step-00000002 \(state.json differs"
+        ):
+            load_latest(tmp_path)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
@@ -18,6 +19,8 @@ from tiny_models import save_tiny
 
 import vjepa_sdk
 from vjepa_sdk import check, cli, embed, trainer
+from vjepa_sdk.recipes import train_config
+from vjepa_sdk.schema import to_toml
 from vjepa_sdk.storage import Lock
 
 
@@ -269,11 +272,37 @@ def test_pretrain_settings_reach_the_configuration(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(trainer, "pretrain", record)
     out = tmp_path / "run"
-    options = ("--split", "train", "--out", out, "--set", "optim.lr=3e-4", "--resume", "-q")
+    options = ("--split", "train", "--out", out, "--set", "optim.lr=3e-4", "--preset", "tiny", "--resume", "-q")
     run(monkeypatch, "pretrain", "list.csv", *options)
     config, keywords = found
     assert (config.data.path, config.data.split, config.out, config.optim.lr) == ("list.csv", "train", str(out), 3e-4)
     assert keywords == {"resume": True, "show_progress_bar": False}
+
+
+def test_resume_takes_the_settings_of_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(trainer, "pretrain", lambda config, **keywords: found.append(config) or sys.exit(0))
+    options = ("--preset", "vjepa2-vits16-8gb", "--set", "steps=7", "--set", "micro_batch_size=none")
+    run(monkeypatch, "pretrain", "list.csv", "--out", tmp_path, *options)
+    (tmp_path / "config.toml").write_text(to_toml(found[0]))
+    run(monkeypatch, "pretrain", "--out", tmp_path, "--resume")
+    assert found[1] == found[0] and found[0].micro_batch_size is None
+    run(monkeypatch, "pretrain", "moved.csv", "--out", tmp_path, "--resume", "--set", "data.num_workers=1")
+    moved = dataclasses.replace(found[0].data, path="moved.csv", num_workers=1)
+    assert found[2] == dataclasses.replace(found[0], data=moved)
+    run(monkeypatch, "pretrain", "list.csv", "--out", tmp_path, "--resume", "--preset", "tiny")
+    assert found[3].steps == train_config(preset="tiny").steps
+
+
+def test_resume_in_a_directory_without_a_run_leaves_no_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, tmp_path: Path
+) -> None:
+    for options in ((), (clips, "--preset", "tiny")):
+        assert run(monkeypatch, "pretrain", *options, "--out", tmp_path / "typo", "--resume") == cli.USAGE
+        assert "holds no run to resume; leave out --resume" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize(

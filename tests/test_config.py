@@ -111,6 +111,8 @@ def test_stride_must_be_an_interval() -> None:
     ("override", "message"),
     [
         ("optim.lrr=1", "unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
+        ("lr=1", "unknown key 'lr'; did you mean 'optim.lr'?"),
+        ("img_size=1", "unknown key 'img_size'; did you mean 'model.img_size'?"),
         ("modell.depth=1", "unknown key 'modell'; did you mean 'model'?"),
         ("optim=3", r"optim=3 must be a table; write \[optim\]"),
         ("optim.lr", "--set 'optim.lr' must be key=value"),
@@ -162,6 +164,41 @@ def test_plain_data_leaves_out_what_is_unset() -> None:
     assert "rope_grid" not in to_dict(ModelConfig())
 
 
+@pytest.mark.parametrize(
+    "unset", ["images=none", "data.fps=none", "micro_batch_size=none", "objective.context_ramp=none"]
+)
+def test_none_unsets_what_a_recipe_sets_for_good(unset: str, tmp_path: Path) -> None:
+    config = train_config(preset="vjepa2.1-vitl16", overrides=[unset, "optim.schedule_scale=2"])
+    value: object = config
+    for name in unset.removesuffix("=none").split("."):
+        value = getattr(value, name)
+    assert value is None
+    # the file of a run says the same when it is read over its recipe again
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert train_config(path=tmp_path / "config.toml") == config
+
+
+def test_what_was_unset_can_be_set_again() -> None:
+    config = train_config(preset="vjepa2.1-vitl16", settings={"images": "none"}, overrides=["images.batch_size=64"])
+    assert config.images is not None and config.images.batch_size == 64
+
+
+def test_texts_and_settings_that_every_run_has_cannot_be_unset() -> None:
+    assert train_config(overrides=["data.split=none"]).data.split == "none"
+    with pytest.raises(ConfigError, match=r"optim.lr='none' must be a number"):
+        train_config(overrides=["optim.lr=none"])
+
+
+def test_a_stride_beside_the_frame_rate_of_a_recipe_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"frame_stride=\[2, 2\] has no effect beside data.fps=4.0 of the recipe vjepa2"
+    ):
+        train_config(preset="vjepa2-vitl16", overrides=["data.frame_stride=[2,2]"])
+    both = train_config(preset="vjepa2-vitl16", overrides=["data.frame_stride=[2,2]", "data.fps=none"])
+    assert (both.data.fps, both.data.frame_stride) == (None, (2, 2))
+    assert train_config(preset="tiny", overrides=["data.fps=4"]).data.fps == 4.0
+
+
 def test_a_date_in_a_file_is_a_wrong_type(tmp_path: Path) -> None:
     (path := tmp_path / "run.toml").write_text("seed = 2020-01-01")
     with pytest.raises(ConfigError, match="seed=.* must be an integer"):
@@ -180,6 +217,25 @@ def test_official_recipes_have_the_published_hyperparameters() -> None:
     assert all(mask.equalize == "truncate" for recipe in (first, second, cooldown, levels) for mask in recipe.masks)
     assert levels.images is not None and levels.images.weight == 0.5 and levels.objective.context_ramp == (15000, 30000)
     assert (stills.objective.loss, stills.masks[0].num_blocks, stills.model.patch_size) == ("smooth_l1", 4, 14)
+
+
+# ranks, clips and stills of a rank in `configs/train_2_1/*`; half of the ranks take stills, the others the clips of all
+RANKS = {
+    "vjepa2.1-vitl16": (128, 24, 72),
+    "vjepa2.1-vitg16": (128, 24, 72),
+    "vjepa2.1-vitgigantic16": (256, 12, 36),
+    "vjepa2.1-vitl16-cooldown": (256, 12, 72),
+    "vjepa2.1-vitg16-cooldown": (256, 12, 72),
+    "vjepa2.1-vitgigantic16-cooldown": (512, 6, 36),
+}
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_recipes_with_stills_have_the_batches_of_the_official_ranks(name: str) -> None:
+    (ranks, clips, stills), recipe = RANKS[name], RECIPES[name]
+    assert recipe.images is not None
+    assert (recipe.batch_size, recipe.micro_batch_size) == (ranks * clips, 2 * clips)
+    assert (recipe.images.batch_size, recipe.images.micro_batch_size) == (ranks // 2 * stills, stills)
 
 
 def test_official_cooldown_ends_at_its_published_learning_rate() -> None:

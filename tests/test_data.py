@@ -114,8 +114,8 @@ def test_a_listed_clip_that_is_missing_is_a_bad_clip(clips: Path, tmp_path: Path
 
 
 def test_too_many_bad_clips_stop_the_run(corrupt_clips: Path) -> None:
-    with pytest.raises(GuardError, match=r"of \d+ clips cannot be decoded, more than data.max_bad_fraction=0.05"):
-        batches(data(corrupt_clips, max_bad_fraction=0.05), last=40)
+    with pytest.raises(GuardError, match=r"of \d+ clips cannot be decoded, more than data.max_bad_fraction=0.01"):
+        batches(data(corrupt_clips, max_bad_fraction=0.01), last=40)
 
 
 def test_nothing_but_bad_clips_stops_the_run(tmp_path: Path) -> None:
@@ -139,6 +139,40 @@ def test_a_steady_share_below_the_limit_never_stops_the_run() -> None:
     for number in range(20_000):
         bad.count([("a.mp4", "broken")] if number % 11 == 0 else [], limit=0.1)
     assert bad.failed == 1819 and len(bad.recent) < 100
+
+
+def count_until_refused(share: float, seed: int, *, last: int) -> int | None:
+    """Count clips of a thousand, of which a share is bad, and return after how many the run stops."""
+    bad, order = BadClips(), ClipOrder([1000], [1.0], seed)
+    replacements = np.random.default_rng(seed)
+    for _, clip in order.walk(0, last):
+        failures = []
+        while clip < share * 1000:
+            failures.append((f"{clip}.mp4", "broken"))
+            clip = int(replacements.integers(1000))
+        try:
+            bad.count(failures, limit=0.1)
+        except GuardError:
+            return bad.tried
+    return None
+
+
+def test_share_at_the_limit_never_stops_the_run() -> None:
+    """In a random order every other count lies above the limit, and early ones far above."""
+    assert [count_until_refused(0.1, seed, last=3000) for seed in range(10)] == [None] * 10
+
+
+@pytest.mark.parametrize(("share", "within"), [(0.5, 60), (0.2, 1200)])
+def test_share_above_the_limit_stops_the_run_soon(share: float, within: int) -> None:
+    stopped = [count_until_refused(share, seed, last=3000) for seed in range(10)]
+    assert all(tried is not None and tried <= within for tried in stopped)
+
+
+@pytest.mark.parametrize("num_workers", [0, 3])
+def test_a_tenth_of_bad_clips_is_survived(corrupt_clips: Path, num_workers: int) -> None:
+    source = data(corrupt_clips, max_bad_fraction=DataConfig().max_bad_fraction, num_workers=num_workers)
+    assert len(batches(source, last=60)) == 60
+    assert source.bad.failed > 10
 
 
 def test_counts_are_restored_to_the_same_state() -> None:

@@ -53,17 +53,26 @@ def free_port() -> int:
 
 def run_processes(world_size: int, command: list[str]) -> list[str]:
     """Start a command as torchrun does; return what each process printed."""
+    codes, outputs, errors = zip(*start_processes(world_size, command), strict=True)
+    assert codes == (0,) * world_size, errors
+    return list(outputs)
+
+
+def start_processes(world_size: int, command: list[str]) -> list[tuple[int, str, str]]:
+    """Start a command as torchrun does; return each process's exit code, output and errors."""
     port, processes = free_port(), []
     for rank in range(world_size):
         group = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
         environment |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in group.items()}}
         processes.append(
-            subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.PIPE, text=True)
-        )
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * world_size
-    return outputs
+            subprocess.Popen(
+                [sys.executable, *command],
+                env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+    texts = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *text) for process, text in zip(processes, texts, strict=True)]
 
 
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
@@ -90,6 +99,18 @@ def test_half_a_group_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         join_group(torch.device("cpu")),
     ):
         pass
+
+
+def test_what_ends_one_process_is_one_line_from_each(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    clips, out = write_clips(tmp_path / "clips"), tmp_path / "run"
+    out.mkdir()
+    (out / "thesis.txt").touch()
+    command = ["-m", "vjepa_sdk", "pretrain", str(clips), "--out", str(out), "--set", "micro_batch_size=8"]
+    (code, _, first), (other_code, _, second) = start_processes(2, command)
+    assert (code, other_code) == (2, 1)
+    assert first == f"vjepa: {out}: is not empty; pass --resume to continue it, or choose another --out\n"
+    assert second.startswith("vjepa: process 1: another process of the run ended") and second.count("\n") == 1
 
 
 def test_run_of_two_processes_equals_that_of_one(tmp_path: Path) -> None:

@@ -105,6 +105,13 @@ def test_most_kept_tokens_are_a_limit_of_the_context_alone() -> None:
         assert target.shape == free(batch_size=2, generator=generator(0))[1].shape
 
 
+def test_fewest_kept_tokens_of_columns_are_one_place() -> None:
+    context, _ = masking(max_keep=8, grid=(8, 14, 14))(batch_size=4, generator=generator(0))
+    assert context.shape == (4, 8)
+    with pytest.raises(InputError, match="max_keep=7 is less than one place in all 8 frames .* pass at least 8"):
+        masking(max_keep=7, grid=(8, 14, 14))(batch_size=4, generator=generator(0))
+
+
 def test_late_frames_are_hidden_beyond_the_temporal_keep() -> None:
     draw = masking(max_temporal_keep=0.5, equalize="truncate")
     context, target = draw(batch_size=3, generator=generator(0))

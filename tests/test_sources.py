@@ -96,6 +96,14 @@ def test_a_directory_of_videos_gives_an_image_model_its_videos(tmp_path: Path) -
     assert list_clips(tmp_path, images=True) == videos
 
 
+def test_a_directory_of_stills_is_no_video_dataset_and_says_what_to_do(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    with pytest.raises(
+        InputError, match=r"holds images and no video; train on stills .* ijepa-tiny, list them in a CSV"
+    ):
+        list_clips(tmp_path)
+
+
 @pytest.mark.parametrize("images", [False, True])
 def test_a_directory_without_any_says_what_was_looked_for(tmp_path: Path, images: bool) -> None:
     touch(tmp_path, "notes.md")

@@ -29,7 +29,7 @@ from tiny_runs import (
 from vjepa_sdk import VJEPA, pretrain
 from vjepa_sdk.cards import training_card
 from vjepa_sdk.config import DataConfig, ImagesConfig, OptimConfig, SourceConfig, TrainConfig
-from vjepa_sdk.errors import ConfigError, GuardError, InUseError, OutputError, ResumeError
+from vjepa_sdk.errors import CheckpointError, ConfigError, GuardError, InUseError, OutputError, ResumeError
 from vjepa_sdk.schema import from_dict, to_dict, to_toml
 from vjepa_sdk.storage import Lock
 from vjepa_sdk.trainer import _changes
@@ -163,6 +163,16 @@ def test_finished_run_resumes_as_finished(clips: Path, tmp_path: Path) -> None:
     assert metrics(out) == before
 
 
+def test_run_without_its_checkpoints_does_not_start_over(clips: Path, tmp_path: Path) -> None:
+    config = run_config(clips, out := tmp_path / "run", steps=3)
+    pretrain(config)
+    shutil.rmtree(out / "checkpoints")
+    before = metrics(out)
+    with pytest.raises(CheckpointError, match="did 3 steps or more, but its checkpoints are gone; restore one"):
+        pretrain(config, resume=True)
+    assert metrics(out) == before
+
+
 def test_directory_with_content_is_not_overwritten(clips: Path, whole: Path) -> None:
     with pytest.raises(OutputError, match="is not empty; pass --resume to continue it"):
         pretrain(run_config(clips, whole))
@@ -251,6 +261,9 @@ def test_runs_need_clips_and_a_directory(clips: Path, tmp_path: Path) -> None:
         pretrain(dataclasses.replace(whole, out=""))
     with pytest.raises(ConfigError, match=r"data\.path is empty; pass a directory"):
         pretrain(dataclasses.replace(whole, data=DataConfig()))
+    stills = with_stills(whole, tmp_path)
+    with pytest.raises(ConfigError, match=r"images\.data\.path is empty; set it .* or images=none for clips alone"):
+        pretrain(dataclasses.replace(stills, images=dataclasses.replace(stills.images, data=DataConfig())))
 
 
 def test_run_killed_before_its_first_file_starts_again(clips: Path, tmp_path: Path) -> None:

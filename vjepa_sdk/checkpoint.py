@@ -201,7 +201,8 @@ def load_latest(directory: Path, *, set_aside: bool = True) -> Checkpoint | None
     """Load the newest intact checkpoint; damaged ones are reported, None if there never was one.
 
     Args:
-        set_aside: rename damaged ones and delete what killed saves left; False touches nothing, for another's run.
+        set_aside: rename damaged ones, if there is an intact one, and delete what killed saves left; False touches
+            nothing, for another's run.
 
     Raises:
         CheckpointError: there are checkpoints, but every one is damaged; or they may not be read.
@@ -209,23 +210,31 @@ def load_latest(directory: Path, *, set_aside: bool = True) -> Checkpoint | None
     if set_aside:
         for leftover in directory.glob(".step-*.tmp"):
             shutil.rmtree(leftover)
-    found = _checkpoints(directory)
-    for path in reversed(found):
+    damaged: dict[Path, str] = {}
+    for path in reversed(_checkpoints(directory)):
         reason = _damage(path)
         if reason is None:
+            for bad, why in damaged.items():
+                _report_damage(bad, why, set_aside=set_aside)
             state = json.loads((path / _STATE).read_text())
             return Checkpoint(state.pop("step"), _read(path / _WEIGHTS), _read(path / _OPTIMIZER), state)
-        if set_aside:
-            aside = path.with_name(f"{path.name}.damaged-{secrets.token_hex(3)}")
-            path.rename(aside)
-            logger.warning("%s is damaged (%s); set aside as %s, using the one before", path, reason, aside.name)
-        else:
-            logger.warning("%s is damaged (%s); using the one before", path, reason)
-    if found:
+        damaged[path] = reason
+    if damaged:
+        # all keep their names, so that the next attempt does not take this for a run without checkpoints
+        newest, reason = next(iter(damaged.items()))
         raise CheckpointError(
-            f"{directory}: all {len(found)} checkpoints are damaged; start a new run in another --out"
+            f"{directory}: all {len(damaged)} checkpoints are damaged, the newest is {newest.name} ({reason}); restore "
+            "one from a copy or start a new run in another --out"
         )
     return None
+
+
+def _report_damage(path: Path, reason: str, *, set_aside: bool) -> None:
+    if set_aside:
+        aside = path.rename(path.with_name(f"{path.name}.damaged-{secrets.token_hex(3)}"))
+        logger.warning("%s is damaged (%s); set aside as %s, using the one before", path, reason, aside.name)
+    else:
+        logger.warning("%s is damaged (%s); using the one before", path, reason)
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from . import __version__
 from .config import EncoderWeights, ModelConfig, TrainConfig
 from .errors import ConfigError, GuardError, InputError, InUseError, OutputError, ResumeError, VJEPAError, WriteError
 from .files import printable
-from .recipes import RECIPES, train_config
+from .recipes import RECIPES, settings_of_run, train_config
 from .registry import DEFAULT_MODEL, list_models
 from .schema import from_dict, read_json, read_toml
 
@@ -261,7 +261,12 @@ def pretrain(
         str | None, typer.Option(help="Weights to start from: a run, a model directory, hub id or official file.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Go on in --out, with the run's own settings if neither recipe nor file is named."
+        ),
+    ] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what the run will cost, and stop.")] = False,
     world_size: Annotated[int, typer.Option(help="With --plan: devices that share each step.")] = 1,
     as_json: Json = False,
@@ -277,6 +282,8 @@ def pretrain(
     data = {key: value for key, value in (("path", clips), ("split", split)) if value is not None}
     given = {"out": out and str(out), "device": device, "init_from": init_from}
     run = {key: value for key, value in given.items() if value is not None}
+    if resume and out is not None and preset is None and config is None:
+        config = settings_of_run(out)
     resolved = train_config(preset=preset, path=config, settings={**run, "data": data}, overrides=set_ or ())
     # imported only now: a mistake in the settings is told before torch takes its seconds
     if plan:

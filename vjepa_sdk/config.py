@@ -365,7 +365,7 @@ class DataConfig:
     deadline_seconds: float = 60.0
     """A clip that takes longer to decode counts as bad."""
     max_bad_fraction: float = 0.1
-    """Training stops when more than this share of the clips it tried cannot be decoded."""
+    """Training stops when more than this share of the clips cannot be decoded, as far as those it tried can tell."""
     decoder: Literal["pyav", "decord"] = "pyav"
 
     def __post_init__(self) -> None:
@@ -413,7 +413,7 @@ class ImagesConfig:
         check_range("img_size", self.img_size, 1, 4096)
         _check_batch(self.batch_size, self.micro_batch_size)
         if not 0.0 < self.weight < 1.0:
-            raise ConfigError(f"weight={self.weight} must lie between 0 and 1; leave [images] out for clips alone")
+            raise ConfigError(f"weight={self.weight} must lie between 0 and 1; set images=none for clips alone")
         if not self.masks:
             raise ConfigError("masks=[] must hold at least one mask set; add an [[images.masks]] table")
 
@@ -532,7 +532,9 @@ class TrainConfig:
         sets = [("masks", self.masks, self.model.num_frames)]
         if self.images is not None:
             if not self.model.image_tokenizer:
-                raise ConfigError("images needs a model that embeds stills; set model.image_tokenizer=true or drop it")
+                raise ConfigError(
+                    "images needs a model that embeds stills; set model.image_tokenizer=true or images=none"
+                )
             check_multiple("images.img_size", self.images.img_size, "patch_size", self.model.patch_size)
             sets.append(("images.masks", self.images.masks, 1))
         for where, masks, frames in sets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 _ORDER, _CLIP, _REPLACEMENT, _SOURCE = range(4)
 _MAX_ATTEMPTS = 10
 _MIN_TRIED, _WINDOW = 50, 1000
+_DEVIATIONS = 5.0  # a count is compared after every clip of a run, so that three come about by chance
 _CLIPS_PER_WORKER = 5000  # small clips take milliseconds and a new process seconds
 _DRAWS = 1 << 16
 
@@ -116,7 +118,8 @@ class BadClips:
         """Count one good clip and the bad ones, (path, reason), that it replaces.
 
         Raises:
-            GuardError: more than `limit` of all clips failed, or twice that share of the last thousand.
+            GuardError: more of all clips failed than chance explains if `limit` of them are bad, or more than twice
+                that share of the last thousand.
         """
         for path, reason in failures:
             self.tried += 1
@@ -127,9 +130,9 @@ class BadClips:
                 self.reasons[path] = reason
         self.tried += 1
         self.recent = [number for number in self.recent if number > self.tried - _WINDOW]
-        if self.tried >= _MIN_TRIED and self.failed > limit * self.tried:
+        if self.tried >= _MIN_TRIED and self.failed > most_bad(limit, self.tried):
             self._refuse(f"{self.failed} of {self.tried}", f"data.max_bad_fraction={limit}", failures)
-        if len(self.recent) > 2 * limit * _WINDOW:
+        if len(self.recent) > max(2 * limit * _WINDOW, most_bad(limit, _WINDOW)):
             self._refuse(f"{len(self.recent)} of the last {_WINDOW}", f"twice data.max_bad_fraction={limit}", failures)
 
     def _refuse(self, share: str, rule: str, failures: Sequence[tuple[str, str]]) -> None:
@@ -149,6 +152,14 @@ class BadClips:
         """Put back what `state` returned."""
         self.tried, self.failed = state["tried"], state["failed"]
         self.reasons, self.recent = dict(state["reasons"]), list(state["recent"])
+
+
+def most_bad(limit: float, tried: int) -> float:
+    """Return how many of the clips that were tried may be bad if no more than the share `limit` of all are.
+
+    A run sees its clips in a random order: where just `limit` are bad, every other count lies above `limit * tried`.
+    """
+    return limit * tried + _DEVIATIONS * math.sqrt(limit * (1.0 - limit) * tried)
 
 
 class TrainingData:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import ConfigError
+from .errors import ConfigError, VJEPAError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 
@@ -22,7 +22,8 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 class Group:
     """The processes of one run; alone, every method is free and changes nothing.
 
-    All processes must call the same methods in the same order. Nothing that is sent is unpickled.
+    All processes must call the same methods in the same order. Nothing that is sent is unpickled. Methods raise
+    VJEPAError when another process is gone.
     """
 
     rank: int = 0
@@ -39,14 +40,16 @@ class Group:
         """Add up the gradients of all processes, in place; parameters without one must be the same everywhere."""
         if self.world_size > 1:
             gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
-                work.wait()
+            with _all_present(self.rank):
+                for work in [dist.all_reduce(gradient, async_op=True) for gradient in gradients]:
+                    work.wait()
 
     def sum(self, values: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes."""
         if self.world_size > 1:
             values = values.to(self.device, copy=True)
-            dist.all_reduce(values)
+            with _all_present(self.rank):
+                dist.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
@@ -59,16 +62,30 @@ class Group:
             return [data]
         text = torch.frombuffer(bytearray(json.dumps(data).encode()), dtype=torch.uint8).to(self.device)
         sizes = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.world_size)]
-        dist.all_gather(sizes, torch.tensor([len(text)], device=self.device))
+        with _all_present(self.rank):
+            dist.all_gather(sizes, torch.tensor([len(text)], device=self.device))
         padded = torch.zeros(max(map(int, sizes)), dtype=torch.uint8, device=self.device)
         padded[: len(text)] = text
         parts = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(parts, padded)
+        with _all_present(self.rank):
+            dist.all_gather(parts, padded)
         return [json.loads(bytes(part[: int(size)].cpu().numpy())) for part, size in zip(parts, sizes, strict=True)]
 
     def wait(self) -> None:
         """Return when all processes have come here."""
         self.sum(torch.zeros(1))
+
+
+@contextmanager
+def _all_present(rank: int) -> Iterator[None]:
+    """Say in one line that another process is gone; what ended it, that one has said itself."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise VJEPAError(
+            f"process {rank}: another process of the run ended or cannot be reached; its own message says why "
+            f"({str(error).split('. ')[0]})"
+        ) from error
 
 
 def is_first_process() -> bool:

@@ -79,6 +79,11 @@ def _multiblocks(config: MaskConfig, grid: Block, batch_size: int, generator: to
     if config.equalize == "columns":
         columns = visible[:, 0].flatten(1)
         most = None if config.max_keep is None else config.max_keep // grid[0]
+        if most == 0:
+            raise InputError(
+                f"max_keep={config.max_keep} is less than one place in all {grid[0]} frames of the grid, which "
+                f"equalize='columns' keeps; pass at least {grid[0]}"
+            )
         context = _equal_columns(columns, grid[0], generator, most=most)
         target = _equal_columns(~columns, grid[0], generator)
     else:

@@ -61,6 +61,14 @@ class MetricsLog:
             logger.warning("%s: cannot be forced to disk (%s)", self._path, error.strerror)
 
 
+def last_step(path: Path) -> int:
+    """Return the step of the last line, 0 if there is none."""
+    if not path.exists():
+        return 0
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return int(json.loads(lines[-1])["step"]) if lines else 0
+
+
 def _valid(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

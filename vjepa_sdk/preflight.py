@@ -204,7 +204,8 @@ def _check_clips(data: DataConfig, paths: Sequence[str], content: str, num_frame
     logger.info("%s: %s found, %s checked%s%s", content, f"{sample.found:,}", f"{sample.checked:,}", bad, size)
     if len(sample.unreadable) > data.max_bad_fraction * sample.checked:
         logger.warning(
-            "more than data.max_bad_fraction=%s of the %s that were checked cannot be opened; the run will stop",
+            "more than data.max_bad_fraction=%s of the %s that were checked cannot be opened; where the rest is like "
+            "them the run will stop",
             data.max_bad_fraction,
             content,
         )

@@ -17,7 +17,7 @@ from .config import (
     TrainConfig,
     paper_masks,
 )
-from .errors import ConfigError
+from .errors import ConfigError, OutputError
 from .schema import from_dict, read_toml, to_dict, unknown, with_overrides
 
 
@@ -128,13 +128,16 @@ def _vjepa21(encoder: str, level_layers: tuple[int, ...], *, micro_batch_size: i
 
 
 def _vjepa21_cooldown(first: TrainConfig, *, micro_batch_size: int, stills: int) -> TrainConfig:
-    """Clips of 384 and stills of 512 px, as in the paper; the released files say 256, the released weights 384."""
+    """Clips of 384 and stills of 512 px, as in the paper; the released files say 256, the released weights 384.
+
+    Twice the ranks of the first phase, each with half the clips and as many stills: twice the stills in a step.
+    """
     last = _cooldown(first, img_size=384, micro_batch_size=micro_batch_size)
     images = first.images or ImagesConfig()
     return replace(
         last,
         objective=replace(first.objective, context_ramp=None, context_distance_weighted=False),
-        images=replace(images, img_size=512, micro_batch_size=stills),
+        images=replace(images, img_size=512, batch_size=2 * images.batch_size, micro_batch_size=stills),
     )
 
 
@@ -311,6 +314,8 @@ def train_config(
 ) -> TrainConfig:
     """Resolve a training configuration: recipe < TOML file < `settings` < `overrides`.
 
+    What a recipe sets and may be absent is unset with `none`: `overrides=["images=none"]`.
+
     Args:
         preset: name of a recipe; None takes the file's `preset`, else `tiny`.
         path: TOML file whose tables are those of `TrainConfig`.
@@ -318,14 +323,37 @@ def train_config(
         settings: plain data merged over the file, for example `{"data": {"path": "clips"}}`.
 
     Raises:
-        ConfigError: an unknown recipe or key, or a value out of range.
+        ConfigError: an unknown recipe or key, a value out of range, or a stride beside the recipe's frame rate.
     """
     from_file = read_toml(path) if path is not None else {}
     name = preset or from_file.get("preset") or "tiny"
     if name not in RECIPES:
         raise ConfigError(unknown(f"recipe {name!r}", str(name), RECIPES))
-    data = _merge(to_dict(RECIPES[name]), {**from_file, "preset": name})
-    return from_dict(TrainConfig, with_overrides(_merge(data, settings or {}), overrides))
+    given = _merge({**from_file, "preset": name}, settings or {})
+    _check_stride(RECIPES[name], with_overrides(given, overrides))
+    return from_dict(TrainConfig, with_overrides(_merge(to_dict(RECIPES[name]), given), overrides))
+
+
+def settings_of_run(directory: str | Path) -> Path:
+    """Return the file that holds the settings of a run in a directory.
+
+    Raises:
+        OutputError: there is none.
+    """
+    path = Path(directory) / "config.toml"
+    if not path.is_file():
+        raise OutputError(f"{directory}: holds no run to resume; leave out --resume")
+    return path
+
+
+def _check_stride(recipe: TrainConfig, given: Mapping[str, Any]) -> None:
+    """Refuse a stride that the recipe's frame rate would leave without effect."""
+    data = given.get("data")
+    if isinstance(data, Mapping) and "frame_stride" in data and "fps" not in data and recipe.data.fps is not None:
+        raise ConfigError(
+            f"data.frame_stride={data['frame_stride']} has no effect beside data.fps={recipe.data.fps} of the recipe "
+            f"{recipe.preset}; set data.fps=none with it"
+        )
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

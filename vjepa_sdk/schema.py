@@ -20,6 +20,8 @@ from .errors import ConfigError, VJEPAError
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 32
+UNSET = "none"
+"""How a TOML file or `--set` unsets what a recipe sets, since TOML has no null; texts cannot be unset."""
 
 _Config = TypeVar("_Config")
 
@@ -38,6 +40,9 @@ def from_dict(cls: type[_Config], data: Mapping[str, Any], *, where: str = "") -
     hints = typing.get_type_hints(cls)
     for key in data:
         if key not in hints:
+            sections = (name for name, hint in hints.items() if key in getattr(hint, "__dataclass_fields__", ()))
+            if section := next(sections, None):
+                raise ConfigError(f"unknown key '{where}{key}'; did you mean '{where}{section}.{key}'?")
             raise ConfigError(unknown(f"key '{where}{key}'", key, hints, prefix=where))
     values = {key: _coerce(hints[key], value, f"{where}{key}") for key, value in data.items()}
     try:
@@ -62,13 +67,20 @@ def naming(place: str | Path) -> Iterator[None]:
         raise type(error)(f"{place}: {error}") from error.__cause__
 
 
-def to_dict(config: object) -> dict[str, Any]:
-    """Return a configuration as plain data for JSON or TOML; unset values (None) are left out."""
+def to_dict(config: object, *, spell_unset: bool = False) -> dict[str, Any]:
+    """Return a configuration as plain data for JSON or TOML.
+
+    Args:
+        spell_unset: write `UNSET` for values that are None, where it can be read back; else all of them are left out.
+    """
     out: dict[str, Any] = {}
+    hints = typing.get_type_hints(type(config))
     for item in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, item.name)
         if value is not None:
-            out[item.name] = _plain(value)
+            out[item.name] = _plain(value, spell_unset=spell_unset)
+        elif spell_unset and str not in typing.get_args(hints[item.name]):
+            out[item.name] = UNSET
     return out
 
 
@@ -106,7 +118,9 @@ def with_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
         *sections, name = key.strip().split(".")
         table = result
         for section in sections:
-            table = table.setdefault(section, {})
+            if table.get(section, UNSET) == UNSET:
+                table[section] = {}
+            table = table[section]
             if not isinstance(table, dict):
                 raise ConfigError(f"--set {override!r}: {section!r} is not a section; set it in a --config file")
         table[name] = value
@@ -173,17 +187,17 @@ def _items(value: object) -> Iterable[object]:
 
 
 def to_toml(config: object) -> str:
-    """Return a configuration as TOML text."""
+    """Return a configuration as TOML text; it says the same over any recipe."""
     import tomli_w
 
-    return tomli_w.dumps(to_dict(config))
+    return tomli_w.dumps(to_dict(config, spell_unset=True))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, *, spell_unset: bool) -> Any:
     if dataclasses.is_dataclass(value):
-        return to_dict(value)
+        return to_dict(value, spell_unset=spell_unset)
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [_plain(item, spell_unset=spell_unset) for item in value]
     return value
 
 
@@ -191,6 +205,8 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     """Turn nested tables into configurations and lists into tuples; leave the rest to `_check_types`."""
     if type(None) in typing.get_args(hint) and value is not None:
         (hint,) = (each for each in typing.get_args(hint) if each is not type(None))
+        if value == UNSET and hint is not str:
+            return None
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{name}={value!r} must be a table; write [{name}]")

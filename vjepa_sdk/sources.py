@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
-from .listing import find_stills, find_videos
+from .listing import find_clips, find_stills, find_videos
 from .manifest import read_rows
 
 
@@ -32,7 +32,7 @@ def list_clips(path: str | Path, *, split: str | None = None, images: bool = Fal
     if split is not None and suffix != ".csv":
         raise InputError(f"split={split!r} needs a CSV with a column 'split', got {source}; leave it out")
     if suffix not in (".csv", ".txt", ".npy"):
-        return (find_stills if images else find_videos)([source])
+        return find_stills([source]) if images else _videos_in(source)
     if not source.is_file():
         raise InputError(f"{source}: no such file; pass a directory or a list of clips")
     names = _names_in_array(source) if suffix == ".npy" else _names_in_text(source, split)
@@ -44,6 +44,19 @@ def list_clips(path: str | Path, *, split: str | None = None, images: bool = Fal
             f"{source}: none of its {len(paths)} clips exists, for example {paths[0]}; paths are relative to the list"
         )
     return paths
+
+
+def _videos_in(directory: Path) -> list[Path]:
+    """List a directory's videos; one that holds stills alone is not taken for clips in silence."""
+    try:
+        return find_videos([directory])
+    except InputError as error:
+        if not any(folder.images for folder in find_clips([directory], links="named").folders):
+            raise
+        raise InputError(
+            f"{directory}: holds images and no video; train on stills with an image model such as --preset ijepa-tiny, "
+            "list them in a CSV to repeat each as a clip, or make videos of frames first"
+        ) from error
 
 
 def _names_in_array(source: Path) -> list[str]:

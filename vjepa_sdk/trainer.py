@@ -33,10 +33,11 @@ from .hub import save_model_directory
 from .initialize import Origin, initialize
 from .jepa import JEPA, Spread, spread
 from .masks import Masks
-from .metrics import MetricsLog
+from .metrics import MetricsLog, last_step
 from .preflight import check_memory, preflight
 from .preprocess import normalize
 from .progress import ProgressBar, progress_bar
+from .recipes import settings_of_run
 from .schema import differences, from_dict, read_toml, to_dict, to_toml
 from .signals import StopRequest, stop_on_signal
 from .steps import (
@@ -88,13 +89,15 @@ def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bo
         WeightsError: `config.init_from` cannot be read or does not fit.
         VideoDecodeError: none of a sample of the clips can be opened.
         WriteError: the disk has too little room for the checkpoints.
-        OutputError: `config.out` holds a run and `resume` is False, or another process uses it.
+        OutputError: `config.out` holds a run and `resume` is False or the reverse, or another process uses it.
         ResumeError: `config` differs from the run's in something that matters.
         CheckpointError: three saves in a row failed, or the last one.
         GuardError: losses are not finite again and again, the features collapsed, or too many clips cannot be decoded.
     """
     if not config.out:
         raise ConfigError("out is empty; pass a directory for the run, for example runs/first")
+    if resume:
+        settings_of_run(config.out)
     with join_group(best_device(config.device)) as group:
         return Trainer(config, group).run(resume=resume, show_progress_bar=show_progress_bar)
 
@@ -119,6 +122,10 @@ class Trainer:
         )
         self.images = None
         if config.images is not None:
+            if not config.images.data.all_sources:
+                raise ConfigError(
+                    "images.data.path is empty; set it to a directory or list of stills, or images=none for clips alone"
+                )
             self.images = TrainingData(
                 config.images.data,
                 num_frames=1,
@@ -374,22 +381,26 @@ class Trainer:
         return Lock(self.out / "lock")
 
     def _check_content(self, resume: bool) -> None:
-        """Refuse a directory that holds something, or one without a run where it should have one."""
+        """Refuse a directory that holds something, if it is not a run to go on with."""
         content = [path for path in self.out.iterdir() if path.name != "lock" and not path.name.endswith(".tmp")]
         if not resume and content:
             raise OutputError(f"{self.out}: is not empty; pass --resume to continue it, or choose another --out")
-        if resume and not (self.out / "config.toml").is_file():
-            raise OutputError(f"{self.out}: holds no run to resume; leave out --resume")
 
     def _restore(self) -> bool:
         """Go back to the newest checkpoint; False if the run was stopped before its first."""
-        if changes := _changes(from_dict(TrainConfig, read_toml(self.out / "config.toml")), self.config):
+        if changes := _changes(from_dict(TrainConfig, read_toml(settings_of_run(self.out))), self.config):
             raise ResumeError(
-                f"{self.out}: cannot resume, the configuration changed: {'; '.join(changes)}; "
-                "restore it or start a new run in another --out"
+                f"{self.out}: cannot resume, the configuration changed: {'; '.join(changes)}; restore it, as --resume "
+                "--out alone does, or start a new run in another --out"
             )
         checkpoint = load_latest(self.out / "checkpoints")
         if checkpoint is None:
+            # the first step comes after the first checkpoint
+            if step := last_step(self.out / "metrics.jsonl"):
+                raise CheckpointError(
+                    f"{self.out}: did {step} steps or more, but its checkpoints are gone; restore one "
+                    "from a copy or start a new run in another --out"
+                )
             return False
         state = checkpoint.state
         for kind, data in self._lists().items():
