@@ -283,6 +283,7 @@ class TestEarlyErrors:
             ({"num_frames": 3}, "num_frames=3 must be a multiple of tubelet_size=2"),
             ({"fps": -1.0}, "fps=-1.0 must be a number above 0"),
             ({"device": "tpu"}, "device='tpu' is not available here"),
+            ({"revision": "v1"}, "is a directory here, which has no revision='v1'; leave revision out"),
         ],
     )
     def test_options_that_are_not_valid(

@@ -196,7 +196,9 @@ def _embed(options: EmbedOptions, out: Path, inputs: Inputs, work: Workspace, st
     if output is not None:
         output.check(options.settings, extend=options.extend)
     found = find_clips(inputs, links="follow" if options.follow_symlinks else "refuse")
-    directory = local_directory(options.model) or _locate_model(options)
+    # a revision is for the hub; with a directory it is refused there
+    local = local_directory(options.model) if options.revision is None else None
+    directory = local or _locate_model(options)
     shape = read_shape(directory)
     wants_stills = shape.config.is_image_model and not options.has_windows
     clips = describe_clips(found.clips("stills" if wants_stills else "frames"))
