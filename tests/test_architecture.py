@@ -31,6 +31,7 @@ FLOORS = (
         "positions",
         "preprocess",
         "progress",
+        "sandbox",
     },
     {"containers", "images", "signals", "storage", "unpickle", "workers"},
     {"decord_reader", "pyav_reader", "verified", "weights"},

@@ -3,7 +3,9 @@ from __future__ import annotations
 import gc
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vjepa_sdk import workers
+from vjepa_sdk import sandbox, workers
 from vjepa_sdk.errors import ConfigError, VideoDecodeError, VJEPAError
 from vjepa_sdk.workers import WorkerPool
 
@@ -39,6 +41,10 @@ def act(request: Any) -> Answer:
         raise KeyError("two\nlines \x1b[0m")
     elif kind == "environment":
         return np.zeros(1), {"value": os.environ.get(rest)}
+    elif kind == "connect":
+        socket.create_connection(("127.0.0.1", int(rest)), timeout=5).close()
+    elif kind == "allocate":
+        np.empty(int(rest), np.uint8)
     elif kind == "bad-type":
         return np.array(["text"]), {}
     elif kind == "bad-info":
@@ -305,6 +311,23 @@ def test_secrets_stay_with_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     with _pool(1) as pool:
         token, harmless = pool.map(["environment HF_TOKEN", "environment VJEPA_HARMLESS"], prefetch=0)
     assert (token.info["value"], harmless.info["value"]) == (None, "value")
+
+
+@pytest.mark.skipif(not sandbox.can_isolate_network(), reason="this system does not let a process leave the network")
+def test_children_reach_no_network() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, _pool(1) as pool:
+        port = server.getsockname()[1]
+        assert _values(_pool(0).map([f"connect {port}"], prefetch=0)) == [0]
+        (error,) = _values(pool.map([f"connect {port}"], prefetch=0))
+    assert str(error).startswith("OSError: [Errno 101] Network is unreachable")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
+def test_children_get_so_much_memory_and_no_more(pools: dict[int, WorkerPool[Any]]) -> None:
+    limit = workers.MAX_TASK_BYTES
+    values = _values(pools[1].map([f"allocate {limit // 2}", f"allocate {limit + (64 << 20)}", 5], prefetch=0))
+    assert (values[0], values[2]) == (0, 5)
+    assert re.fullmatch(r".*Unable to allocate .*; pass fewer or smaller frames", str(values[1]))
 
 
 class _Child:

@@ -244,12 +244,14 @@ def _existing(place: Path) -> Path:
 
 
 def _sandbox(has_workers: bool) -> dict[str, bool]:
-    from .pickles import can_isolate_network
+    from . import pickles, sandbox
 
     is_linux = sys.platform == "linux"
     return {
         "decoding in processes with a deadline, without your tokens": has_workers,
         "these processes get no new privileges and die with their parent": has_workers and is_linux,
+        "they have no network": has_workers and sandbox.can_isolate_network(),
+        "their memory is limited": has_workers and is_linux,
         "vjepa convert reads pickles in a process with limits": True,
-        "that process has no network": can_isolate_network(),
+        "that process has no network": pickles.can_isolate_network(),
     }

@@ -13,7 +13,6 @@ A dispatcher thread hands out requests and collects results, so that children wo
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import faulthandler
 import json
 import logging
@@ -35,6 +34,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from .errors import ConfigError, VJEPAError
+from .sandbox import confine, limit_memory
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ WATCHDOG_SECONDS = 600.0
 _KILL_SECONDS = 5.0
 MAX_HEADER_BYTES = 1 << 20
 MAX_ARRAY_BYTES = 1 << 32
+MAX_TASK_BYTES = 4 << 30  # of memory in a child, beyond what it has when it starts; on Linux
 _DTYPES = frozenset({"bool", "uint8", "int16", "int32", "int64", "float16", "float32", "float64"})
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -619,6 +620,9 @@ def _run(task: Task[Request], request: Request) -> Iterator[TaskResult[Request]]
             # as it will arrive from a child
             plain = json.loads(json.dumps(info))
             yield TaskResult(request, np.ascontiguousarray(array), plain, None, is_last=is_single)
+    except MemoryError as error:
+        yield TaskResult(request, None, {}, f"{_one_line(error)}; pass fewer or smaller frames")
+        return
     except Exception as error:
         yield TaskResult(request, None, {}, _one_line(error))
         return
@@ -628,7 +632,7 @@ def _run(task: Task[Request], request: Request) -> Iterator[TaskResult[Request]]
 
 def _serve(descriptor: int, parent_pid: int) -> None:
     """Be a child: load the task, then answer requests until the parent closes the connection."""
-    _tie_to_parent(parent_pid)
+    confine(parent_pid)
     for number in (signal.SIGINT, signal.SIGUSR1):  # batch systems send them to every process of a job
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -640,6 +644,7 @@ def _serve(descriptor: int, parent_pid: int) -> None:
             return
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)  # parallelism is the number of children
+        limit_memory(MAX_TASK_BYTES)
         connection.send_bytes(json.dumps({"info": {}, "error": None}).encode())
         while True:
             _answer_request(connection, task)
@@ -656,17 +661,3 @@ def _answer_request(connection: Connection, task: Task[Any]) -> None:
             connection.send_bytes(result.array.reshape(-1).view(np.uint8).data)
         if not result.is_last:
             connection.recv_bytes()  # the word to go on
-
-
-def _tie_to_parent(parent_pid: int) -> None:
-    """Die with the parent, leave no core dump and never gain privileges."""
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
-        libc.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-    if sys.platform != "win32":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if os.getppid() != parent_pid:  # it died before the line above
-        os._exit(1)
