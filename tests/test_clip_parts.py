@@ -11,7 +11,7 @@ import torch
 from media import numbered_frame, read_numbers, write_video
 from PIL import Image
 
-from vjepa_sdk import inputs
+from vjepa_sdk import preprocess
 from vjepa_sdk.errors import InputError
 from vjepa_sdk.inputs import Frames, Sampling, load_frames
 
@@ -106,7 +106,7 @@ def test_frames_are_cropped_in_groups_and_come_in_order(
 ) -> None:
     given, sampling, sizes = video if source == "video" else frames, Sampling(num_frames=num_frames), []
     whole = load_frames(given, sampling)
-    monkeypatch.setattr(inputs, "_GROUP_BYTES", 3 * whole.pixels[0].nbytes)
+    monkeypatch.setattr(preprocess, "_GROUP_BYTES", 3 * whole.pixels[0].nbytes)
 
     def crop(group: torch.Tensor) -> torch.Tensor:
         sizes.append(len(group))

@@ -13,8 +13,8 @@ from torch import Tensor
 from .augment import augment
 from .config import DataConfig
 from .inputs import is_image
-from .preprocess import random_resized_crop
-from .video import open_video, read_image
+from .preprocess import RandomCrop, as_frames, crop_in_groups, draw_crop
+from .video import iter_clip, open_video, read_image
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,7 @@ class ClipCutter:
     def __call__(self, request: ClipRequest) -> tuple[np.ndarray, dict[str, Any]]:
         """Return pixels `uint8 [T, 3, H, W]` and the frame indices they come from."""
         config, generator = self.config, torch.Generator().manual_seed(request.seed)
-        frames, indices = self._read(request.path, generator)
-        clip = random_resized_crop(
-            frames,
-            crop_size=self.crop_size,
-            scale=config.crop_scale,
-            ratio=config.crop_aspect_ratio,
-            horizontal_flip=config.horizontal_flip,
-            antialias=config.antialias,
-            generator=generator,
-        )
+        clip, indices = self._read(request.path, generator)
         clip = augment(
             clip,
             color_jitter=config.color_jitter,
@@ -60,14 +51,30 @@ class ClipCutter:
         return clip.contiguous().numpy(), {"frames": indices.tolist()}
 
     def _read(self, path: str, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:
-        """Return frames `uint8 [T, 3, H, W]`, a still once, and the index of each frame of the clip."""
+        """Return cropped frames `uint8 [T, 3, H, W]`, a still once, and the index of each frame of the clip."""
         if is_image(path):
-            frames, indices = read_image(path)[None], np.zeros(self.num_frames, np.int64)
-        else:
-            with open_video(path, decoder=self.config.decoder) as reader:
-                indices = self.choose_frames(len(reader), reader.info.fps, generator)
-                frames = reader.get_frames(indices)
-        return torch.from_numpy(frames).permute(0, 3, 1, 2), indices
+            image = read_image(path)
+            crop = self._draw_crop(image.shape[0], image.shape[1], generator)
+            return crop(as_frames([image])), np.zeros(self.num_frames, np.int64)
+        with open_video(path, decoder=self.config.decoder) as reader:
+            indices = self.choose_frames(len(reader), reader.info.fps, generator)
+            crop = self._draw_crop(reader.info.height, reader.info.width, generator)
+            needed, places = np.unique(indices, return_inverse=True)
+            frames = crop_in_groups(iter_clip(reader, needed), crop)
+        return frames[torch.from_numpy(places)], indices
+
+    def _draw_crop(self, height: int, width: int, generator: torch.Generator) -> RandomCrop:
+        config = self.config
+        return draw_crop(
+            height,
+            width,
+            crop_size=self.crop_size,
+            scale=config.crop_scale,
+            ratio=config.crop_aspect_ratio,
+            horizontal_flip=config.horizontal_flip,
+            antialias=config.antialias,
+            generator=generator,
+        )
 
     def choose_frames(self, num_available: int, source_fps: float, generator: torch.Generator) -> np.ndarray:
         """Draw the frame indices of a clip, `int64 [num_frames]`, from a video of so many frames and this rate."""

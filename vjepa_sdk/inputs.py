@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor
 from .errors import InputError
 from .files import printable
 from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_image
-from .video import CLOCK_SECONDS, check_ascending, frames_at, open_video, sample_indices
+from .preprocess import as_frames, crop_in_groups
+from .video import CLOCK_SECONDS, check_ascending, frames_at, iter_clip, open_video, sample_indices
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 Video: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image | Sequence[Image]"
 """A path, a directory of frames, an array `[T, H, W, 3]`, a tensor `[T, 3, H, W]`, an image, a list of images."""
 
-
-_GROUP_BYTES = 32 << 20
 
 _NAMELESS = "the video"  # what errors call an array or a list of images
 
@@ -123,30 +122,16 @@ def _from_path(path: str | os.PathLike[str], sampling: Sampling, crop: Callable[
     if Path(path).is_dir():
         files = list_frame_directory(path)
         indices, span = _choose(_steady(len(files), sampling), sampling, name=_name(path))
-        frames = _cropped(iter_images([files[i] for i in np.unique(indices)]), crop)
+        frames = crop_in_groups(iter_images([files[i] for i in np.unique(indices)]), crop)
     elif is_image(path):
-        indices, frames = np.zeros(1, np.int64), crop(_from_rgb([read_image(path)]))
+        indices, frames = np.zeros(1, np.int64), crop(as_frames([read_image(path)]))
     else:
         with open_video(path, decoder=sampling.decoder) as reader:
             times = np.append(reader.timestamps, reader.timestamps[0] + reader.info.duration_seconds)
             indices, span = _choose(_Times(times, is_known=True), sampling, name=_name(path))
-            # decord gives the official pipelines' frames if it is asked for all of them at once, as they do
-            read = reader.get_frames if sampling.decoder == "decord" else reader.iter_frames
-            frames = _cropped(read(np.unique(indices)), crop)
+            frames = crop_in_groups(iter_clip(reader, np.unique(indices)), crop)
     places = np.unique(indices, return_inverse=True)[1]
     return Frames(frames[torch.from_numpy(places)], tuple(indices.tolist()), *span)
-
-
-def _cropped(frames: Iterable[np.ndarray], crop: Callable[[Tensor], Tensor]) -> Tensor:
-    """Crop frames `uint8 [H, W, 3]` in groups: one by one costs a quarter more time where they are small."""
-    pieces: list[Tensor] = []
-    group: list[np.ndarray] = []
-    for frame in frames:
-        group.append(frame)
-        if len(group) * frame.nbytes >= _GROUP_BYTES:
-            pieces.append(crop(_from_rgb(group)))
-            group = []
-    return torch.cat([*pieces, *([crop(_from_rgb(group))] if group else [])])
 
 
 _Span = tuple[float | None, float | None]
@@ -240,7 +225,7 @@ def open_frames(
                 name=_name(video),
                 timestamps=reader.timestamps,
                 end_seconds=reader.info.start_seconds + reader.info.duration_seconds,
-                read=lambda indices: (_from_rgb([frame]) for frame in reader.iter_frames(indices)),
+                read=lambda indices: (as_frames([frame]) for frame in reader.iter_frames(indices)),
             )
         return
     name, count, read = _open_rateless(video)
@@ -256,7 +241,7 @@ def _open_rateless(video: object) -> tuple[str, int, Callable[[np.ndarray], Iter
         return (
             _name(video),
             len(files),
-            lambda indices: (_from_rgb([frame]) for frame in iter_images([files[i] for i in indices])),
+            lambda indices: (as_frames([frame]) for frame in iter_images([files[i] for i in indices])),
         )
     if isinstance(video, np.ndarray | Tensor):
         _check_array(video)
@@ -272,10 +257,6 @@ def _open_rateless(video: object) -> tuple[str, int, Callable[[np.ndarray], Iter
 
 def _name(path: str | os.PathLike[str]) -> str:
     return f"{printable(os.fspath(path))}:"
-
-
-def _from_rgb(frames: Sequence[np.ndarray]) -> Tensor:
-    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 
 def _from_array(array: np.ndarray | Tensor) -> Tensor:

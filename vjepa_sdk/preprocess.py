@@ -7,9 +7,11 @@ faster than resizing floats.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2.functional import resize  # type: ignore[attr-defined]
@@ -17,6 +19,8 @@ from torchvision.transforms.v2.functional import resize  # type: ignore[attr-def
 from .errors import ConfigError, InputError
 
 CropOffset = Literal["round", "floor"]
+
+_GROUP_BYTES = 32 << 20
 
 
 def resize_and_crop(frames: torch.Tensor, *, resize_size: int, crop_size: int, crop_offset: CropOffset) -> torch.Tensor:
@@ -84,8 +88,30 @@ def normalize(clips: torch.Tensor, *, mean: Sequence[float], std: Sequence[float
     return ((pixels - means) / stds).transpose(-4, -3).contiguous()
 
 
-def random_resized_crop(
-    frames: torch.Tensor,
+@dataclass(frozen=True)
+class RandomCrop:
+    """A rectangle that was drawn for frames of one size; the same for all frames of a clip."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+    crop_size: int
+    antialias: bool
+    flip: bool
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """Cut it out of frames `uint8 [T, 3, H, W]` and resize it to a square, mirrored or not, of side `crop_size`."""
+        _check_frames(frames)
+        frames = frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
+        size = [self.crop_size, self.crop_size]
+        frames = resize(frames, size, interpolation=InterpolationMode.BILINEAR, antialias=self.antialias)
+        return (frames.flip(-1) if self.flip else frames).contiguous()
+
+
+def draw_crop(
+    height: int,
+    width: int,
     *,
     crop_size: int,
     scale: tuple[float, float],
@@ -93,11 +119,12 @@ def random_resized_crop(
     horizontal_flip: bool,
     antialias: bool = True,
     generator: torch.Generator,
-) -> torch.Tensor:
-    """Cut one random rectangle out of all frames and resize it to a square.
+) -> RandomCrop:
+    """Draw the random resized crop of a clip.
 
     Args:
-        frames: uint8 [T, 3, H, W].
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
         crop_size: side of the result, in pixels.
         scale: lowest and highest share of the frame's area.
         ratio: lowest and highest width / height; drawn uniformly on a logarithmic scale.
@@ -105,27 +132,44 @@ def random_resized_crop(
         antialias: smooth before scaling down, as I-JEPA does; the official video code does not.
         generator: the only source of randomness. The number of draws does not depend on what is drawn.
 
-    Returns:
-        uint8 [T, 3, crop_size, crop_size].
-
     Raises:
         ConfigError: crop_size, scale or ratio are not valid.
-        InputError: frames are not uint8 [T, 3, H, W].
     """
-    _check_frames(frames)
     if crop_size < 1:
         raise ConfigError(f"crop_size={crop_size} must be at least 1")
     for name, (low, high) in {"scale": scale, "ratio": ratio}.items():
         if not 0 < low <= high:
             raise ConfigError(f"{name}=({low}, {high}) must be two positive numbers in ascending order")
-    height, width = frames.shape[-2:]
     draws = torch.rand(41, generator=generator, dtype=torch.float64).tolist()
-    top, left, crop_height, crop_width = _random_box(height, width, scale, ratio, draws[1:])
-    frames = frames[..., top : top + crop_height, left : left + crop_width]
-    frames = resize(frames, [crop_size, crop_size], interpolation=InterpolationMode.BILINEAR, antialias=antialias)
-    if horizontal_flip and draws[0] < 0.5:
-        frames = frames.flip(-1)
-    return frames.contiguous()
+    box = _random_box(height, width, scale, ratio, draws[1:])
+    return RandomCrop(*box, crop_size=crop_size, antialias=antialias, flip=horizontal_flip and draws[0] < 0.5)
+
+
+def crop_in_groups(frames: Iterable[np.ndarray], crop: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Crop the frames of a clip as they are decoded, so that it is never held in full size.
+
+    In groups, since one by one costs a quarter more time where frames are small.
+
+    Args:
+        frames: each `uint8 [H, W, 3]`; at least one.
+        crop: takes `uint8 [K, 3, H, W]`.
+
+    Returns:
+        what `crop` returns for all of them, `uint8 [T, 3, h, w]`.
+    """
+    pieces: list[torch.Tensor] = []
+    group: list[np.ndarray] = []
+    for frame in frames:
+        group.append(frame)
+        if len(group) * frame.nbytes >= _GROUP_BYTES:
+            pieces.append(crop(as_frames(group)))
+            group = []
+    return torch.cat([*pieces, *([crop(as_frames(group))] if group else [])])
+
+
+def as_frames(images: Sequence[np.ndarray]) -> torch.Tensor:
+    """Put images `uint8 [H, W, 3]` together as frames `uint8 [K, 3, H, W]`."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def _random_box(

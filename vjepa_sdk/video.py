@@ -7,7 +7,7 @@ pipelines; it returns neighbouring frames for open-GOP and cut files and cannot 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -31,6 +31,7 @@ __all__ = [
     "VideoReader",
     "check_ascending",
     "frames_at",
+    "iter_clip",
     "list_frame_directory",
     "open_video",
     "read_frame_directory",
@@ -121,6 +122,14 @@ def read_video(path: PathLike, indices: ArrayLike | None = None, *, decoder: Dec
         for i, frame in enumerate(reader.iter_frames()):
             frames[i] = frame
         return frames
+
+
+def iter_clip(reader: VideoReader, indices: np.ndarray) -> Iterable[np.ndarray]:
+    """Return the frames of one clip, `uint8 [H, W, 3]` each, as they are decoded; `indices` ascend.
+
+    decord decodes them all at once: asked as the official pipelines do, it gives the frames that these get.
+    """
+    return reader.get_frames(indices) if isinstance(reader, DecordReader) else reader.iter_frames(indices)
 
 
 def sample_indices(num_available: int, num_frames: int) -> np.ndarray:
