@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from media import write_video
 from tiny_models import IMAGE, save_tiny
 
 from vjepa_sdk import VJEPA, encoding, ledger, load_embeddings, workers
+from vjepa_sdk.corpus import describe_clips
 from vjepa_sdk.errors import ConfigError, OutputError, ResumeError, VideoDecodeError
+from vjepa_sdk.manifest import Source
 from vjepa_sdk.windows import WindowedVideo
 
 LONGEST = NUM_CLIPS - 1  # 21 frames, 10 a second
@@ -42,6 +44,22 @@ OPTIONS: list[dict[str, Any]] = [
     {"window_seconds": 0.4, "pooling": "temporal", "layers": [0, 1]},
     {"window_seconds": 0.8, "layers": 1, "normalize_embeddings": True},
 ]
+
+
+def _third(lie: Callable[..., workers.WorkerResult]) -> Callable[[list[workers.WorkerResult]], Any]:
+    """Return what tells the truth about all windows but the third."""
+    return lambda results: iter([*results[:2], lie(*results[2]), *results[3:]])
+
+
+LIES: dict[str, Callable[[list[workers.WorkerResult]], Any]] = {
+    "frames that are no list": _third(lambda pixels, info: (pixels, {**info, "frames": "all"})),
+    "a frame number that no video has": _third(lambda pixels, info: (pixels, {**info, "frames": [0, 1, 2, 1 << 70]})),
+    "more frames than pixels": _third(lambda pixels, info: (pixels, {**info, "frames": [0, 1, 2, 3, 4]})),
+    "no seconds": _third(lambda pixels, info: (pixels, {"frames": info["frames"]})),
+    "a shorter clip": _third(lambda pixels, info: (pixels[:2], {**info, "frames": info["frames"][:2]})),
+    "no windows": lambda results: iter([]),
+    "one clip": lambda results: results[0],
+}
 
 
 class TestRows:
@@ -149,15 +167,23 @@ class TestFailures:
         assert (tmp_path / "feats.npy").read_bytes() == (tmp_path / "clean.npy").read_bytes()
         assert result.rows == len(load_embeddings(tmp_path / "feats.npy").features)
 
+    @pytest.mark.parametrize("lie", LIES)
     def test_windows_that_a_decoding_process_makes_up_cost_their_video_only(
-        self, cut: Embed, clips: Path, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+        self,
+        cut: Embed,
+        clips: Path,
+        tmp_path: Path,
+        whole: dict[str, bytes],
+        lie: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         honest = encoding._WindowReader.__call__
 
-        def lying(self: Any, wanted: Any) -> Iterator[workers.WorkerResult]:
-            for number, (pixels, info) in enumerate(honest(self, wanted)):
-                is_lie = number == 3 and wanted.clip.path.endswith(f"{LONGEST - 1}.mp4")
-                yield pixels, {**info, "frames": "all"} if is_lie else info
+        def lying(self: Any, wanted: Any) -> Any:
+            results = [result for result in honest(self, wanted) if result is not None]
+            if not wanted.clip.path.endswith(f"{LONGEST - 1}.mp4"):
+                return iter(results)
+            return LIES[lie](results)
 
         monkeypatch.setattr(encoding._WindowReader, "__call__", lying)
         assert cut(tmp_path / "feats.npy").failed == 1
@@ -166,6 +192,13 @@ class TestFailures:
         kept = [row for row in map(json.loads, whole["index.jsonl"].splitlines()) if row["path"] != line["path"]]
         rows = [row["row"] for row in kept]
         assert np.load(tmp_path / "feats.npy").tobytes() == np.load(tmp_path / "whole.npy")[rows].tobytes()
+
+    def test_a_video_has_a_deadline_for_opening_it_and_one_for_the_way_to_its_first_window(
+        self, model: Path, clips: Path
+    ) -> None:
+        loader = VJEPA.from_pretrained(model, device="cpu").window_loader(window_seconds=0.4)
+        (clip,) = describe_clips([Source(path=str(clips / f"{LONGEST}.mp4"), id="a")])
+        assert next(encoding._WindowReader(loader)(encoding._Windows(clip, 2))) is None
 
     def test_a_job_that_stops_at_failures_goes_on_once_they_are_allowed(
         self, cut: Embed, clips: Path, tmp_path: Path

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import stat
+import struct
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,38 +18,53 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vjepa_sdk import workers
 from vjepa_sdk.errors import VideoDecodeError
-from vjepa_sdk.workers import TaskResult, WorkerPool
+from vjepa_sdk.workers import TaskResult, WorkerPool, WorkerResult
 
 
 @dataclass(frozen=True)
 class Count:
-    """Yield 0, 1, ...; what happens before a number is given by `before`."""
+    """Yield 0, 1, ...; what happens before a number, separated by semicolons, is given by `before`."""
 
     name: str
     count: int
     before: dict[int, str] = field(default_factory=dict)
     log: str = ""
 
-    def run(self) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    def run(self) -> Iterator[WorkerResult | None]:
         for number in range(self.count):
-            kind, _, rest = self.before.get(number, "").partition(" ")
-            if kind == "sleep":
-                time.sleep(float(rest))
-            elif kind == "refuse":
-                raise VideoDecodeError("a.mp4: is damaged")
-            elif kind == "end":
-                raise EOFError("what decoders raise at the end of a file")
-            elif kind == "die" or (kind == "die-once" and not Path(rest).exists()):
-                Path(rest or os.devnull).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+            for event in self.before.get(number, "").split(";"):
+                kind, _, rest = event.strip().partition(" ")
+                if kind == "live":
+                    yield None
+                elif kind == "sleep":
+                    time.sleep(float(rest))
+                elif kind == "refuse":
+                    raise VideoDecodeError("a.mp4: is damaged")
+                elif kind == "end":
+                    raise EOFError("what decoders raise at the end of a file")
+                elif kind == "die" or (kind == "die-once" and not Path(rest).exists()):
+                    Path(rest or os.devnull).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                elif kind == "chatter":
+                    threading.Timer(float(rest), _send_unasked).start()
             if self.log:
                 with open(self.log, "a") as file:
                     file.write(f"{number}\n")
             yield np.array([number]), {"name": self.name}
 
 
-def count(request: Count) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+def _send_unasked() -> None:
+    """Write an answer to the parent, as a process taken over by a hostile file may at any time."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.stat(f"/proc/self/fd/{name}").st_mode):
+                message = b'{"info": {}, "error": "made up"}'
+                os.write(int(name), struct.pack("!i", len(message)) + message)
+
+
+def count(request: Count) -> Iterator[WorkerResult | None]:
     return request.run()
 
 
@@ -121,6 +141,18 @@ def test_results_of_later_requests_fill_no_more_than_the_room_there_is(
     assert len(list(results)) == 49 + 1 + 2 * 51
 
 
+def test_later_requests_leave_room_for_the_one_whose_results_are_taken(
+    tmp_path: Path, pools: dict[int, WorkerPool[Count]]
+) -> None:
+    first = Count("a", 50, {1: "sleep 1"}, log=str(tmp_path / "first"))  # so that the other takes what it can get
+    results = pools[2].map([first, Count("b", 50, log=str(tmp_path / "second"))], prefetch=8)
+    next(results)
+    assert _num_produced(tmp_path / "second") == 4
+    time.sleep(1.0)
+    assert _num_produced(tmp_path / "first") == 1 + 4
+    assert len(list(results)) == 49 + 1 + 51
+
+
 def test_a_request_that_is_run_again_repeats_nothing(tmp_path: Path) -> None:
     with _pool(1, crash_retries=1) as pool:
         story = _story(pool.map([Count("a", 6, {4: f"die-once {tmp_path / 'mark'}"}), Count("b", 1)], prefetch=1))
@@ -162,3 +194,41 @@ def test_time_in_which_the_caller_takes_nothing_does_not_count(tmp_path: Path) -
         first = next(results)
         time.sleep(1.5)
         assert _story(iter([first, *results])) == [("a", number) for number in [0, 1, 2, 3, None]]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_signs_of_life_are_no_results(num_workers: int, pools: dict[int, WorkerPool[Count]]) -> None:
+    requests = [Count("a", 2, {0: "live; live", 1: "live"}), Count("b", 1)]
+    story = _story(pools[num_workers].map(requests, prefetch=1))
+    assert story == [("a", 0), ("a", 1), ("a", None), ("b", 0), ("b", None)]
+
+
+def test_a_deadline_starts_anew_with_a_sign_of_life() -> None:
+    requests = [Count("a", 1, {0: "sleep 0.8; live; sleep 0.8"}), Count("b", 1, {0: "live; sleep 1.6; live"})]
+    with _pool(1, deadline_seconds=1.4) as pool:
+        (_, first), (_, end), (_, error) = _story(pool.map(requests, prefetch=0))
+    assert (first, end) == (0, None)
+    assert str(error).startswith("no result within 1.4 s")
+
+
+def test_a_request_that_is_run_again_after_signs_of_life_repeats_nothing(tmp_path: Path) -> None:
+    with _pool(1, crash_retries=1) as pool:
+        story = _story(pool.map([Count("a", 3, {0: "live", 2: f"live; die-once {tmp_path / 'mark'}"})], prefetch=1))
+    assert story == [("a", 0), ("a", 1), ("a", 2), ("a", None)]
+
+
+@pytest.mark.parametrize("event", ["", "live"])
+def test_a_request_that_never_ends_is_given_up(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "MAX_ANSWERS", 4)
+    endless = Count("a", 1_000_000_000, {1: "; ".join([event] * 9)})
+    with _pool(1) as pool:
+        *_, (name, error) = _story(pool.map([endless, Count("b", 0)], prefetch=1))[:-1]
+    assert (name, error) == ("a", "decoder process sent more than it was asked for")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_an_answer_that_nobody_asked_for_costs_its_process_only() -> None:
+    with _pool(1) as pool:
+        assert _story(pool.map([Count("a", 1, {0: "chatter 0.3"})], prefetch=0)) == [("a", 0), ("a", None)]
+        time.sleep(0.8)
+        assert _story(pool.map([Count("b", 1)], prefetch=0)) == [("b", 0), ("b", None)]

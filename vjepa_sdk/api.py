@@ -59,6 +59,11 @@ class ClipLoader:
     has_image_tokenizer: bool
     """Single images have a path of their own in the model (V-JEPA 2.1)."""
 
+    @property
+    def clip_lengths(self) -> tuple[int, ...]:
+        """How many frames a clip may have: that of a video, and that of a still."""
+        return self.sampling.num_frames, 1 if self.takes_images or self.has_image_tokenizer else self.tubelet_size
+
     def __call__(self, video: object) -> tuple[np.ndarray, dict[str, Any]]:
         """Return pixels `uint8 [T, 3, crop, crop]`, and which part of the source they are.
 

@@ -52,7 +52,7 @@ class EmbedResult:
 
     out: Path
     rows: int
-    """Clips with features, so far if the run was interrupted."""
+    """Clips, or windows of them, with features; so far if the run was interrupted."""
     failed: int
     """Clips without; `errors_path` says why."""
     already_complete: bool = False

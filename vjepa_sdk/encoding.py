@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from .api import VJEPA, ClipLoader
     from .windows import WindowLoader
 
+_MAX_FRAMES = 1 << 48  # of a video
+
 
 @dataclass(frozen=True)
 class _ClipReader:
@@ -55,10 +57,13 @@ class _WindowReader:
 
     load: WindowLoader
 
-    def __call__(self, wanted: _Windows) -> Iterator[WorkerResult]:
+    def __call__(self, wanted: _Windows) -> Iterator[WorkerResult | None]:
         clip = wanted.clip
         windowing = replace(self.load.windowing, start_seconds=clip.start_seconds, end_seconds=clip.end_seconds)
         with replace(self.load, windowing=windowing).open(clip.path) as video:
+            # Opening may mean to decode all of a file, and so may the way to a window far behind: each has its own
+            # deadline, so that a run that goes on in mid-video fails where an undisturbed one does, and only there.
+            yield None
             windows = video.windows
             for number, pixels in enumerate(video.clips(wanted.first), start=wanted.first):
                 seconds = {"start_seconds": windows.start_seconds[number], "end_seconds": windows.end_seconds[number]}
@@ -177,17 +182,22 @@ class Encoding:
     def _is_clip(self, decoded: TaskResult[Any]) -> bool:
         """Check what a decoding process sent: a hostile file may have taken it over."""
         array, side, info = decoded.array, self._loader.preprocess.crop_size, decoded.info
-        if array is None or array.dtype != np.uint8 or array.ndim != 4 or array.shape[1:] != (3, side, side):
+        shapes = [(num_frames, 3, side, side) for num_frames in self._loader.clip_lengths]
+        if array is None or array.dtype != np.uint8 or array.shape not in shapes:
             return False
-        frames, seconds = info.get("frames"), [info.get("start_seconds"), info.get("end_seconds")]
+        if not info.keys() >= {"frames", "start_seconds", "end_seconds"}:
+            return False
+        frames, seconds = info["frames"], [info["start_seconds"], info["end_seconds"]]
         are_seconds = all(value is None or (type(value) is float and math.isfinite(value)) for value in seconds)
-        return isinstance(frames, list) and all(type(frame) is int for frame in frames) and are_seconds
+        are_frames = isinstance(frames, list) and all(type(n) is int and 0 <= n < _MAX_FRAMES for n in frames)
+        return are_frames and len(frames) == len(array) and are_seconds
 
     def _piece(self, clip: Clip, first: int, decoded: Sequence[TaskResult[Any]]) -> Outcome:
         """Return the rows of a clip's windows from number `first` on; it fails with the first of them that does."""
-        if decoded[-1].error is not None:  # what else came in this batch is of no use
-            return self._outcome(clip, decoded[-1], None)
-        windows = [result for result in decoded if not result.is_last]
+        windows, end = [result for result in decoded if not result.is_last], decoded[-1]
+        is_end = end.error is None and end.array is None and first + len(windows) > 0
+        if end.is_last and not is_end:  # what else came in this batch is of no use
+            return self._outcome(clip, end, None)
         pixels = [result.array if self._is_clip(result) else None for result in windows]
         rows: list[Row] = []
         for result, values in zip(windows, self._encode(pixels, batch_size=len(pixels)), strict=True):
@@ -195,7 +205,7 @@ class Encoding:
             if outcome.failure is not None:
                 return outcome
             rows += outcome.rows
-        return Outcome(tuple(rows), None, is_last=decoded[-1].is_last)
+        return Outcome(tuple(rows), None, is_last=end.is_last)
 
     def _outcome(
         self, clip: Clip, decoded: TaskResult[Any], values: np.ndarray | None, *, window: int | None = None

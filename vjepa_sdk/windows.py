@@ -80,6 +80,11 @@ class WindowLoader:
     source_fps: float | None = None
     """Frame rate of arrays, lists of images and frame directories."""
 
+    @property
+    def clip_lengths(self) -> tuple[int, ...]:
+        """How many frames a clip may have."""
+        return (self.windowing.num_frames,)
+
     @contextmanager
     def open(self, video: object) -> Iterator[WindowedVideo]:
         """Lay windows over a video and keep it open for reading.

@@ -40,10 +40,11 @@ logger = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 WorkerResult = tuple[np.ndarray, dict[str, Any]]
-Task = Callable[[Request], WorkerResult | Iterator[WorkerResult]]
+Task = Callable[[Request], WorkerResult | Iterator[WorkerResult | None]]
 
 START_UP_SECONDS = 120.0  # importing torch on a loaded machine takes long and is nobody's clip's fault
 MAX_FAILED_STARTS = 3  # in a row; the kernel may kill a new process for lack of memory and let the next one live
+MAX_ANSWERS = 5_000_000  # to one request; who sends more never ends
 MAX_DEATHS = 10  # of different requests, one after the other; then the requests are not to blame
 WATCHDOG_SECONDS = 600.0
 _KILL_SECONDS = 5.0
@@ -75,7 +76,7 @@ class WorkerPool(Generic[Request]):
 
     Args:
         task: a picklable callable from an importable module: task(request) -> (array, JSON-able dict), or an iterator
-            of such pairs.
+            of such pairs; None among them says that it is at work, and its deadline starts anew.
         num_workers: child processes; 0 runs the task in this process, without a deadline.
         deadline_seconds: time for one result, from the moment a started child is asked for it.
         max_tasks_per_worker: a child is replaced after so many tasks, which bounds what a decoder leaks.
@@ -124,7 +125,8 @@ class WorkerPool(Generic[Request]):
 
         Args:
             requests: consumed as needed: at most num_workers + prefetch are unanswered at any time.
-            prefetch: results that may wait, finished, for the caller; a task with more goes on when one is taken.
+            prefetch: results that may wait, finished, for the caller; a task with more goes on when one is taken. Half
+                of them are kept for the request whose results the caller takes, so that others cannot hold it up.
             retry: names the request to put in a failed one's place, or None to give up; default: never retry. For
                 tasks with one result.
 
@@ -151,7 +153,8 @@ class WorkerPool(Generic[Request]):
                     _watched(results, request), retry, lambda again: _watched(_run(self._task, again), again)
                 )
                 is_last = result.is_last
-                yield result
+                if not _is_sign_of_life(result):
+                    yield result
 
     def _map_in_children(
         self, requests: Iterable[Request], prefetch: int, retry: Callable[[Request], Request | None] | None
@@ -201,6 +204,10 @@ class WorkerPool(Generic[Request]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _is_sign_of_life(result: TaskResult[Any] | _Answer) -> bool:
+    return result.array is None and not result.is_last
 
 
 def _retried(
@@ -285,8 +292,8 @@ class _Worker:
         self.deadline = time.monotonic() + START_UP_SECONDS
         self.is_ready = False
         self.ticket: _Ticket | None = None
-        self.num_results = 0
-        """Of the ticket."""
+        self.num_results = self.num_answers = 0
+        """Of the ticket; answers are results and signs of life."""
         self.is_paused = False
         """It has sent a result and waits to be asked for the next."""
         self.num_tasks = 0
@@ -339,6 +346,8 @@ class _Dispatcher:
         self.prefetch = 0
         """Results of tasks that yield more of which so many may wait for the caller."""
         self._num_held = 0
+        self._taken: _Ticket | None = None
+        """Whose results the caller takes."""
         self._changed = threading.Condition()
         self._failure: BaseException | None = None
         self._is_stopping = False
@@ -377,6 +386,9 @@ class _Dispatcher:
     def _next_result(self, ticket: _Ticket) -> TaskResult[Any]:
         # Deadlines see to it that answers keep coming; this finds a thread that no longer watches them.
         patience = max(WATCHDOG_SECONDS, 3 * (self._deadline_seconds + START_UP_SECONDS))
+        if self._taken is not ticket:
+            self._taken = ticket
+            self._wake_up()  # there is more room for this one
         with self._changed:
             self._last_answer = time.monotonic()
             while not ticket.results:
@@ -439,14 +451,18 @@ class _Dispatcher:
                 self._discard(worker)
                 self._start_workers()
                 continue
-            worker.ticket, worker.num_results = ticket, 0
+            worker.ticket, worker.num_results, worker.num_answers = ticket, 0, 0
             worker.deadline = time.monotonic() + self._deadline_seconds
 
     def _go_on(self) -> None:
         """Ask for the next results where there is room; a caller that waits always gets one."""
         for worker in list(self._workers):
             ticket = worker.ticket
-            if not worker.is_paused or ticket is None or (ticket.results and self._num_held >= self.prefetch):
+            if not worker.is_paused or ticket is None:
+                continue
+            # a video that is not its turn yet must not leave the one that is without room to be decoded ahead
+            room = self.prefetch if ticket is self._taken else self.prefetch // 2
+            if ticket.results and self._num_held >= room:
                 continue
             try:
                 worker.connection.send_bytes(_GO_ON)
@@ -485,7 +501,7 @@ class _Dispatcher:
             worker.is_ready, worker.deadline = True, math.inf
             self._num_failed_starts = 0
             return
-        if worker.is_paused:
+        if worker.is_paused or worker.ticket is None or worker.num_answers == MAX_ANSWERS:
             self._end(worker, "decoder process sent more than it was asked for")
             return
         self._num_deaths = 0
@@ -537,8 +553,11 @@ class _Dispatcher:
         ticket, worker.deadline = worker.ticket, math.inf
         if ticket is None:
             raise VJEPAError("a worker process answered without being asked")
-        worker.num_results += 1
+        worker.num_answers += 1
         worker.is_paused = not answer.is_last
+        if _is_sign_of_life(answer):
+            return
+        worker.num_results += 1
         if answer.is_last:
             worker.ticket = None
         result = TaskResult(ticket.request, answer.array, answer.info, answer.error, is_last=answer.is_last)
@@ -581,7 +600,7 @@ def _read_answer(connection: Connection) -> _Answer:
         return _Answer(error=_one_line(str(error)))
     dtype, shape = header.get("dtype"), header.get("shape")
     if dtype is None:
-        return _Answer(info=header["info"])
+        return _Answer(info=header["info"], is_last=header.get("is_last") is not False)
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise ValueError(f"dtype {str(dtype)[:40]!r} is not allowed")
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
@@ -613,7 +632,11 @@ def _run(task: Task[Request], request: Request) -> Iterator[TaskResult[Request]]
     try:
         returned = task(request)
         is_single = isinstance(returned, tuple)
-        for array, info in [returned] if isinstance(returned, tuple) else returned:
+        for item in [returned] if isinstance(returned, tuple) else returned:
+            if item is None:
+                yield TaskResult(request, None, {}, None, is_last=False)
+                continue
+            array, info = item
             if not isinstance(array, np.ndarray) or array.dtype.name not in _DTYPES:
                 kind = array.dtype.name if isinstance(array, np.ndarray) else type(array).__name__
                 raise TypeError(f"a task must return an array of {', '.join(sorted(_DTYPES))}, got {kind}")
