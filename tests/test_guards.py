@@ -109,7 +109,7 @@ def test_only_the_part_of_the_batch_that_is_bad_is_named(
     original = Trainer._advance
 
     def advance(self: Trainer, batch: Any, *rest: Any) -> str:
-        seen.append(batch.paths)
+        seen.append(batch.parts[0].paths)
         return original(self, batch, *rest)
 
     monkeypatch.setattr(Trainer, "_advance", advance)

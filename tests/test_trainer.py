@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,14 @@ from tiny_runs import (
 from vjepa_sdk import VJEPA, pretrain
 from vjepa_sdk.cards import training_card
 from vjepa_sdk.config import DataConfig, ImagesConfig, OptimConfig, SourceConfig, TrainConfig
+from vjepa_sdk.distributed import Group
 from vjepa_sdk.errors import CheckpointError, ConfigError, GuardError, InUseError, OutputError, ResumeError
+from vjepa_sdk.loader import StepBatch
+from vjepa_sdk.resume import changed_settings
 from vjepa_sdk.schema import from_dict, to_dict, to_toml
+from vjepa_sdk.signals import StopRequest
 from vjepa_sdk.storage import Lock
-from vjepa_sdk.trainer import _changes
+from vjepa_sdk.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +222,7 @@ def test_changes_that_matter_are_named(tmp_path: Path, change: str, expected: st
     for section in sections:
         table = table[int(section[1:-1])] if section.startswith("[") else table[section]
     table[name] = ast.literal_eval(value)
-    assert _changes(config, from_dict(TrainConfig, data)) == ([expected] if expected else [])
+    assert changed_settings(config, from_dict(TrainConfig, data)) == ([expected] if expected else [])
 
 
 def test_changed_stills_are_refused(clips: Path, stills: Path, tmp_path: Path) -> None:
@@ -277,3 +282,15 @@ def test_nothing_is_written_into_a_directory_that_is_not_a_run(clips: Path, tmp_
     with pytest.raises(OutputError, match="is not empty"):
         pretrain(run_config(clips, tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_second_signal_interrupts_a_shared_run_while_it_waits_for_clips(clips: Path, tmp_path: Path) -> None:
+    def interrupted() -> Iterator[StepBatch]:
+        raise KeyboardInterrupt
+        yield
+
+    stop = StopRequest()
+    stop.is_requested = True
+    trainer = Trainer(run_config(clips, tmp_path / "run", micro_batch_size=1), Group(0, 2))
+    with pytest.raises(KeyboardInterrupt):
+        trainer._next(interrupted(), stop)

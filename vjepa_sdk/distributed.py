@@ -75,6 +75,16 @@ class Group:
         """Return when all processes have come here."""
         self.sum(torch.zeros(1))
 
+    @contextmanager
+    def first_process_first(self) -> Iterator[None]:
+        """Run the block in the first process, then in the others, which find done what it did on disk."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+        self.wait()
+
 
 @contextmanager
 def _all_present(rank: int) -> Iterator[None]:
