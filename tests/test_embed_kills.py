@@ -190,7 +190,8 @@ def test_100_kills_at_random_progress_end_in_the_same_bytes(
         out = tmp_path / str(number) / "feats.npy"
         out.parent.mkdir()
         after, delay = generator.randrange(3 * PARTS[mode]), generator.uniform(0, 0.03)
-        killed = kill(out, after=after, delay=delay, group=number % 2 == 0, num_workers=1)
+        num_workers = 2 if mode == "windows" else 1  # several videos are open at once
+        killed = kill(out, after=after, delay=delay, group=number % 2 == 0, num_workers=num_workers)
         slowest = max(slowest, wait_for_orphans(killed.pid))
         places[killed.place if killed.in_time else "too late"] += 1
         check_killed(out, whole, killed)

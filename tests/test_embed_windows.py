@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -198,7 +201,7 @@ class TestFailures:
     ) -> None:
         loader = VJEPA.from_pretrained(model, device="cpu").window_loader(window_seconds=0.4)
         (clip,) = describe_clips([Source(path=str(clips / f"{LONGEST}.mp4"), id="a")])
-        assert next(encoding._WindowReader(loader)(encoding._Windows(clip, 2))) is None
+        assert next(encoding._WindowReader(loader)(encoding._Windows(0, clip, 2))) is None
 
     def test_a_job_that_stops_at_failures_goes_on_once_they_are_allowed(
         self, cut: Embed, clips: Path, tmp_path: Path
@@ -226,6 +229,34 @@ class TestRestarts:
         result = cut(out, inputs=inputs)
         assert firsts == [4] and sum(sizes) == result.rows - 4
         assert contents(out) == contents(tmp_path / "whole.npy")
+
+    def test_a_job_with_several_videos_open_goes_on_in_all_of_them(
+        self, cut: Embed, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def turn_about(pool: Any, requests: list[Any], *, prefetch: int) -> Iterator[workers.TaskResult[Any]]:
+            """Give a result of each request in turn, as processes may that decode equally fast."""
+            streams = [pool.map([request], prefetch=prefetch) for request in requests]
+            while streams:
+                for stream in list(streams):
+                    result = next(stream)
+                    if result.is_last:
+                        streams.remove(stream)
+                    yield result
+
+        encode, calls = encoding.Encoding._encode, itertools.count(1)
+
+        def interrupting(self: Any, *args: Any, **options: Any) -> Any:
+            if next(calls) % 12 == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            return encode(self, *args, **options)
+
+        monkeypatch.setattr(workers.WorkerPool, "map_unordered", turn_about)
+        monkeypatch.setattr(encoding.Encoding, "_encode", interrupting)
+        out, num_parts = tmp_path / "feats.npy", []
+        while cut(out).interrupted:
+            num_parts.append(len(list((tmp_path / "feats.npy.work").glob("part-*"))))
+        assert len(num_parts) >= 2 and sorted(set(num_parts)) == num_parts
+        assert contents(out) == whole
 
     @pytest.mark.parametrize("damaged", range(4))
     def test_a_damaged_part_of_a_video_is_done_again(

@@ -232,3 +232,31 @@ def test_an_answer_that_nobody_asked_for_costs_its_process_only() -> None:
         assert _story(pool.map([Count("a", 1, {0: "chatter 0.3"})], prefetch=0)) == [("a", 0), ("a", None)]
         time.sleep(0.8)
         assert _story(pool.map([Count("b", 1)], prefetch=0)) == [("b", 0), ("b", None)]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_unordered_results_are_those_of_each_request_in_their_order(
+    num_workers: int, prefetch: int, pools: dict[int, WorkerPool[Count]]
+) -> None:
+    requests = [Count("a", 5), Count("b", 0), Count("c", 9, {4: "refuse"}), Count("d", 3)]
+    story = _story(pools[num_workers].map_unordered(requests, prefetch=prefetch))
+    expected = {"a": [*range(5), None], "b": [None], "c": [*range(4), "a.mp4: is damaged"], "d": [*range(3), None]}
+    assert {name: [what for other, what in story if other == name] for name in expected} == expected
+    assert len(story) == sum(map(len, expected.values()))
+
+
+def test_a_slow_request_holds_no_unordered_one_up(pools: dict[int, WorkerPool[Count]]) -> None:
+    slow, fast = Count("slow", 2, {1: "sleep 1.5"}), Count("fast", 20)
+    story = _story(pools[2].map_unordered([slow, fast], prefetch=2))
+    assert story.index(("fast", None)) < story.index(("slow", 1))
+
+
+def test_unordered_results_fill_no_more_than_the_room_there_is(
+    tmp_path: Path, pools: dict[int, WorkerPool[Count]]
+) -> None:
+    log = tmp_path / "log"
+    results = pools[2].map_unordered([Count(name, 50, log=str(log)) for name in "abc"], prefetch=6)
+    next(results)
+    assert _num_produced(log) <= 1 + 6 + 2
+    assert len(list(results)) == 3 * 51 - 1

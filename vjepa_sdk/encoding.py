@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,8 +46,9 @@ class _ClipReader:
 
 @dataclass(frozen=True)
 class _Windows:
-    """The windows of one clip of the plan, from number `first` on."""
+    """The windows of clip `number` of the plan, from window `first` on."""
 
+    number: int
     clip: Clip
     first: int
 
@@ -137,39 +139,38 @@ class Encoding:
                     break
 
     def _run_windows(self, task: _WindowReader, todo: Sequence[int], stop: StopRequest, bar: ProgressBar) -> None:
-        """Go through the videos of which no part has all windows."""
+        """Go through the videos of which no part has all windows, as many at a time as there are processes."""
         size = self._options.batch_size
-        videos = {number: _Windows(self._clips[number], self._ledger.num_stored(number)) for number in todo}
+        left = {number: _Windows(number, self._clips[number], self._ledger.num_stored(number)) for number in todo}
+        firsts = {number: video.first for number, video in left.items()}
+        batches: dict[int, list[TaskResult[Any]]] = {}
         with self._pool(task) as pool:
-            results = pool.map(videos.values(), prefetch=2 * size)
-            for number, video in videos.items():
-                first, is_last = video.first, False
-                while not is_last:
-                    decoded = self._take(results, size, stop, of=video)
-                    if decoded is None:
-                        return
-                    piece = self._piece(self._clips[number], first, decoded)
-                    self._ledger.add_rows(number, piece)
-                    first, is_last = first + len(piece.rows), piece.is_last
-                    self.num_windows += len(piece.rows)
-                    bar.advance(self._note(), by=int(is_last))
+            results = pool.map_unordered(list(left.values()), prefetch=2 * size)
+            while left:
+                taken = self._take(results, 1, stop)
+                if taken is None:
+                    return
+                number = taken[0].request.number
+                if number not in left:  # what is left of a video that has failed
+                    continue
+                batch = batches.setdefault(number, [])
+                batch += taken
+                if len(batch) < size and not taken[0].is_last:
+                    continue
+                piece = self._piece(self._clips[number], firsts[number], batches.pop(number))
+                self._ledger.add_rows(number, piece)
+                firsts[number] += len(piece.rows)
+                self.num_windows += len(piece.rows)
+                if piece.is_last:
+                    del left[number]
+                bar.advance(self._note(), by=int(piece.is_last))
 
-    def _take(
-        self, results: Iterator[TaskResult[Any]], count: int, stop: StopRequest, *, of: _Windows | None = None
-    ) -> list[TaskResult[Any]] | None:
-        """Wait for so many results; None if a signal came instead.
-
-        Args:
-            of: take those of one video, up to its end, and pass over what is left of one before that failed.
-        """
+    def _take(self, results: Iterator[TaskResult[Any]], count: int, stop: StopRequest) -> list[TaskResult[Any]] | None:
+        """Wait for so many results; None if a signal came instead."""
         waiting_since = time.monotonic()
-        taken: list[TaskResult[Any]] = []
         try:
             with stop.interrupting():
-                while len(taken) < count and not (of is not None and taken and taken[-1].is_last):
-                    result = next(results)
-                    if of is None or result.request is of:
-                        taken.append(result)
+                taken = list(islice(results, count))
             # a decoder in this process takes the interruption for a bad clip
             return None if stop.is_requested else taken
         except KeyboardInterrupt:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,6 @@ class Outcome:
     failure: dict[str, Any] | None
     is_last: bool = True
     """Whether it has no more rows than these."""
-
-
-@dataclass
-class _OpenClip:
-    """A clip of which more rows are to come."""
-
-    number: int
-    begin: int
-    """How many rows it has on disk."""
-    rows: list[Row]
 
 
 class Ledger:
@@ -69,10 +60,10 @@ class Ledger:
         self.num_taken = 0
         """Clips that this run has finished."""
         self._stored = {part.first: part.end for part in parts if part.end is not None}
-        self._pending: list[Outcome] = []
-        self._pending_first = 0
+        self._whole: dict[int, Outcome] = {}
+        self._open: dict[int, list[Row]] = {}
+        """Rows that are not on disk, of clips of which more are to come."""
         self._pending_since = time.monotonic()
-        self._open: _OpenClip | None = None
 
     @property
     def finished(self) -> set[int]:
@@ -96,7 +87,8 @@ class Ledger:
     def add(self, first: int, outcomes: Sequence[Outcome]) -> None:
         """Take the clips from number `first` on, each with all it has."""
         self._guard([outcome.failure for outcome in outcomes if outcome.failure is not None])
-        self._append(first, outcomes)
+        for number, outcome in enumerate(outcomes, start=first):
+            self._take(number, outcome)
         self._commit_if_due()
 
     def add_rows(self, number: int, piece: Outcome) -> None:
@@ -106,65 +98,54 @@ class Ledger:
             piece: its failure, if it has one, makes all rows of the clip void.
         """
         self._guard([piece.failure] if piece.failure is not None else [])
-        if self._open is None or self._open.number != number:
-            self._open = _OpenClip(number, self.num_stored(number), [])
-        opened = self._open
-        opened.rows += piece.rows
+        rows = self._open.setdefault(number, [])
+        rows += piece.rows
         if piece.is_last:
-            self._open = None
-            whole = Outcome(() if piece.failure is not None else tuple(opened.rows), piece.failure)
-            if opened.begin:
-                self._write([whole], first=number, last=number + 1, begin=opened.begin)
-                self._count([whole])
-            else:
-                self._append(number, [whole])
+            del self._open[number]
+            self._take(number, Outcome(() if piece.failure is not None else tuple(rows), piece.failure))
         self._commit_if_due()
 
     def commit(self) -> None:
-        """Write what is pending."""
-        if self._pending:
-            self._write(self._pending, first=self._pending_first, last=self._pending_first + len(self._pending))
-        self._pending_first, self._pending = self._pending_first + len(self._pending), []
-        opened = self._open
-        if opened is not None and opened.rows:
-            end = opened.begin + len(opened.rows)
-            piece = Outcome(tuple(opened.rows), None)
-            self._write([piece], first=opened.number, last=opened.number + 1, begin=opened.begin, end=end)
-            self._stored[opened.number] = end
-            self._open = _OpenClip(opened.number, end, [])
+        """Write what is pending: neighbours that are whole in one part, and what there is of the others."""
+        for first, outcomes in _runs(self._whole):
+            self._write(outcomes, first=first)
+        self._whole = {}
+        for number, rows in self._open.items():
+            if rows:
+                begin = self.num_stored(number)
+                self._stored[number] = begin + len(rows)
+                self._write([Outcome(tuple(rows), None)], first=number, begin=begin, end=begin + len(rows))
+                self._open[number] = []
         self._pending_since = time.monotonic()
 
     def check_failures(self) -> None:
         """Refuse to go on if an earlier run was allowed more failures."""
         self._guard([])
 
-    def _append(self, first: int, outcomes: Sequence[Outcome]) -> None:
-        if first != self._pending_first + len(self._pending):
-            self.commit()
-            self._pending_first = first
-        self._pending += outcomes
-        self._count(outcomes)
-
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
-        self.failed += sum(outcome.failure is not None for outcome in outcomes)
-        self.num_taken += len(outcomes)
+    def _take(self, number: int, whole: Outcome) -> None:
+        """Take the end of a clip, or all of it."""
+        self.failed += whole.failure is not None
+        self.num_taken += 1
+        if begin := self.num_stored(number):
+            self._write([whole], first=number, begin=begin)
+        else:
+            self._whole[number] = whole
 
     def _commit_if_due(self) -> None:
-        rows = [row for outcome in self._pending for row in outcome.rows] + (self._open.rows if self._open else [])
+        rows = [row for outcome in self._whole.values() for row in outcome.rows]
+        rows += [row for rows in self._open.values() for row in rows]
         num_bytes = sum(row.values.nbytes for row in rows)
         if num_bytes >= PART_BYTES or time.monotonic() - self._pending_since >= PART_SECONDS:
             self.commit()
 
-    def _write(
-        self, outcomes: Sequence[Outcome], *, first: int, last: int, begin: int = 0, end: int | None = None
-    ) -> None:
+    def _write(self, outcomes: Sequence[Outcome], *, first: int, begin: int = 0, end: int | None = None) -> None:
         rows = [row for outcome in outcomes for row in outcome.rows]
         shapes = sorted({row.values.shape for row in rows})
         earlier = (shape for part in self.parts for shape in part.facts["shapes"])
         check_shapes(self._out, [*shapes, *earlier, *([self._row_shape] if self._row_shape else [])])
         failed = sum(outcome.failure is not None for outcome in outcomes)
         facts = {"rows": len(rows), "failed": failed, "shapes": shapes}
-        data = _pack(outcomes, self._options.dtype)
+        last, data = first + len(outcomes), _pack(outcomes, self._options.dtype)
         self.parts.append(self._work.commit(first=first, last=last, begin=begin, end=end, data=data, facts=facts))
 
     def _guard(self, failures: Sequence[Mapping[str, Any]]) -> None:
@@ -182,6 +163,14 @@ class Ledger:
                 f"{failed} of {total} clips failed, --max-failures {self._options.max_failures} "
                 f"allows {int(share * total)}{example}"
             )
+
+
+def _runs(outcomes: Mapping[int, Outcome]) -> Iterator[tuple[int, list[Outcome]]]:
+    """Yield those whose numbers follow each other together, with the number of the first."""
+    numbers = sorted(outcomes)
+    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        yield members[0], [outcomes[number] for number in members]
 
 
 def stored_outcomes(work: Workspace, parts: Sequence[Part]) -> Iterator[Outcome]:

@@ -25,8 +25,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -134,13 +135,28 @@ class WorkerPool(Generic[Request]):
             VJEPAError: worker processes cannot be started, more than `MAX_DEATHS` requests in a row kill theirs, or
                 nothing comes from them for `WATCHDOG_SECONDS`, in which case the stacks of all threads are on stderr.
         """
-        if prefetch < 0:
-            raise ConfigError(f"prefetch={prefetch} must be at least 0")
-        if self._is_closed:
-            raise VJEPAError("this WorkerPool is closed; open a new one")
+        self._check_is_free(prefetch)
         if self._num_workers == 0:
             return self._map_here(requests, retry)
         return self._map_in_children(requests, prefetch, retry)
+
+    def map_unordered(self, requests: Iterable[Request], *, prefetch: int) -> Iterator[TaskResult[Request]]:
+        """Yield the results of all requests as they come, only those of one request in their order; else as `map`."""
+        if self._num_workers == 0:
+            yield from self.map(requests, prefetch=prefetch)
+            return
+        self._check_is_free(prefetch)
+        with self._mapping(prefetch) as dispatcher:
+            remaining, unanswered = iter(requests), list[_Ticket]()
+            while True:
+                room = self._num_workers + prefetch - len(unanswered)
+                unanswered += [dispatcher.submit(request) for request in islice(remaining, room)]
+                if not unanswered:
+                    return
+                ticket, result = dispatcher.next_result(unanswered)
+                if result.is_last:
+                    unanswered.remove(ticket)
+                yield result
 
     def _map_here(
         self, requests: Iterable[Request], retry: Callable[[Request], Request | None] | None
@@ -159,6 +175,24 @@ class WorkerPool(Generic[Request]):
     def _map_in_children(
         self, requests: Iterable[Request], prefetch: int, retry: Callable[[Request], Request | None] | None
     ) -> Iterator[TaskResult[Request]]:
+        with self._mapping(prefetch) as dispatcher:
+            unanswered: deque[_Ticket] = deque()
+            for request in requests:
+                unanswered.append(dispatcher.submit(request))
+                if len(unanswered) == self._num_workers + prefetch:
+                    yield from dispatcher.results(unanswered.popleft(), retry)
+            while unanswered:
+                yield from dispatcher.results(unanswered.popleft(), retry)
+
+    def _check_is_free(self, prefetch: int) -> None:
+        if prefetch < 0:
+            raise ConfigError(f"prefetch={prefetch} must be at least 0")
+        if self._is_closed:
+            raise VJEPAError("this WorkerPool is closed; open a new one")
+
+    @contextlib.contextmanager
+    def _mapping(self, prefetch: int) -> Iterator[_Dispatcher]:
+        """Have the children at work; a block that ends early leaves none at work on results nobody wants."""
         if self._is_mapping:
             raise VJEPAError("this WorkerPool already maps; finish that iteration or open a second pool")
         if self._dispatcher is None:
@@ -169,22 +203,15 @@ class WorkerPool(Generic[Request]):
                 self._max_tasks_per_worker,
                 self._crash_retries,
             )
-        dispatcher = self._dispatcher
-        dispatcher.prefetch = prefetch
+        self._dispatcher.prefetch = prefetch
         self._is_mapping = True
-        unanswered: deque[_Ticket] = deque()
         is_complete = False
         try:
-            for request in requests:
-                unanswered.append(dispatcher.submit(request))
-                if len(unanswered) == self._num_workers + prefetch:
-                    yield from dispatcher.results(unanswered.popleft(), retry)
-            while unanswered:
-                yield from dispatcher.results(unanswered.popleft(), retry)
+            yield self._dispatcher
             is_complete = True
         finally:
             self._is_mapping = False
-            if not is_complete:  # the caller stopped early: leave no child at work on results nobody wants
+            if not is_complete:
                 self._stop()
 
     def close(self) -> None:
@@ -367,13 +394,13 @@ class _Dispatcher:
         ticket = _Ticket(request)
         self._waiting.appendleft(ticket)
         self._wake_up()
-        return self._next_result(ticket)
+        return self.next_result([ticket])[1]
 
     def results(self, ticket: _Ticket, retry: Callable[[Any], Any | None] | None) -> Iterator[TaskResult[Any]]:
         """Wait for a ticket's results, one by one."""
         is_last = False
         while not is_last:
-            result = _retried(self._next_result(ticket), retry, self.run_next)
+            result = _retried(self.next_result([ticket])[1], retry, self.run_next)
             is_last = result.is_last
             yield result
 
@@ -383,15 +410,16 @@ class _Dispatcher:
             self._is_woken.set()
             self._wake.send_bytes(b".")
 
-    def _next_result(self, ticket: _Ticket) -> TaskResult[Any]:
+    def next_result(self, tickets: Sequence[_Ticket]) -> tuple[_Ticket, TaskResult[Any]]:
+        """Wait for a result of any of these tickets; the first of them that has one gives it."""
         # Deadlines see to it that answers keep coming; this finds a thread that no longer watches them.
         patience = max(WATCHDOG_SECONDS, 3 * (self._deadline_seconds + START_UP_SECONDS))
-        if self._taken is not ticket:
-            self._taken = ticket
+        if self._taken is not tickets[0]:
+            self._taken = tickets[0]
             self._wake_up()  # there is more room for this one
         with self._changed:
             self._last_answer = time.monotonic()
-            while not ticket.results:
+            while (ticket := next((each for each in tickets if each.results), None)) is None:
                 if self._failure is not None:
                     raise VJEPAError(f"worker processes failed: {_one_line(self._failure)}") from self._failure
                 silent = time.monotonic() - self._last_answer
@@ -406,7 +434,7 @@ class _Dispatcher:
             self._num_held -= not result.is_last
         if not result.is_last:
             self._wake_up()  # there is room for another
-        return result
+        return ticket, result
 
     def stop(self) -> None:
         self._is_stopping = True
