@@ -176,7 +176,7 @@ def test_doubtful_memory_is_a_warning(
     clips: Path, tmp_path: Path, has_memory: Callable[[float], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     run = config(clips, tmp_path / "run")
-    has_memory(0.9 * plan(run).memory.total)
+    has_memory(0.9 * check_memory(run, CPU).needed)
     look(run, sorted(clips.iterdir()))
     (warning,) = (record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
     assert "are needed on cpu" in warning and "; if it is too little, " in warning
@@ -186,7 +186,7 @@ def test_a_run_that_exceeds_the_memory_by_more_than_a_plan_may_err_is_refused(
     clips: Path, tmp_path: Path, has_memory: Callable[[float], None]
 ) -> None:
     run = config(clips, tmp_path / "run")
-    has_memory(0.8 * plan(run).memory.total)
+    has_memory(0.8 * check_memory(run, CPU).needed)
     with pytest.raises(ConfigError, match="are needed on cpu, .* are available; "):
         look(run, sorted(clips.iterdir()))
 

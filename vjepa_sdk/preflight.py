@@ -23,7 +23,7 @@ from .steps import autocast
 
 logger = logging.getLogger(__name__)
 
-# a run is refused only if even this share of what it surely holds at one moment, or of its total, is too much
+# a run is refused only if even this share of what it surely holds at one moment, or of what it needs, is too much
 _SURE, _LIKELY = 0.9, 0.85
 _NO_REMEDY = "take a smaller model, or a device with more memory"
 _MAX_CALIBRATION_OPERATIONS = {"cpu": 1e10, "mps": 1e12, "cuda": 1e13}
@@ -67,7 +67,7 @@ def check_memory(config: TrainConfig, device: torch.device, *, world_size: int =
     needed = _needed(planned.memory, device)
     remedy = "" if needed <= available else _remedy(config, device, available, world_size)
     check = MemoryCheck(planned, needed, available, remedy)
-    if max(planned.memory.certain * _SURE, planned.memory.total * _LIKELY) > available:
+    if max(planned.memory.certain * _SURE, needed * _LIKELY) > available:
         raise ConfigError(f"{_memory_text(check, device)}; {remedy}")
     if device.type == "cuda" and (own := available_memory(torch.device("cpu"))) < planned.memory.saving * _SURE:
         raise ConfigError(
