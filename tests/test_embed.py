@@ -352,8 +352,9 @@ class TestEarlyErrors:
             ("absent", {"out": "new.npy"}, None, "InputError"),
             ("clips", {"extend": True, "batch_size": 5}, None, "ResumeError"),
             ("clips", {"out": "new.parquet", "max_failures": "5"}, None, "ConfigError"),
+            ("clips", {"out": "new.npy", "stride_seconds": 1.0}, None, "ConfigError"),
         ],
-        ids=["settings", "pooling", "lock", "disk", "inputs", "extend", "options"],
+        ids=["settings", "pooling", "lock", "disk", "inputs", "extend", "options", "windows"],
     )
     def test_refusals_come_before_torch_is_imported(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -319,6 +320,15 @@ def _failing_after(count: int) -> type:
 
 
 class TestOptions:
+    def test_decide_how_much_room_a_row_needs(
+        self, run: Embed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        needed = NUM_CLIPS * 2 * (16 // 2) * 24 * 4  # parts and output, each of 16 frames, two a step, 24 float32
+        with pytest.raises(OutputError, match=f"needs {needed:,} bytes while it is made, 1,000 are free"):
+            run(tmp_path / "feats.npy", window_seconds=1.6, fps=10, pooling="temporal")
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [

@@ -200,6 +200,7 @@ def _embed(options: EmbedOptions, out: Path, inputs: Inputs, work: Workspace, st
     local = local_directory(options.model) if options.revision is None else None
     directory = local or _locate_model(options)
     shape = read_shape(directory)
+    num_frames = options.frames_per_row(shape.config.num_frames)
     wants_stills = shape.config.is_image_model and not options.has_windows
     clips = describe_clips(found.clips("stills" if wants_stills else "frames"))
     settings = {**options.settings, "model_sha256": _model_sha256(directory)}
@@ -213,7 +214,8 @@ def _embed(options: EmbedOptions, out: Path, inputs: Inputs, work: Workspace, st
     job = _Job(options, out, settings, extension.clips if extension else clips, extension)
     unfinished = job.unfinished(work)
     parts = work.recover() if unfinished is not None else []
-    _check_room(job, shape, num_done=sum(part.last - part.first for part in parts if part.end is None))
+    num_done = sum(part.last - part.first for part in parts if part.end is None)
+    _check_room(job, shape, num_frames=num_frames, num_done=num_done)
     return _run(job, directory, work, parts, started)
 
 
@@ -405,12 +407,12 @@ def _on_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _check_room(job: _Job, shape: Shape, *, num_done: int) -> None:
+def _check_room(job: _Job, shape: Shape, *, num_frames: int, num_done: int) -> None:
     """Refuse a job that cannot fit: what is left is written twice, as parts and as the output made of them."""
     size = np.dtype(job.options.dtype).itemsize
     layers = job.options.layers
     num_layers = 1 if layers is None else layers if isinstance(layers, int) else len(layers)
-    row = size * shape.values_per_row(job.options.pooling, job.options.num_frames, num_layers=num_layers)
+    row = size * shape.values_per_row(job.options.pooling, num_frames, num_layers=num_layers)
     needed = row * (2 * len(job.clips) - num_done)
     needed += job.out.stat().st_size if job.extension is not None else 0
     free = shutil.disk_usage(job.out.parent).free

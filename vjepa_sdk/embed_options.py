@@ -9,7 +9,7 @@ from typing import Any, Literal
 from .embeddings import Dtype
 from .errors import ConfigError
 from .schema import check_types
-from .windowing import Tail, as_seconds
+from .windowing import Tail, as_seconds, settle_windows
 
 Pooling = Literal["mean", "temporal", "none"]
 Decoder = Literal["pyav", "decord"]
@@ -80,6 +80,19 @@ class EmbedOptions:
     def has_windows(self) -> bool:
         """Whether a clip gives a row for each of its windows, instead of one."""
         return self.window_seconds is not None or self.stride_seconds is not None
+
+    def frames_per_row(self, default: int) -> int:
+        """Return how many frames a row is made of; `default`: of the model.
+
+        Raises:
+            ConfigError: options that make no windows.
+        """
+        if not self.has_windows:
+            return default if self.num_frames is None else self.num_frames
+        num_frames, _ = settle_windows(
+            window_seconds=self.window_seconds, num_frames=self.num_frames, fps=self.fps, default_num_frames=default
+        )
+        return num_frames
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -20,11 +20,11 @@ class Shape:
     config: ModelConfig
     preprocess: PreprocessConfig
 
-    def values_per_row(self, pooling: str, num_frames: int | None, *, num_layers: int = 1) -> int:
+    def values_per_row(self, pooling: str, num_frames: int, *, num_layers: int = 1) -> int:
         """Return how many numbers one row holds at most."""
         values = self.config.embed_dim * num_layers
         if pooling != "mean":
-            values *= max(1, (num_frames or self.config.num_frames) // self.config.tubelet_size)
+            values *= max(1, num_frames // self.config.tubelet_size)
         if pooling == "none":
             values *= (self.preprocess.crop_size // self.config.patch_size) ** 2
         return values
