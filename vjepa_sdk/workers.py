@@ -1,4 +1,4 @@
-"""Run slow, untrusted work in replaceable processes, in order.
+"""Run slow, untrusted work in replaceable processes.
 
 Decoders hang and crash on some files. Here each task runs in a child process with a deadline; a child that hangs or
 dies is killed and replaced, and costs its one task.
@@ -73,7 +73,7 @@ class TaskResult(Generic[Request]):
 
 
 class WorkerPool(Generic[Request]):
-    """Map a task over requests in child processes; results come back in the order of the requests.
+    """Map a task over requests in child processes; results come back in order of the requests, or as they come.
 
     Args:
         task: a picklable callable from an importable module: task(request) -> (array, JSON-able dict), or an iterator
@@ -579,8 +579,7 @@ class _Dispatcher:
 
     def _answer(self, worker: _Worker, answer: _Answer) -> None:
         ticket, worker.deadline = worker.ticket, math.inf
-        if ticket is None:
-            raise VJEPAError("a worker process answered without being asked")
+        assert ticket is not None  # what is sent without being asked for ends a worker before
         worker.num_answers += 1
         worker.is_paused = not answer.is_last
         if _is_sign_of_life(answer):
