@@ -18,12 +18,7 @@ from vjepa_sdk import embed, ledger
 from vjepa_sdk.api import VJEPA, ClipLoader
 from vjepa_sdk.embed import embed_files
 from vjepa_sdk.embeddings import load_embeddings
-from vjepa_sdk.errors import (
-    ConfigError,
-    InputError,
-    OutputError,
-    VideoDecodeError,
-)
+from vjepa_sdk.errors import ConfigError, InputError, OutputError, VideoDecodeError
 from vjepa_sdk.journal import Workspace
 
 

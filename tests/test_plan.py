@@ -19,13 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from vjepa_sdk import pretrain, train_config
-from vjepa_sdk.config import (
-    DataConfig,
-    ImagesConfig,
-    MaskConfig,
-    ObjectiveConfig,
-    TrainConfig,
-)
+from vjepa_sdk.config import DataConfig, ImagesConfig, MaskConfig, ObjectiveConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, InputError
 from vjepa_sdk.jepa import JEPA
 from vjepa_sdk.plan import Plan, decoding_seconds, plan

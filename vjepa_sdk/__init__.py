@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .api import VJEPA
     from .check import check_files
@@ -17,8 +19,6 @@ if TYPE_CHECKING:
     from .recipes import train_config
     from .registry import list_models
     from .trainer import pretrain
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "VJEPA": "api",

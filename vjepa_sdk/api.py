@@ -15,20 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import __version__
+from ._version import __version__
 from .cards import model_card
 from .config import MAX_FRAMES, EncoderWeights, ModelConfig, PreprocessConfig
 from .devices import best_device
 from .errors import ConfigError, InputError, WeightsError
 from .features import VideoFeatures
-from .hub import (
-    MAX_SHARD_SIZE,
-    Pretrained,
-    descended,
-    load_model_directory,
-    locate_model,
-    save_model_directory,
-)
+from .hub import MAX_SHARD_SIZE, Pretrained, descended, load_model_directory, locate_model, save_model_directory
 from .inputs import Sampling, is_image, load_frames, split_batch
 from .model import Predictor, VideoEncoder
 from .preprocess import normalize, resize_and_crop

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .errors import InputError, VJEPAError
-from .files import PathLike, printable
+from .errors import InputError, VJEPAError, printable
+from .files import PathLike
 from .images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
 from .listing import find_clips
 from .manifest import Source

@@ -13,10 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from . import __version__
+from ._version import __version__
 from .config import EncoderWeights, ModelConfig, TrainConfig
-from .errors import ConfigError, GuardError, InputError, InUseError, OutputError, ResumeError, VJEPAError, WriteError
-from .files import printable
+from .errors import (
+    ConfigError,
+    GuardError,
+    InputError,
+    InUseError,
+    OutputError,
+    ResumeError,
+    VJEPAError,
+    WriteError,
+    one_line,
+    printable,
+)
 from .recipes import RECIPES, settings_of_run, train_config
 from .registry import DEFAULT_MODEL, list_models
 from .schema import from_dict, read_json, read_toml
@@ -34,8 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-_MAX_MESSAGE = 2000
 
 COMPLETE, FAILED, USAGE, SOME_SKIPPED, IN_USE, RESUME_REFUSED, GUARDED, STOPPED = 0, 1, 2, 3, 4, 5, 6, 75
 
@@ -65,14 +73,14 @@ def main() -> None:
         app()
     except VJEPAError as error:
         code = next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-        print(f"vjepa: {_one_line(error)}", file=sys.stderr)
+        print(f"vjepa: {one_line(str(error))}", file=sys.stderr)
         sys.exit(code)
     except KeyboardInterrupt:
         print("vjepa: interrupted", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         # a disk that fills up, a closed stdout: nothing that a traceback would explain better
-        print(f"vjepa: {_one_line(error)}", file=sys.stderr)
+        print(f"vjepa: {one_line(str(error))}", file=sys.stderr)
         sys.exit(FAILED)
 
 
@@ -453,9 +461,3 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     # what a long run is told before it starts is for everyone
     logging.getLogger("vjepa_sdk.preflight").setLevel(logging.ERROR if quiet else logging.INFO)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    # values from a stranger's file are repeated in messages, and can be long
-    return printable(text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}...")

@@ -15,7 +15,7 @@ from typing import get_args
 
 import numpy as np
 
-from . import __version__
+from ._version import __version__
 from .errors import VJEPAError
 from .hub_client import hub_api, is_offline, reason_of
 from .registry import MODELS

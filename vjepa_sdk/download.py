@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, InputError, WeightsError, WriteError
+from .errors import ConfigError, InputError, WeightsError, WriteError, naming
 from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
 from .hub_client import (
     TIMEOUT_SECONDS,
@@ -31,7 +31,7 @@ from .hub_client import (
     is_passing,
     patiently,
 )
-from .schema import MAX_CONFIG_BYTES, naming, read_json
+from .schema import MAX_CONFIG_BYTES, read_json
 from .verified import COMMIT, CachedCommit, Digest, discard, stated_digest
 
 if TYPE_CHECKING:

@@ -347,7 +347,7 @@ def _environment(options: EmbedOptions) -> dict[str, str]:
     """Return what changes the last bits of features: versions, and the kind of processor."""
     import torch
 
-    from . import __version__
+    from ._version import __version__
     from .devices import best_device
 
     device = best_device(options.device)

@@ -19,8 +19,7 @@ import numpy as np
 from .corpus import Clip
 from .embed_options import EmbedOptions
 from .embeddings import Row
-from .errors import VJEPAError
-from .files import printable
+from .errors import VJEPAError, printable
 from .ledger import Ledger, Outcome
 from .progress import ProgressBar, progress_bar
 from .signals import StopRequest

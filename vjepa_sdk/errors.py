@@ -15,6 +15,12 @@ VJEPAError
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MAX_LINE = 2000
+
 
 class VJEPAError(Exception):
     """Base class of every error that vjepa-sdk raises on purpose."""
@@ -58,3 +64,26 @@ class InUseError(OutputError):
 
 class ResumeError(CheckpointError):
     """A run cannot be continued because something that matters changed."""
+
+
+@contextmanager
+def naming(place: str | Path) -> Iterator[None]:
+    """Say in every error of the block which file or repository it is about."""
+    try:
+        yield
+    except VJEPAError as error:
+        raise type(error)(f"{place}: {error}") from error.__cause__
+
+
+def printable(path: object) -> str:
+    """Escape what could drive a terminal or break a line: names come from strangers."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+
+
+def one_line(error: BaseException | str) -> str:
+    """Return what an error says as one printable line of at most 2,000 characters; the class too if it is not ours."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, VJEPAError | str):
+        text = f"{type(error).__name__}: {text}"
+    # values from a stranger's file are repeated in messages, and can be long
+    return printable(text if len(text) <= _MAX_LINE else f"{text[:_MAX_LINE]}...")

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import InputError, VideoDecodeError, VJEPAError
+from .errors import InputError, VideoDecodeError, VJEPAError, printable
 
 PathLike = str | os.PathLike[str]
 
@@ -103,8 +103,3 @@ def decoder_errors(path: str, reason: str = "is truncated or corrupt") -> Iterat
 def failure(path: PathLike, reason: str) -> VideoDecodeError:
     """Return the error that names a file and what is wrong with it."""
     return VideoDecodeError(f"{printable(path)}: {reason}")
-
-
-def printable(path: object) -> str:
-    """Escape what could drive a terminal or break a line: names come from strangers."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))

@@ -16,12 +16,12 @@ from . import transformers_layout
 from .cards import EVALUATION_NAME
 from .config import FORMAT_VERSION, EncoderWeights, ModelConfig, PreprocessConfig
 from .download import choose_model_files, fetch, origin_of
-from .errors import ConfigError, WeightsError, WriteError
+from .errors import ConfigError, WeightsError, WriteError, naming
 from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHTS_NAME
 from .hub_client import is_repository_id
 from .model import Predictor, VideoEncoder
 from .registry import MODELS
-from .schema import from_dict, naming, read_json, to_dict, unknown
+from .schema import from_dict, read_json, to_dict, unknown
 from .storage import write_json, write_text
 from .upload import CARD, LICENCES
 from .weights import (

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from . import __version__
+from ._version import __version__
 from .errors import ConfigError, VJEPAError, WeightsError, WriteError
 from .registry import MODELS
 

@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import InputError
-from .files import printable
+from .errors import InputError, printable
 from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_image
 from .preprocess import as_frames, crop_in_groups
 from .video import CLOCK_SECONDS, check_ascending, frames_at, iter_clip, open_video, sample_indices

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .errors import InputError
-from .files import PathLike, check_is_path, printable
+from .errors import InputError, printable
+from .files import PathLike, check_is_path
 from .images import STILL_SUFFIXES
 from .manifest import LIST_SUFFIXES, Source, default_id, read_sources, whole
 from .video import VIDEO_SUFFIXES

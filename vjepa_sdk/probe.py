@@ -18,23 +18,15 @@ from .cards import probe_card
 from .config import FORMAT_VERSION
 from .devices import best_device
 from .download import origin_of
-from .errors import ConfigError, WriteError
+from .errors import ConfigError, WriteError, naming
 from .filenames import CONFIG_NAME, WEIGHTS_NAME
 from .heads import AttentiveProbe, ProbeConfig
 from .hub import descended, locate_model
 from .model import VideoEncoder
-from .schema import from_dict, naming, read_json, to_dict, unknown
+from .schema import from_dict, read_json, to_dict, unknown
 from .storage import atomic_path, write_json, write_text
 from .upload import CARD, LICENCES, PushOptions, PushReport, push_directory
-from .weights import (
-    Source,
-    check_stored,
-    expected_shapes,
-    load_module,
-    read_headers,
-    weight_files,
-    write_tensors,
-)
+from .weights import Source, check_stored, expected_shapes, load_module, read_headers, weight_files, write_tensors
 
 logger = logging.getLogger(__name__)
 

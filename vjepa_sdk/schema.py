@@ -11,12 +11,11 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from .errors import ConfigError, VJEPAError
+from .errors import ConfigError
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -56,15 +55,6 @@ def from_dict(cls: type[_Config], data: Mapping[str, Any], *, where: str = "") -
             if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         ]
         raise ConfigError(f"{where or cls.__name__ + ' '}lacks {', '.join(missing)}; add it") from None
-
-
-@contextmanager
-def naming(place: str | Path) -> Iterator[None]:
-    """Say in every error of the block which file or repository it is about."""
-    try:
-        yield
-    except VJEPAError as error:
-        raise type(error)(f"{place}: {error}") from error.__cause__
 
 
 def to_dict(config: object, *, spell_unset: bool = False) -> dict[str, Any]:

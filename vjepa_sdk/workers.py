@@ -34,7 +34,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from .errors import ConfigError, VJEPAError
+from .errors import ConfigError, VJEPAError, one_line
 from .sandbox import confine, limit_memory
 
 logger = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ def _report_hang(request: object) -> None:
     logger.error(
         "no result within %g s and num_workers=0, so nothing ends it: %s; num_workers=1 would",
         WATCHDOG_SECONDS,
-        _one_line(str(request)),
+        one_line(str(request)),
     )
 
 
@@ -421,7 +421,7 @@ class _Dispatcher:
             self._last_answer = time.monotonic()
             while (ticket := next((each for each in tickets if each.results), None)) is None:
                 if self._failure is not None:
-                    raise VJEPAError(f"worker processes failed: {_one_line(self._failure)}") from self._failure
+                    raise VJEPAError(f"worker processes failed: {one_line(self._failure)}") from self._failure
                 silent = time.monotonic() - self._last_answer
                 if silent >= patience:
                     _dump_stacks()
@@ -521,7 +521,7 @@ class _Dispatcher:
             self._end(worker, _reason_of_death(worker.exit_status()), is_death=True)
             return
         except ValueError as violation:
-            self._end(worker, f"decoder process sent an invalid answer: {_one_line(violation)}")
+            self._end(worker, f"decoder process sent an invalid answer: {one_line(violation)}")
             return
         if not worker.is_ready:
             if answer.error is not None:
@@ -624,7 +624,7 @@ def _read_answer(connection: Connection) -> _Answer:
         raise ValueError("the header is not an object with info")
     error = header.get("error")
     if error is not None:
-        return _Answer(error=_one_line(str(error)))
+        return _Answer(error=one_line(str(error)))
     dtype, shape = header.get("dtype"), header.get("shape")
     if dtype is None:
         return _Answer(info=header["info"], is_last=header.get("is_last") is not False)
@@ -648,12 +648,6 @@ def _reason_of_death(status: int | None) -> str:
     return f"decoder process died (signal {-status})" if status < 0 else f"decoder process died (exit code {status})"
 
 
-def _one_line(error: BaseException | str) -> str:
-    text = error if isinstance(error, VJEPAError | str) else f"{type(error).__name__}: {error}"
-    line = " ".join(str(text).split())[:2000]
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
-
-
 def _run(task: Task[Request], request: Request) -> Iterator[TaskResult[Request]]:
     """Run a task in this process."""
     try:
@@ -671,10 +665,10 @@ def _run(task: Task[Request], request: Request) -> Iterator[TaskResult[Request]]
             plain = json.loads(json.dumps(info))
             yield TaskResult(request, np.ascontiguousarray(array), plain, None, is_last=is_single)
     except MemoryError as error:
-        yield TaskResult(request, None, {}, f"{_one_line(error)}; pass fewer or smaller frames")
+        yield TaskResult(request, None, {}, f"{one_line(error)}; pass fewer or smaller frames")
         return
     except Exception as error:
-        yield TaskResult(request, None, {}, _one_line(error))
+        yield TaskResult(request, None, {}, one_line(error))
         return
     if not is_single:
         yield TaskResult(request, None, {}, None)
@@ -690,7 +684,7 @@ def _serve(descriptor: int, parent_pid: int) -> None:
         try:
             task = pickle.loads(connection.recv_bytes())
         except Exception as error:
-            connection.send_bytes(json.dumps({"info": {}, "error": _one_line(error)}).encode())
+            connection.send_bytes(json.dumps({"info": {}, "error": one_line(error)}).encode())
             return
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)  # parallelism is the number of children
