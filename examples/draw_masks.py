@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vjepa_sdk.config import MaskConfig, paper_masks
 from vjepa_sdk.masks import draw_mask_set
-from vjepa_sdk.video import read_video, sample_indices
+from vjepa_sdk.sampling import sample_indices
+from vjepa_sdk.video import read_video
 
 PATCH, TUBELET = 16, 2
 GRID = (8, 14, 14)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from vjepa_sdk import preprocess
 from vjepa_sdk.errors import InputError
-from vjepa_sdk.inputs import Frames, Sampling, load_frames
+from vjepa_sdk.inputs import Frames, load_frames
+from vjepa_sdk.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,10 @@ from vjepa_sdk.config import (
     PreprocessConfig,
     TrainConfig,
 )
+from vjepa_sdk.documents import read_toml, to_toml
 from vjepa_sdk.errors import ConfigError
 from vjepa_sdk.recipes import MODELS, RECIPES, train_config
-from vjepa_sdk.schema import from_dict, read_toml, to_dict, to_toml
+from vjepa_sdk.schema import from_dict, to_dict
 from vjepa_sdk.steps import hyperparameters
 
 

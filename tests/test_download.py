@@ -21,8 +21,9 @@ from tiny_models import save_tiny
 
 import vjepa_sdk
 from vjepa_sdk import VJEPA, Probe, hub_client, registry, verified
-from vjepa_sdk.download import choose_model_files, fetch
+from vjepa_sdk.download import fetch
 from vjepa_sdk.errors import ConfigError, WeightsError, WriteError
+from vjepa_sdk.locate import choose_model_files
 
 NAME = "me/model"
 WEIGHTS = "model.safetensors"

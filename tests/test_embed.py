@@ -15,11 +15,12 @@ from corpora import FILES, NUM_CLIPS, Embed, contents, copy_clips, lines, python
 from tiny_models import VIDEO, save_tiny
 
 from vjepa_sdk import embed, ledger
-from vjepa_sdk.api import VJEPA, ClipLoader
+from vjepa_sdk.api import VJEPA
 from vjepa_sdk.embed import embed_files
-from vjepa_sdk.embeddings import load_embeddings
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, VideoDecodeError
 from vjepa_sdk.journal import Workspace
+from vjepa_sdk.locate import load_embeddings
+from vjepa_sdk.windows import ClipLoader
 
 
 class TestOutput:

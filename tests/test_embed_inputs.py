@@ -16,10 +16,10 @@ from PIL import Image
 from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import VJEPA, workers
-from vjepa_sdk.api import ClipLoader
 from vjepa_sdk.embed import embed_files
-from vjepa_sdk.embeddings import load_embeddings
 from vjepa_sdk.errors import ConfigError, InputError, OutputError
+from vjepa_sdk.locate import load_embeddings
+from vjepa_sdk.windows import ClipLoader
 
 
 def write_frames(directory: Path, count: int) -> Path:

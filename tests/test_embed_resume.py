@@ -20,9 +20,11 @@ from PIL import Image
 from tiny_models import VIDEO, save_tiny
 
 from vjepa_sdk import embed, encoding, journal
-from vjepa_sdk.api import VJEPA, ClipLoader
-from vjepa_sdk.embeddings import load_embeddings, sidecar
+from vjepa_sdk.api import VJEPA
+from vjepa_sdk.embeddings import sidecar
 from vjepa_sdk.errors import InputError, OutputError, ResumeError, VideoDecodeError
+from vjepa_sdk.locate import load_embeddings
+from vjepa_sdk.windows import ClipLoader
 
 
 class TestExistingOutput:

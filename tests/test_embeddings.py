@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from vjepa_sdk import parquet
-from vjepa_sdk.embeddings import Row, iter_rows, load_embeddings, sidecar, write_features
+from vjepa_sdk.embeddings import sidecar
 from vjepa_sdk.errors import ConfigError, InputError
+from vjepa_sdk.formats import Row, iter_rows, write_features
+from vjepa_sdk.locate import load_embeddings
 
 FORMATS = [".npy", ".npz", ".safetensors", ".parquet"]
 RAGGED = [".npz", ".safetensors", ".parquet"]

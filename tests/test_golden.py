@@ -12,7 +12,7 @@ from torch import Tensor
 from vjepa_sdk.jepa import distance_to_nearest, layer_norm_levels
 from vjepa_sdk.layers import gather_tokens
 from vjepa_sdk.masks import Masks
-from vjepa_sdk.model import Predictor
+from vjepa_sdk.predictor import Predictor
 from vjepa_sdk.steps import ForwardPass, hyperparameters, make_optimizer, train_step
 
 TRACED = ("vjepa1_tiny", "vjepa2_tiny", "vjepa21_tiny", "ijepa_tiny")

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from vjepa_sdk.config import ModelConfig, ObjectiveConfig
-from vjepa_sdk.jepa import JEPA, distance_to_nearest, layer_norm_levels, spread, variance_covariance
+from vjepa_sdk.guards import spread
+from vjepa_sdk.jepa import JEPA, distance_to_nearest, layer_norm_levels, variance_covariance
 from vjepa_sdk.layers import gather_tokens
 from vjepa_sdk.masks import Masks
 

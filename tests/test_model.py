@@ -12,8 +12,9 @@ from tiny_models import VIDEO as TINY
 
 from vjepa_sdk.config import ModelConfig
 from vjepa_sdk.errors import InputError
-from vjepa_sdk.model import Predictor, VideoEncoder
+from vjepa_sdk.model import VideoEncoder
 from vjepa_sdk.positions import resize_sincos, rope_table, sincos_table
+from vjepa_sdk.predictor import Predictor
 
 SINCOS = dataclasses.replace(TINY, position="sincos")
 LEVELS = dataclasses.replace(

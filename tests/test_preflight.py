@@ -22,8 +22,9 @@ from vjepa_sdk.config import DataConfig, MaskConfig, TrainConfig
 from vjepa_sdk.distributed import Group
 from vjepa_sdk.errors import ConfigError, VideoDecodeError, WriteError
 from vjepa_sdk.headers import sample_headers
+from vjepa_sdk.memory import available_memory, check_memory
 from vjepa_sdk.plan import plan
-from vjepa_sdk.preflight import Preflight, available_memory, check_memory, measure_speed, preflight
+from vjepa_sdk.preflight import Preflight, measure_speed, preflight
 from vjepa_sdk.recipes import RECIPES
 from vjepa_sdk.trainer import Trainer
 

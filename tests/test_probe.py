@@ -18,7 +18,8 @@ from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.heads import AttentiveProbe, ProbeConfig
 from vjepa_sdk.model import VideoEncoder
-from vjepa_sdk.probe import load_probe, probe_tokens, save_probe
+from vjepa_sdk.probe import probe_tokens
+from vjepa_sdk.probe_directory import load_probe, save_probe
 
 CPU = torch.device("cpu")
 TOLERANCE = {"atol": 2e-5, "rtol": 0.0}

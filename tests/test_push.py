@@ -21,8 +21,10 @@ from vjepa_sdk import VJEPA, cli, push
 from vjepa_sdk.config import PreprocessConfig
 from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
-from vjepa_sdk.hub import locate_model, save_model_directory
-from vjepa_sdk.model import Predictor, VideoEncoder
+from vjepa_sdk.hub import save_model_directory
+from vjepa_sdk.locate import locate_model
+from vjepa_sdk.model import VideoEncoder
+from vjepa_sdk.predictor import Predictor
 
 NAME = "me/model"
 FILES = {"README.md", "config.json", "model.safetensors"}

@@ -244,9 +244,10 @@ def _run(arguments: list[str]) -> str:
 def _write_large(directory: Path, layout: str) -> int:
     """Write a model of over 1 GiB whose values are a hole in the file: zeros that take no disk."""
     from vjepa_sdk import transformers_layout
-    from vjepa_sdk.model import Predictor
+    from vjepa_sdk.filenames import TensorSource
+    from vjepa_sdk.predictor import Predictor
     from vjepa_sdk.schema import to_dict
-    from vjepa_sdk.weights import Source, expected_shapes
+    from vjepa_sdk.weights import expected_shapes
 
     config = ModelConfig(**LARGE, depth=22)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -254,7 +255,7 @@ def _write_large(directory: Path, layout: str) -> int:
         networks = {"encoder": VideoEncoder(config), "predictor": Predictor(config)}
     for key, network in networks.items():
         if layout == "ours":
-            sources = {name: Source((f"{key}.{name}",)) for name in network.state_dict()}
+            sources = {name: TensorSource((f"{key}.{name}",)) for name in network.state_dict()}
         else:
             sources = transformers_layout.sources(
                 key, network.state_dict(), kind="vjepa2", prefix="", num_mask_tokens=2

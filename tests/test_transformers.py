@@ -26,9 +26,11 @@ from vjepa_sdk.config import ModelConfig, PreprocessConfig
 from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.hub import Pretrained, load_model_directory, save_model_directory
-from vjepa_sdk.model import Predictor, VideoEncoder
+from vjepa_sdk.model import VideoEncoder
+from vjepa_sdk.predictor import Predictor
 from vjepa_sdk.preprocess import normalize, resize_and_crop
-from vjepa_sdk.probe import load_probe, probe_tokens
+from vjepa_sdk.probe import probe_tokens
+from vjepa_sdk.probe_directory import load_probe
 
 CPU = torch.device("cpu")
 TOLERANCE = {"atol": 2e-5, "rtol": 0.0}

@@ -16,14 +16,9 @@ from PIL import Image
 
 from vjepa_sdk import files, images, pyav_reader, video
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError
-from vjepa_sdk.video import (
-    list_frame_directory,
-    open_video,
-    read_frame_directory,
-    read_image,
-    read_video,
-    sample_indices,
-)
+from vjepa_sdk.images import list_frame_directory, read_frame_directory, read_image
+from vjepa_sdk.sampling import sample_indices
+from vjepa_sdk.video import open_video, read_video
 
 FAST = {"deadline": "realtime", "cpu-used": "8"}
 OPEN_GOP = {"x264-params": "open-gop=1:scenecut=0"}

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from .api import VJEPA
     from .check import check_files
     from .config import ModelConfig, PreprocessConfig, TrainConfig
-    from .embed import embed_files, load_embeddings
+    from .embed import embed_files
     from .errors import VJEPAError
     from .features import VideoFeatures
+    from .locate import load_embeddings
     from .probe import Probe
     from .publish import push, write_card
     from .recipes import train_config
@@ -31,7 +32,7 @@ _HOMES = {
     "check_files": "check",
     "embed_files": "embed",
     "list_models": "registry",
-    "load_embeddings": "embed",
+    "load_embeddings": "locate",
     "pretrain": "trainer",
     "push": "publish",
     "train_config": "recipes",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
@@ -17,69 +16,28 @@ from torch.nn import functional as F
 
 from ._version import __version__
 from .cards import model_card
-from .config import MAX_FRAMES, EncoderWeights, ModelConfig, PreprocessConfig
+from .choices import Decoder, EncoderWeights, Pooling, Tail
+from .config import MAX_FRAMES, ModelConfig, PreprocessConfig
 from .devices import best_device
 from .errors import ConfigError, InputError, WeightsError
 from .features import VideoFeatures
-from .hub import MAX_SHARD_SIZE, Pretrained, descended, load_model_directory, locate_model, save_model_directory
-from .inputs import Sampling, is_image, load_frames, split_batch
-from .model import Predictor, VideoEncoder
-from .preprocess import normalize, resize_and_crop
+from .hub import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
+from .inputs import split_batch
+from .locate import locate_model
+from .model import VideoEncoder
+from .predictor import Predictor
+from .preprocess import normalize
 from .progress import progress_bar
+from .provenance import descended
 from .publish import push
+from .sampling import Sampling
 from .schema import to_dict
 from .upload import PushReport
-from .video import Decoder
-from .windowing import Tail, Windowing, as_seconds, settle_windows
-from .windows import WindowedVideo, WindowLoader
-
-Pooling = Literal["mean", "temporal", "none"]
-"""`mean`: one vector; `temporal`: one for each tubelet in time; `none`: one for each token."""
+from .windowing import Windowing, as_seconds, settle_windows
+from .windows import ClipLoader, WindowedVideo, WindowLoader, check_decoder, check_rates
 
 _MAX_FUTURE = 1024
 """Tubelets that predictions reach at most, counted from a clip's start."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipLoader:
-    """Turn one video into the clip a model takes; small enough to send to a decoding process."""
-
-    preprocess: PreprocessConfig
-    sampling: Sampling
-    tubelet_size: int
-    takes_images: bool
-    """The model's clips are single images (I-JEPA)."""
-    has_image_tokenizer: bool
-    """Single images have a path of their own in the model (V-JEPA 2.1)."""
-
-    @property
-    def clip_lengths(self) -> tuple[int, ...]:
-        """How many frames a clip may have: that of a video, and that of a still."""
-        return self.sampling.num_frames, 1 if self.takes_images or self.has_image_tokenizer else self.tubelet_size
-
-    def __call__(self, video: object) -> tuple[np.ndarray, dict[str, Any]]:
-        """Return pixels `uint8 [T, 3, crop, crop]`, and which part of the source they are.
-
-        That is `frames`, their numbers, and `start_seconds` to `end_seconds`, None where the rate is not known.
-        """
-        still = is_image(video)
-        if self.takes_images and not still:
-            raise InputError("this model encodes images; pass an image file, a PIL image or an array [H, W, 3]")
-        sampling = replace(self.sampling, num_frames=1, fps=None) if still else self.sampling
-        frames = load_frames(video, sampling, self._crop)
-        if still and not (self.takes_images or self.has_image_tokenizer):
-            pixels = frames.pixels.expand(self.tubelet_size, -1, -1, -1)
-            frames = replace(frames, pixels=pixels, indices=frames.indices * self.tubelet_size)
-        seconds = {"start_seconds": frames.start_seconds, "end_seconds": frames.end_seconds}
-        return frames.pixels.contiguous().numpy(), {"frames": list(frames.indices), **seconds}
-
-    def _crop(self, frames: Tensor) -> Tensor:
-        return resize_and_crop(
-            frames,
-            resize_size=self.preprocess.resize_size,
-            crop_size=self.preprocess.crop_size,
-            crop_offset=self.preprocess.crop_offset,
-        )
 
 
 class VJEPA:
@@ -206,7 +164,7 @@ class VJEPA:
         normalize_embeddings: bool = ...,
         convert_to_tensor: Literal[False] = ...,
         show_progress_bar: bool | None = ...,
-        decoder: Literal["pyav", "decord"] = ...,
+        decoder: Decoder = ...,
     ) -> np.ndarray: ...
 
     @overload
@@ -222,7 +180,7 @@ class VJEPA:
         normalize_embeddings: bool = ...,
         convert_to_tensor: Literal[True],
         show_progress_bar: bool | None = ...,
-        decoder: Literal["pyav", "decord"] = ...,
+        decoder: Decoder = ...,
     ) -> Tensor: ...
 
     def encode(
@@ -237,7 +195,7 @@ class VJEPA:
         normalize_embeddings: bool = False,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
-        decoder: Literal["pyav", "decord"] = "pyav",
+        decoder: Decoder = "pyav",
     ) -> np.ndarray | Tensor:
         """Summarise each video by the features of one clip.
 
@@ -299,7 +257,7 @@ class VJEPA:
         batch_size: int = 8,
         normalize_embeddings: bool = False,
         show_progress_bar: bool | None = None,
-        decoder: Literal["pyav", "decord"] = "pyav",
+        decoder: Decoder = "pyav",
     ) -> VideoFeatures:
         """Encode a video of any length window by window, in one pass and in memory that does not grow with it.
 
@@ -418,10 +376,10 @@ class VJEPA:
         end_seconds: float | None = None,
         tail: Tail = "pad",
         source_fps: float | None = None,
-        decoder: Literal["pyav", "decord"] = "pyav",
+        decoder: Decoder = "pyav",
     ) -> WindowLoader:
         """Return what cuts a video into this model's windows, for use in decoding processes; see `extract`."""
-        _check_rates(fps=fps, source_fps=source_fps)
+        check_rates(fps=fps, source_fps=source_fps)
         if num_frames is not None:
             self._check_num_frames(num_frames)
         count, length = settle_windows(
@@ -443,7 +401,7 @@ class VJEPA:
             end_seconds=as_seconds("end_seconds", end_seconds),
         )
         return WindowLoader(
-            preprocess=self.preprocess, windowing=windowing, decoder=_check_decoder(decoder), source_fps=source_fps
+            preprocess=self.preprocess, windowing=windowing, decoder=check_decoder(decoder), source_fps=source_fps
         )
 
     def clip_loader(
@@ -452,15 +410,15 @@ class VJEPA:
         num_frames: int | None = None,
         fps: float | None = None,
         source_fps: float | None = None,
-        decoder: Literal["pyav", "decord"] = "pyav",
+        decoder: Decoder = "pyav",
     ) -> ClipLoader:
         """Return the function that turns a video into this model's clip, for use in decoding processes."""
         count = self.config.num_frames if num_frames is None else num_frames
         self._check_num_frames(count)
-        _check_rates(fps=fps, source_fps=source_fps)
+        check_rates(fps=fps, source_fps=source_fps)
         return ClipLoader(
             preprocess=self.preprocess,
-            sampling=Sampling(num_frames=count, fps=fps, source_fps=source_fps, decoder=_check_decoder(decoder)),
+            sampling=Sampling(num_frames=count, fps=fps, source_fps=source_fps, decoder=check_decoder(decoder)),
             tubelet_size=self.config.tubelet_size,
             takes_images=self.config.is_image_model,
             has_image_tokenizer=self.config.image_tokenizer,
@@ -545,7 +503,7 @@ class VJEPA:
         num_frames: int | None = None,
         fps: float | None = None,
         source_fps: float | None = None,
-        decoder: Literal["pyav", "decord"] = "pyav",
+        decoder: Decoder = "pyav",
     ) -> Tensor:
         """Predict the features of hidden tokens from visible ones; what is not in `context` is never encoded.
 
@@ -708,18 +666,6 @@ def _check_output(pooling: str, batch_size: int) -> None:
         raise ConfigError(f"pooling={pooling!r} must be one of {', '.join(get_args(Pooling))}")
     if not isinstance(batch_size, int) or batch_size < 1:
         raise ConfigError(f"batch_size={batch_size!r} must be an integer of at least 1; pass 1 or more")
-
-
-def _check_rates(*, fps: float | None, source_fps: float | None) -> None:
-    for name, rate in (("fps", fps), ("source_fps", source_fps)):
-        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < 1e6):
-            raise ConfigError(f"{name}={rate!r} must be a number above 0; pass for example 4")
-
-
-def _check_decoder(decoder: Decoder) -> Decoder:
-    if decoder not in get_args(Decoder):
-        raise ConfigError(f"decoder={decoder!r} must be one of {', '.join(get_args(Decoder))}")
-    return decoder
 
 
 def _indices(name: str, values: object, batch: int, *, limit: int) -> Tensor:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .config import DataConfig, ModelConfig, PreprocessConfig, TrainConfig
-from .errors import ConfigError
+from .documents import to_toml
+from .evaluation import EvaluationResult
+from .filenames import HERE
 from .registry import MODELS
-from .schema import check_types, from_dict, read_json, to_toml, unknown
-from .upload import HERE
 
-EVALUATION_NAME = "evaluation.json"
-_FORMAT_VERSION = 1
 _METRICS = ("loss", "prediction_loss", "target_std", "target_effective_rank", "target_mean_cosine")
-_METRIC_ROWS = 8
 _HUB_LICENCES = {
     "apache-2.0",
     "mit",
@@ -30,61 +26,6 @@ _HUB_LICENCES = {
     "unlicense",
 }
 _FAMILIES = {"vjepa": "V-JEPA", "vjepa2": "V-JEPA 2", "vjepa2.1": "V-JEPA 2.1", "ijepa": "I-JEPA"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
-    """One number of `evaluation.json`, and what to hold against it."""
-
-    task: str
-    """For example `action classification, attentive probe on frozen features`."""
-    dataset: str
-    metric: str
-    value: float
-    random_init: float | None = None
-    """The same number for the same network with random weights: what a trained one has to beat."""
-    chance: float | None = None
-    """What guessing gives."""
-    interval: tuple[float, float] | None = None
-    """95 % confidence interval of `value`."""
-    higher_is_better: bool = True
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        check_types(self)
-
-
-def read_evaluation(path: str | Path) -> list[EvaluationResult]:
-    """Read `evaluation.json`: `{"format_version": 1, "results": [...]}`.
-
-    Raises:
-        ConfigError: not such a file.
-    """
-    data = read_json(path)
-    for key in data:
-        if key not in ("format_version", "results"):
-            raise ConfigError(f"{path}: {unknown(f'key {key!r}', key, ('format_version', 'results'))}")
-    if data.get("format_version") != _FORMAT_VERSION or not isinstance(data.get("results"), list):
-        raise ConfigError(f"{path}: must hold format_version={_FORMAT_VERSION} and a list of results")
-    return [from_dict(EvaluationResult, entry, where="results.") for entry in data["results"]]
-
-
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Return at most eight lines of a `metrics.jsonl`, evenly spread, the last one among them.
-
-    Raises:
-        ConfigError: not such a file.
-    """
-    lines = Path(path).read_bytes().splitlines()
-    last = len(lines) - 1
-    picked = sorted({round(last * (number + 1) / _METRIC_ROWS) for number in range(_METRIC_ROWS)}) if lines else []
-    try:
-        metrics = [json.loads(lines[index]) for index in picked]
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid: {error}; a training run writes it") from error
-    if not all(isinstance(line, dict) and "step" in line for line in metrics):
-        raise ConfigError(f"{path}: every line must be an object with a step; a training run writes it")
-    return metrics
 
 
 def model_card(
@@ -211,46 +152,6 @@ Classes: {classes}.
 
 {_licence(provenance)}
 """
-
-
-def embeddings_card(name: str, meta: Mapping[str, Any], *, rows: int, shape: Sequence[int]) -> str:
-    """Return the card of an output of `vjepa embed`, in a dataset repository.
-
-    Args:
-        name: of the file of features.
-        meta: content of its `.meta.json`.
-        shape: of one row.
-    """
-    from huggingface_hub import DatasetCardData
-
-    model = dict(meta.get("model", {}))
-    source = {**dict(model.pop("provenance", {})), **{f"model {key}": value for key, value in model.items()}}
-    title = f"Features of videos, {rows} {'row' if rows == 1 else 'rows'}"
-    front = DatasetCardData(tags=["vjepa-sdk", "video", "embeddings"], pretty_name=title)
-    licence = source.get("licence")
-    weights = f" {_licence(source)}" if isinstance(licence, str) else "\n"
-    return f"""---
-{front.to_yaml()}
----
-
-# {title}
-
-A row of `{name}` has {" x ".join(map(str, shape))} numbers. `{name.rpartition(".")[0]}.index.jsonl` says which video,
-and what of it, each row describes.
-
-```python
-from vjepa_sdk import load_embeddings
-
-found = load_embeddings("{HERE}")
-print(found.features.shape, found.index[0]["path"])
-```
-
-## Where they come from
-
-{_listed(source)}
-## Licence
-
-Not stated: add `license:` above. Features may be subject to the rights in the videos and in the model.{weights}"""
 
 
 def _front_matter(

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from .choices import Decoder
 from .errors import InputError, VJEPAError, printable
 from .files import PathLike
 from .images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
 from .listing import find_clips
 from .manifest import Source
 from .progress import progress_bar
-from .video import Decoder, open_video
+from .video import open_video
 from .workers import TaskResult, WorkerPool, WorkerResult
 
 Kind = Literal["video", "frames", "image"]

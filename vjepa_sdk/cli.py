@@ -9,12 +9,14 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ._version import __version__
-from .config import EncoderWeights, ModelConfig, TrainConfig
+from .choices import Decoder, Dtype, EncoderWeights, Layout, OnError, Pooling, Tail
+from .config import ModelConfig, TrainConfig
+from .documents import read_json, read_toml
 from .errors import (
     ConfigError,
     GuardError,
@@ -29,7 +31,7 @@ from .errors import (
 )
 from .recipes import RECIPES, settings_of_run, train_config
 from .registry import DEFAULT_MODEL, list_models
-from .schema import from_dict, read_json, read_toml
+from .schema import from_dict
 
 if TYPE_CHECKING:
     from .check import CheckedFile
@@ -109,9 +111,7 @@ def embed(
     model: Annotated[str, typer.Option(help="Name from `vjepa models`, model directory or hub id.")] = DEFAULT_MODEL,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     weights: Annotated[EncoderWeights | None, typer.Option(help="Which encoder, where both exist.")] = None,
-    pooling: Annotated[
-        Literal["mean", "temporal", "none"], typer.Option(help="One vector a row, one a tubelet, or one a token.")
-    ] = "mean",
+    pooling: Annotated[Pooling, typer.Option(help="One vector a row, one a tubelet, or one a token.")] = "mean",
     layers: Annotated[
         str | None, typer.Option(help="Blocks to take features of: their numbers, as 5,11, or 4 for the last four.")
     ] = None,
@@ -125,16 +125,14 @@ def embed(
     stride_seconds: Annotated[
         float | None, typer.Option(help="From window to window; their length if left out.")
     ] = None,
-    tail: Annotated[
-        Literal["pad", "drop", "overlap"], typer.Option(help="What becomes of an end that does not fill a window.")
-    ] = "pad",
+    tail: Annotated[Tail, typer.Option(help="What becomes of an end that does not fill a window.")] = "pad",
     source_fps: Annotated[float | None, typer.Option(help="Frame rate of directories of frames.")] = None,
     batch_size: Annotated[int, typer.Option(help="Clips encoded together.")] = 8,
     normalize_embeddings: Annotated[
         bool, typer.Option("--normalize-embeddings", help="Scale every vector to length 1.")
     ] = False,
-    dtype: Annotated[Literal["float32", "float16"], typer.Option(help="Of the features on disk.")] = "float32",
-    decoder: Annotated[Literal["pyav", "decord"], typer.Option(help="Video decoder.")] = "pyav",
+    dtype: Annotated[Dtype, typer.Option(help="Of the features on disk.")] = "float32",
+    decoder: Annotated[Decoder, typer.Option(help="Video decoder.")] = "pyav",
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
     num_workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
     deadline_seconds: Annotated[
@@ -143,9 +141,7 @@ def embed(
     max_failures: Annotated[
         str | None, typer.Option(help="Stop when more than this share of the clips fails: 0.05 or 5%.")
     ] = None,
-    on_error: Annotated[
-        Literal["skip", "stop"], typer.Option(help="List a clip that fails and go on, or stop at it.")
-    ] = "skip",
+    on_error: Annotated[OnError, typer.Option(help="List a clip that fails and go on, or stop at it.")] = "skip",
     follow_symlinks: FollowSymlinks = False,
     extend: Annotated[bool, typer.Option("--extend", help="Add clips that the output does not have yet.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
@@ -203,7 +199,7 @@ def check(
     inputs: Annotated[list[str], typer.Argument(help=_INPUTS_HELP)],
     *,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, not three.")] = False,
-    decoder: Annotated[Literal["pyav", "decord"], typer.Option(help="Video decoder.")] = "pyav",
+    decoder: Annotated[Decoder, typer.Option(help="Video decoder.")] = "pyav",
     num_workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
     deadline_seconds: Annotated[
         float, typer.Option(help="Give up on a file that decodes longer than this, twice.")
@@ -333,9 +329,7 @@ def convert(
     config: Annotated[
         Path | None, typer.Option(help="TOML or JSON file with the model's shape, instead of --arch.")
     ] = None,
-    layout: Annotated[
-        Literal["vjepa", "transformers"], typer.Option(help="Write our layout, or transformers' for V-JEPA 2.")
-    ] = "vjepa",
+    layout: Annotated[Layout, typer.Option(help="Write our layout, or transformers' for V-JEPA 2.")] = "vjepa",
     weights: Annotated[
         EncoderWeights | None, typer.Option(help="Encoder to write in transformers' layout, which holds one.")
     ] = None,

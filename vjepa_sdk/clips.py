@@ -12,9 +12,10 @@ from torch import Tensor
 
 from .augment import augment
 from .config import DataConfig
+from .images import read_image
 from .inputs import is_image
 from .preprocess import RandomCrop, as_frames, crop_in_groups, draw_crop
-from .video import iter_clip, open_video, read_image
+from .video import iter_clip, open_video
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from .choices import CropOffset, Decoder, EncoderWeights
 from .errors import ConfigError
 from .schema import check_interval, check_multiple, check_range, check_types
 
@@ -17,8 +18,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Family = Literal["vjepa", "vjepa2", "vjepa2.1", "ijepa"]
 Position = Literal["rope", "sincos"]
 RopeLayout = Literal["tiled", "interleaved"]
-CropOffset = Literal["round", "floor"]
-EncoderWeights = Literal["target", "context"]
 Equalize = Literal["columns", "truncate"]
 MaskKind = Literal["multiblock", "random_tube", "ijepa"]
 IndexRule = Literal["even", "official"]
@@ -226,7 +225,7 @@ class MaskConfig:
     """Share of the clip, from its start, that the context may show; what comes later is hidden too."""
     max_keep: int | None = None
     """Most tokens that the context may have."""
-    complement: Literal["target", "context"] | None = None
+    complement: EncoderWeights | None = None
     """`target`: it becomes all that the context, cut to the batch's length, does not show (official `full_complement`);
     `context`: the reverse (`pred_full_complement`)."""
     invert: bool = False
@@ -366,7 +365,7 @@ class DataConfig:
     """A clip that takes longer to decode counts as bad."""
     max_bad_fraction: float = 0.1
     """Training stops when more than this share of the clips cannot be decoded, as far as those it tried can tell."""
-    decoder: Literal["pyav", "decord"] = "pyav"
+    decoder: Decoder = "pyav"
 
     def __post_init__(self) -> None:
         check_types(self)

@@ -13,19 +13,21 @@ from torch import Tensor, nn
 
 from . import official_layout, transformers_layout
 from .cards import model_card
-from .config import EncoderWeights, ModelConfig, PreprocessConfig
+from .choices import EncoderWeights, Layout
+from .config import ModelConfig, PreprocessConfig
 from .errors import ConfigError, InputError, OutputError, WeightsError, WriteError
-from .filenames import WEIGHTS_NAME
+from .filenames import WEIGHTS_NAME, TensorSource
 from .heads import AttentiveProbe, ProbeConfig
-from .hub import descended, load_model_directory, save_model_directory
-from .model import Predictor, VideoEncoder
+from .hub import load_model_directory, save_model_directory
+from .model import VideoEncoder
 from .pickles import unpickled
-from .probe import save_probe
+from .predictor import Predictor
+from .probe_directory import save_probe
+from .provenance import descended
 from .registry import MODELS
-from .schema import read_json
+from .shapes import read_config
 from .storage import atomic_path, sha256_of, write_json, write_text
 from .weights import (
-    Source,
     Stored,
     check_stored,
     expected_shapes,
@@ -39,7 +41,6 @@ from .weights import (
 
 logger = logging.getLogger(__name__)
 
-Layout = Literal["vjepa", "transformers"]
 
 _CPU = torch.device("cpu")
 _REMEDY = "name the right architecture with arch= (--arch) or pass the model's configuration"
@@ -129,7 +130,7 @@ def official_state(directory: str | Path) -> dict[str, dict[str, Tensor]]:
 
 
 def _convert_directory(source: Path, out: Path, layout: Layout, weights: EncoderWeights | None) -> ConversionReport:
-    data = read_json(source / "config.json") if (source / "config.json").is_file() else {}
+    data = read_config(source)
     if ("model_type" in data) == (layout == "transformers"):
         raise ConfigError(f"{source}: is in the layout {layout!r} already; pass the other one")
     return _to_transformers(source, out, weights) if layout == "transformers" else _from_transformers(source, out)
@@ -153,7 +154,7 @@ def _from_transformers(source: Path, out: Path) -> ConversionReport:
     stored = read_headers(weight_files(source))
     kind = "ijepa" if loaded.config.is_image_model else "vjepa2"
     prefix = f"{kind}." if any(name.startswith(f"{kind}.") for name in stored) else ""
-    reason = "classification head; load_probe reads it from the source directory"
+    reason = "classification head; Probe.from_pretrained reads it from the source directory"
     return ConversionReport(
         out=out,
         kind="model",
@@ -215,14 +216,14 @@ def _to_transformers(source: Path, out: Path, weights: EncoderWeights | None) ->
 
 def _transformers_sources(
     key: str, module: nn.Module, kind: str, prefix: str, config: ModelConfig
-) -> dict[str, Source]:
+) -> dict[str, TensorSource]:
     return transformers_layout.sources(
         key, module.state_dict(), kind=kind, prefix=prefix, num_mask_tokens=config.num_mask_tokens
     )
 
 
 def _mapped(
-    modules: Mapping[str, nn.Module], sources: Mapping[str, Mapping[str, Source]]
+    modules: Mapping[str, nn.Module], sources: Mapping[str, Mapping[str, TensorSource]]
 ) -> dict[str, tuple[str, ...]]:
     return {
         f"{key}.{name}": sources[key][name].names for key, module in modules.items() for name in module.state_dict()
@@ -357,7 +358,7 @@ def _convert_probe(
     name, config = _probe_config(source, arch, {plain: stored[place].shape for plain, place in found.items()})
     with torch.device("meta"):
         probe = AttentiveProbe(config)
-    sources = {key: Source((found.get(key, key),)) for key in probe.state_dict()}
+    sources = {key: TensorSource((found.get(key, key),)) for key in probe.state_dict()}
     kept_tensors = {key: value for key, value in stored.items() if key not in dropped}
     check_stored(
         source, expected_shapes(probe, sources), kept_tensors, remedy="pass a probe of a V-JEPA 1 or 2 encoder"

@@ -11,15 +11,13 @@ import logging
 import re
 import shutil
 import time
-import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, InputError, WeightsError, WriteError, naming
-from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
+from .errors import ConfigError, WeightsError, WriteError, naming
 from .hub_client import (
     TIMEOUT_SECONDS,
     TRIES,
@@ -31,7 +29,6 @@ from .hub_client import (
     is_passing,
     patiently,
 )
-from .schema import MAX_CONFIG_BYTES, read_json
 from .verified import COMMIT, CachedCommit, Digest, discard, stated_digest
 
 if TYPE_CHECKING:
@@ -44,9 +41,6 @@ Choice = Callable[[Mapping[str, int]], list[str]]
 
 Check = Callable[[Path], None]
 """Looks at the directory in which a commit's `*.json` are, and raises if the rest need not be fetched."""
-
-META_SUFFIX = ".meta.json"
-"""Of the file beside features that says what they are."""
 
 _STALE_SECONDS = 24 * 3600
 _SLACK_BYTES = 1 << 20
@@ -114,89 +108,6 @@ def fetch(
     if COMMIT.fullmatch(revision) and not force_download and source.at(revision).is_verified():
         return source.at(revision)
     return source.fetched(choose, check, known_sha256 or {}, force_download)
-
-
-def choose_model_files(sizes: Mapping[str, int]) -> list[str]:
-    """Pick the files of a model or probe: its configuration and its weights, as one file or in shards.
-
-    Raises:
-        ConfigError: there is no `config.json`, or one too large to be one.
-        WeightsError: there are no safetensors.
-    """
-    if CONFIG_NAME not in sizes:
-        raise ConfigError(f"holds no {CONFIG_NAME}; pass a repository that vjepa-sdk or transformers made")
-    if sizes[CONFIG_NAME] > MAX_CONFIG_BYTES:
-        raise ConfigError(
-            f"{CONFIG_NAME} has {sizes[CONFIG_NAME]:,} bytes, a configuration has at most {MAX_CONFIG_BYTES:,}; "
-            "this is no model of ours"
-        )
-    configurations = [name for name, size in sizes.items() if name.endswith(".json") and size <= MAX_CONFIG_BYTES]
-    if WEIGHTS_NAME in sizes:
-        return [*configurations, WEIGHTS_NAME]
-    weights = [name for name in sizes if name.endswith(".safetensors")]
-    if INDEX_NAME not in configurations or not weights:
-        pickles = pickles_among(sizes)
-        hint = f"{pickles[0]} may hold a pickle, which is never loaded: " if pickles else ""
-        raise WeightsError(
-            f"holds no {WEIGHTS_NAME}; {hint}run `vjepa convert` on official files and pass its directory"
-        )
-    # other models may lie beside them
-    return configurations + ([name for name in weights if WEIGHT_NAMES.fullmatch(name)] or weights)
-
-
-def fetch_output(
-    repository: str,
-    *,
-    suffixes: Collection[str],
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> Path:
-    """Fetch what `vjepa embed` wrote from a dataset repository, and return the path of its features.
-
-    Args:
-        suffixes: that features have.
-
-    Raises:
-        InputError: the repository holds none, or more than one.
-        ConfigError, WeightsError, WriteError: as for `fetch`.
-    """
-    kinds = (*suffixes, ".jsonl", META_SUFFIX)
-    found = fetch(
-        repository,
-        choose=lambda sizes: [name for name in sizes if name.endswith(kinds)],
-        repo_type="dataset",
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-        force_download=force_download,
-    )
-    described = sorted(found.directory.glob(f"*{META_SUFFIX}"))
-    output = read_json(described[0]).get("output") if len(described) == 1 else None
-    if not isinstance(output, str) or Path(output).name != output or not output.endswith(tuple(suffixes)):
-        raise InputError(f"{repository}: holds {len(described)} outputs of `vjepa embed`, must hold one; push one")
-    if output.endswith(".npz") and _is_compressed(found.directory / output):
-        raise InputError(f"{repository}: {output} is compressed, which `vjepa embed` never writes: it may be a bomb")
-    return found.directory / output
-
-
-def _is_compressed(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
-
-
-def origin_of(directory: str | Path) -> dict[str, str]:
-    """Return `repository` and `commit` of a directory in the hub's cache; empty for any other."""
-    directory = Path(directory).absolute()
-    kind, _, name = directory.parent.parent.name.partition("--")
-    if directory.parent.name != "snapshots" or kind not in ("models", "datasets"):
-        return {}
-    return {"repository": name.replace("--", "/"), "commit": directory.name}
 
 
 @dataclass(frozen=True)

@@ -15,31 +15,30 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
 from .corpus import Clip, clip_changes, describe_clips, setting_changes
-from .embed_options import Decoder, EmbedOptions, OnError, Pooling
-from .embeddings import Dtype, Embeddings, load_embeddings, sidecar
+from .embed_options import EmbedOptions
+from .embeddings import ERRORS, sidecar
 from .encoding import Encoding
 from .errors import OutputError, ResumeError, WeightsError
 from .files import PathLike
-from .journal import Part, Workspace, digest_of
+from .journal import Part, Workspace
 from .ledger import Ledger
 from .listing import find_clips
-from .outputs import ERRORS, Extension, check_output, existing_output, finish, publish
+from .outputs import Extension, check_output, existing_output, finish, publish
 from .registry import DEFAULT_MODEL
 from .shapes import Shape, local_directory, read_shape
 from .signals import stop_on_signal
-from .storage import sha256_of
-from .windowing import Tail
+from .storage import digest_of, sha256_of
 
 if TYPE_CHECKING:
-    from .api import VJEPA, ClipLoader
-    from .windows import WindowLoader
+    from .api import VJEPA
+    from .windows import ClipLoader, WindowLoader
 
-__all__ = ["EmbedResult", "Embeddings", "embed_files", "load_embeddings"]
 
 FORMAT_VERSION = 2
 
@@ -82,7 +81,7 @@ def embed_files(
     *,
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     revision: str | None = None,
-    weights: Literal["target", "context"] | None = None,
+    weights: EncoderWeights | None = None,
     pooling: Pooling = "mean",
     layers: int | Sequence[int] | None = None,
     num_frames: int | None = None,
@@ -330,7 +329,7 @@ def _result(
 
 
 def _locate_model(options: EmbedOptions) -> Path:
-    from .hub import locate_model
+    from .locate import locate_model
 
     return locate_model(options.model, revision=options.revision)
 

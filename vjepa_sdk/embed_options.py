@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from .embeddings import Dtype
+from .choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
 from .errors import ConfigError
 from .schema import check_types
-from .windowing import Tail, as_seconds, settle_windows
-
-Pooling = Literal["mean", "temporal", "none"]
-Decoder = Literal["pyav", "decord"]
-OnError = Literal["skip", "stop"]
+from .windowing import as_seconds, settle_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +18,7 @@ class EmbedOptions:
 
     model: str
     revision: str | None
-    weights: Literal["target", "context"] | None
+    weights: EncoderWeights | None
     pooling: Pooling
     layers: int | tuple[int, ...] | None
     num_frames: int | None

@@ -18,16 +18,16 @@ import numpy as np
 
 from .corpus import Clip
 from .embed_options import EmbedOptions
-from .embeddings import Row
 from .errors import VJEPAError, printable
+from .formats import Row
 from .ledger import Ledger, Outcome
 from .progress import ProgressBar, progress_bar
 from .signals import StopRequest
 from .workers import TaskResult, WorkerPool, WorkerResult
 
 if TYPE_CHECKING:
-    from .api import VJEPA, ClipLoader
-    from .windows import WindowLoader
+    from .api import VJEPA
+    from .windows import ClipLoader, WindowLoader
 
 _MAX_FRAMES = 1 << 48  # of a video
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .cards import read_metrics, training_card
+from .cards import training_card
 from .config import PreprocessConfig, TrainConfig
+from .evaluation import read_metrics
 from .hub import save_model_directory
 from .initialize import Origin
 from .jepa import JEPA

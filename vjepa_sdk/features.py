@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ConfigError, InputError, OutputError
-from .journal import disk_errors
-from .storage import atomic_path
+from .storage import atomic_path, disk_errors
 
 FORMAT_VERSION = 1
 SUFFIXES = (".npz", ".safetensors")

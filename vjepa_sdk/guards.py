@@ -11,11 +11,13 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
 
 from .errors import GuardError
-from .jepa import JEPA, Spread
+from .jepa import JEPA
 from .steps import NonFiniteError
 from .storage import write_json
 
@@ -153,3 +155,32 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _as_json(each) for key, each in value.items()}
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Signs of collapse in a batch of features; all fall together when features become one point."""
+
+    std: float
+    """Mean standard deviation of a feature dimension."""
+    effective_rank: float
+    """RankMe (arXiv 2210.02885): exponential of the entropy of the singular values; between 1 and D."""
+    mean_cosine: float
+    """Mean cosine of two tokens' features; 1 when all point one way."""
+
+
+@torch.no_grad()
+def spread(features: Tensor, *, max_tokens: int = 4096) -> Spread:
+    """Measure how far apart the tokens `[B, N, D]` of a batch are, on at most `max_tokens` of them, evenly spaced."""
+    tokens = features.float().flatten(0, 1)
+    tokens = tokens[:: max(1, len(tokens) // max_tokens)]
+    values = torch.linalg.svdvals(tokens)
+    shares = values / values.sum() + 1e-7
+    unit = F.normalize(tokens, dim=-1)
+    count = len(tokens)
+    cosine = (unit.sum(dim=0).square().sum() - count) / max(1, count * (count - 1))
+    return Spread(
+        std=float(tokens.std(dim=0).mean()),
+        effective_rank=float(torch.exp(-(shares * shares.log()).sum())),
+        mean_cosine=float(cosine),
+    )

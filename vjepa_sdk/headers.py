@@ -7,11 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from .video import IMAGE_SUFFIXES, VIDEO_SUFFIXES, open_video, read_image
+from .choices import Decoder
+from .images import IMAGE_SUFFIXES, read_image
+from .video import VIDEO_SUFFIXES, open_video
 from .workers import WorkerPool
 
 
@@ -54,7 +56,7 @@ class HeaderSample:
 def sample_headers(
     paths: Sequence[str],
     *,
-    decoder: Literal["pyav", "decord"] = "pyav",
+    decoder: Decoder = "pyav",
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
     limit: int = 200,
@@ -95,7 +97,7 @@ def sample_headers(
 class HeaderReader:
     """Open one clip; runs in worker processes, so this module imports neither torch nor a decoder."""
 
-    decoder: Literal["pyav", "decord"]
+    decoder: Decoder
 
     def __call__(self, path: str) -> tuple[np.ndarray, dict[str, Any]]:
         """Return (frames, width, height, fps), float64 [4]."""

@@ -7,16 +7,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .choices import Decoder
 from .errors import InputError, printable
 from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_image
 from .preprocess import as_frames, crop_in_groups
-from .video import CLOCK_SECONDS, check_ascending, frames_at, iter_clip, open_video, sample_indices
+from .sampling import FrameTimes, Sampling, Span, check_ascending, choose_frames, steady_times
+from .video import iter_clip, open_video
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,22 +28,6 @@ Video: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image | Seque
 
 
 _NAMELESS = "the video"  # what errors call an array or a list of images
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """Which frames of a video make its clip."""
-
-    num_frames: int
-    fps: float | None = None
-    """None: `num_frames` spread evenly over the whole video; else this many a second from its start."""
-    source_fps: float | None = None
-    """Frame rate of arrays and frame directories, for `fps` and for seconds."""
-    start_seconds: float | None = None
-    """Take the clip from the part of the video that starts here, by its time stamps; None: from its first frame on."""
-    end_seconds: float | None = None
-    """Where that part ends; None: when the last frame goes."""
-    decoder: Literal["pyav", "decord"] = "pyav"
 
 
 @dataclass(frozen=True)
@@ -112,79 +98,25 @@ def load_frames(video: object, sampling: Sampling, crop: Callable[[Tensor], Tens
             f"a {type(video).__name__} is not a video; pass a path, an array [T, H, W, 3], a tensor [T, 3, H, W], "
             "an image or a list of images"
         )
-    indices, span = _choose(_steady(len(pixels), sampling), sampling, name=_NAMELESS)
+    indices, span = choose_frames(steady_times(len(pixels), sampling), sampling, name=_NAMELESS)
     return Frames(crop(pixels[torch.from_numpy(indices)]), tuple(indices.tolist()), *span)
 
 
 def _from_path(path: str | os.PathLike[str], sampling: Sampling, crop: Callable[[Tensor], Tensor]) -> Frames:
-    span: _Span = (None, None)
+    span: Span = (None, None)
     if Path(path).is_dir():
         files = list_frame_directory(path)
-        indices, span = _choose(_steady(len(files), sampling), sampling, name=_name(path))
+        indices, span = choose_frames(steady_times(len(files), sampling), sampling, name=_name(path))
         frames = crop_in_groups(iter_images([files[i] for i in np.unique(indices)]), crop)
     elif is_image(path):
         indices, frames = np.zeros(1, np.int64), crop(as_frames([read_image(path)]))
     else:
         with open_video(path, decoder=sampling.decoder) as reader:
             times = np.append(reader.timestamps, reader.timestamps[0] + reader.info.duration_seconds)
-            indices, span = _choose(_Times(times, is_known=True), sampling, name=_name(path))
+            indices, span = choose_frames(FrameTimes(times, is_known=True), sampling, name=_name(path))
             frames = crop_in_groups(iter_clip(reader, np.unique(indices)), crop)
     places = np.unique(indices, return_inverse=True)[1]
     return Frames(frames[torch.from_numpy(places)], tuple(indices.tolist()), *span)
-
-
-_Span = tuple[float | None, float | None]
-
-
-@dataclass(frozen=True)
-class _Times:
-    """When frames appear."""
-
-    seconds: np.ndarray
-    """float64 `[N + 1]`: of each frame, and when the last one goes."""
-    is_known: bool
-    """False where nobody said at which rate the frames were taken."""
-
-
-def _steady(count: int, sampling: Sampling) -> _Times:
-    return _Times(np.arange(count + 1) / (sampling.source_fps or 1.0), sampling.source_fps is not None)
-
-
-def _choose(times: _Times, sampling: Sampling, *, name: str) -> tuple[np.ndarray, _Span]:
-    """Return frame indices and the seconds from the first to the end of the last."""
-    starts = times.seconds[:-1]
-    asked = {"fps": sampling.fps, "start_seconds": sampling.start_seconds, "end_seconds": sampling.end_seconds}
-    for option, value in asked.items():
-        if value is not None and not times.is_known:
-            raise InputError(
-                f"{option}={value:g} needs the frame rate of arrays and frame directories; pass source_fps="
-            )
-    if any(value is not None for value in asked.values()):
-        check_ascending(starts, name=name)
-    first, last = _part(times.seconds, sampling)
-    if sampling.fps is None:
-        indices = first + sample_indices(last - first, sampling.num_frames)
-    else:
-        start = starts[0] if sampling.start_seconds is None else sampling.start_seconds
-        indices = np.clip(frames_at(starts, start + np.arange(sampling.num_frames) / sampling.fps), first, last - 1)
-    if not times.is_known:
-        return indices, (None, None)
-    return indices, (float(starts[indices.min()]), float(times.seconds[indices.max() + 1]))
-
-
-def _part(seconds: np.ndarray, sampling: Sampling) -> tuple[int, int]:
-    """Return the first frame of a part, the one on screen at its start, and the one after its last."""
-    start, end = sampling.start_seconds, sampling.end_seconds
-    first, last = 0, len(seconds) - 1
-    if start is not None and start >= seconds[-1]:
-        raise InputError(f"start_seconds={start:g} must lie before the end of the video at {seconds[-1]:g} s")
-    if end is not None and end <= seconds[0]:
-        raise InputError(f"end_seconds={end:g} must lie after the start of the video at {seconds[0]:g} s")
-    if start is not None:
-        first = int(frames_at(seconds[:-1], np.array(start)))
-    if end is not None:
-        last = max(first + 1, int(np.searchsorted(seconds[:-1], end - CLOCK_SECONDS, side="left")))
-    return first, last
 
 
 @dataclass(frozen=True)
@@ -202,9 +134,7 @@ class FrameSource:
 
 
 @contextmanager
-def open_frames(
-    video: object, *, source_fps: float | None, decoder: Literal["pyav", "decord"]
-) -> Iterator[FrameSource]:
+def open_frames(video: object, *, source_fps: float | None, decoder: Decoder) -> Iterator[FrameSource]:
     """Open one video for reading frame by frame.
 
     Args:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from .config import ModelConfig, ObjectiveConfig
 from .layers import gather_tokens
 from .masks import Masks
-from .model import Predictor, VideoEncoder
+from .model import VideoEncoder
 from .positions import Grid
+from .predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -169,32 +170,3 @@ def variance_covariance(features: Tensor) -> tuple[Tensor, Tensor]:
     covariance = tokens.T @ tokens / (len(tokens) - 1)
     off_diagonal = covariance.square().sum() - covariance.diagonal().square().sum()
     return hinge, off_diagonal / tokens.shape[1]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Signs of collapse in a batch of features; all fall together when features become one point."""
-
-    std: float
-    """Mean standard deviation of a feature dimension."""
-    effective_rank: float
-    """RankMe (arXiv 2210.02885): exponential of the entropy of the singular values; between 1 and D."""
-    mean_cosine: float
-    """Mean cosine of two tokens' features; 1 when all point one way."""
-
-
-@torch.no_grad()
-def spread(features: Tensor, *, max_tokens: int = 4096) -> Spread:
-    """Measure how far apart the tokens `[B, N, D]` of a batch are, on at most `max_tokens` of them, evenly spaced."""
-    tokens = features.float().flatten(0, 1)
-    tokens = tokens[:: max(1, len(tokens) // max_tokens)]
-    values = torch.linalg.svdvals(tokens)
-    shares = values / values.sum() + 1e-7
-    unit = F.normalize(tokens, dim=-1)
-    count = len(tokens)
-    cosine = (unit.sum(dim=0).square().sum() - count) / max(1, count * (count - 1))
-    return Spread(
-        std=float(tokens.std(dim=0).mean()),
-        effective_rank=float(torch.exp(-(shares * shares.log()).sum())),
-        mean_cosine=float(cosine),
-    )

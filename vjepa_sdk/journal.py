@@ -19,17 +19,17 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .errors import OutputError, VJEPAError, WriteError
-from .storage import Lock, atomic_file, sync_directory, write_json
+from .errors import OutputError
+from .lock import RemovableLock
+from .storage import atomic_file, canonical_json, digest_of, disk_errors, sync_directory, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class Workspace:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._lock = _RemovableLock(directory / _LOCK)
+        self._lock = RemovableLock(directory / _LOCK)
 
     def __enter__(self) -> Workspace:
         with disk_errors(self.directory):
@@ -243,70 +243,15 @@ class Workspace:
         return None
 
 
-class _RemovableLock(Lock):
-    """A lock whose owner may delete its file: a lock won on a file that is gone does not count."""
-
-    def __enter__(self) -> _RemovableLock:
-        while True:
-            with suppress(FileExistsError):  # not mkdir(exist_ok=True): that fails if the directory goes meanwhile
-                os.mkdir(self.path.parent)
-            try:
-                super().__enter__()
-            except FileNotFoundError:  # the owner before removed the directory this very moment
-                continue
-            if self._is_on_disk():
-                return self
-
-    def _is_on_disk(self) -> bool:
-        held = os.fstat(self._descriptor)
-        try:
-            if os.path.samestat(held, os.stat(self.path)):
-                return True
-        except FileNotFoundError:
-            pass
-        os.close(self._descriptor)
-        return False
-
-
-@contextmanager
-def disk_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
-    """Turn what the file system refuses into a WriteError that says how much room there is."""
-    try:
-        yield
-    except VJEPAError:
-        raise
-    except OSError as error:
-        what = "cannot write" if needed is None else f"cannot write {needed:,} bytes"
-        raise WriteError(
-            f"{path}: {what} ({error.strerror or error}), {_free_bytes(path):,} bytes are free; "
-            "what is finished is kept, run again once this is solved"
-        ) from error
-
-
-def digest_of(data: Any) -> str:
-    """Return the sha256 of plain JSON data, whatever the order of its keys."""
-    return hashlib.sha256(_canonical(data)).hexdigest()
-
-
-def _canonical(data: Any) -> bytes:
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-
-
 def _line(part: Part) -> bytes:
     body = asdict(part)
-    return _canonical({**body, "crc32": zlib.crc32(_canonical(body))}) + b"\n"
+    return canonical_json({**body, "crc32": zlib.crc32(canonical_json(body))}) + b"\n"
 
 
 def _parse(line: bytes) -> Part | None:
     try:
         body = json.loads(line)
         checksum = body.pop("crc32")
-        return Part(**body) if checksum == zlib.crc32(_canonical(body)) else None
+        return Part(**body) if checksum == zlib.crc32(canonical_json(body)) else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _free_bytes(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free

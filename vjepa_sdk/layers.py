@@ -9,6 +9,7 @@ import torch
 from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 
 class PatchEmbed3D(nn.Module):
@@ -78,3 +79,12 @@ def init_weights(module: nn.Module, blocks: nn.ModuleList, *, rescale: bool) -> 
         for depth, block in enumerate(blocks, start=1):
             for name in ("attn.proj.weight", "mlp.fc2.weight"):
                 block.get_parameter(name).div_(math.sqrt(2.0 * depth))
+
+
+def run_block(block: nn.Module, x: Tensor, rope: Tensor | None, *, recompute: bool) -> Tensor:
+    """Run a block; in training it may forget its activations and compute them again in the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        kept: Tensor = checkpoint(block, x, rope=rope, use_reentrant=False)
+        return kept
+    output: Tensor = block(x, rope=rope)
+    return output

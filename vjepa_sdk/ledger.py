@@ -14,9 +14,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from .choices import Dtype
 from .embed_options import EmbedOptions
-from .embeddings import Dtype, Row, check_shapes, from_bytes, json_line, to_bytes
 from .errors import VideoDecodeError
+from .formats import Row, check_shapes, from_bytes, json_line, to_bytes
 from .journal import Part, Workspace
 
 PART_SECONDS, PART_BYTES = 5.0, 64 << 20  # what a kill may cost; they have no influence on the output

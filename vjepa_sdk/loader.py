@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from .config import ImagesConfig, PreprocessConfig, TrainConfig
-from .data import BadClips, Batch, TrainingData, derive_seed
+from .data import BadClips, Batch, TrainingData
 from .distributed import Group
 from .errors import ConfigError
+from .masking import draw_image_masks, draw_masks
 from .masks import Masks
+from .order import derive_seed
 from .preprocess import normalize
-from .steps import ForwardPass, draw_image_masks, draw_masks
+from .steps import ForwardPass
 
 _IMAGES = 20
 

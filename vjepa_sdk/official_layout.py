@@ -13,8 +13,9 @@ from collections.abc import Iterable, Mapping
 
 from .config import ModelConfig
 from .errors import ConfigError, WeightsError
+from .filenames import TensorSource
 from .recipes import MODELS as SHAPES
-from .weights import Source, Stored
+from .weights import Stored
 
 ENCODERS = {"target": ("target_encoder", "ema_encoder"), "context": ("encoder",)}
 """Top-level keys of the two encoders; distilled V-JEPA 2.1 calls the target `ema_encoder`."""
@@ -120,7 +121,7 @@ def under(stored: Mapping[str, Stored], key: str) -> dict[str, str]:
 
 def sources(
     names: Iterable[str], found: Mapping[str, str], stored: Mapping[str, Stored], *, key: str
-) -> dict[str, Source]:
+) -> dict[str, TensorSource]:
     """Return where a checkpoint keeps the tensors of a network.
 
     Args:
@@ -135,17 +136,17 @@ def sources(
         official = "mask_token" if name == "mask_tokens.0" and "mask_token" in found else name
         place = found.get(official, f"{key}/{name}")
         is_flat = name == "patch_embed.proj.weight" and place in stored and len(stored[place].shape) == 4
-        result[name] = Source((place,), lacks_frame_axis=is_flat)
+        result[name] = TensorSource((place,), lacks_frame_axis=is_flat)
     return result
 
 
-def official_source(name: str, *, key: str, config: ModelConfig) -> Source:
+def official_source(name: str, *, key: str, config: ModelConfig) -> TensorSource:
     """Return the name under which the official code stores a tensor of ours."""
     prefix = f"{key}/module." if config.is_image_model else f"{key}/module.backbone."
     if config.is_image_model and name == "mask_tokens.0":
-        return Source((f"{prefix}mask_token",))
+        return TensorSource((f"{prefix}mask_token",))
     is_flat = config.is_image_model and name == "patch_embed.proj.weight"
-    return Source((prefix + name,), lacks_frame_axis=is_flat)
+    return TensorSource((prefix + name,), lacks_frame_axis=is_flat)
 
 
 def find_architecture(arch: str) -> ModelConfig:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from torch import nn
+
+from .config import LearningRateSchedule
 
 
 def warmup_then(
     step: int,
     *,
-    schedule: Literal["cosine", "constant", "linear", "wsd"],
+    schedule: LearningRateSchedule,
     start: float,
     peak: float,
     final: float,

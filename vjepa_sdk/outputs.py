@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from .corpus import Clip, clip_changes, inputs_digest, setting_changes
-from .embeddings import Row, check_suffix, iter_rows, json_line, sidecar, write_features
+from .embeddings import ERRORS, INDEX, INPUTS, META, sidecar
 from .errors import OutputError, ResumeError, VideoDecodeError
-from .journal import Part, Workspace, disk_errors
+from .formats import Row, check_suffix, iter_rows, json_line, write_features
+from .journal import Part, Workspace
 from .ledger import stored_outcomes
-from .storage import atomic_file, sha256_of, write_json
+from .storage import atomic_file, disk_errors, sha256_of, write_json
 
-INDEX, ERRORS, INPUTS, META = "index.jsonl", "errors.jsonl", "inputs.jsonl", "meta.json"
 _FEATURES = "features"
 _META_KEYS = {"output", "plan", "rows", "failed", "sha256", "lists_sha256"}
 _PLAN_KEYS = {"settings", "inputs_sha256"}

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from typing import Literal
 
 import torch
 
+from .choices import Content
 from .config import DataConfig, ImagesConfig, TrainConfig
 from .costs import FLOAT32, MaskLengths, Operations, PassMemory, PassShape, pass_memory, pass_operations
 from .data import check_shares
+from .masking import draw_image_masks, draw_masks
 from .masks import Masks
-from .model import Predictor, VideoEncoder
+from .model import VideoEncoder
+from .predictor import Predictor
 from .schema import check_range
-from .steps import draw_image_masks, draw_masks
 
 # TFLOP/s that one device is assumed to reach, in float32 and in 16 bits. GPUs: 40 % of the maker's dense peak, not
 # measured. CPU: measured with the recipe `tiny` on an EPYC with AVX-512 and bfloat16 instructions.
@@ -56,7 +57,7 @@ class MaskPlan:
 class PassPlan:
     """Forward passes over clips, or over the stills beside them."""
 
-    content: Literal["clips", "stills"]
+    content: Content
     batch_size: int
     """Samples per forward pass."""
     passes: int
@@ -181,7 +182,7 @@ def plan(config: TrainConfig, *, world_size: int = 1) -> Plan:
     )
 
 
-def _passes(config: TrainConfig, content: Literal["clips", "stills"], world_size: int) -> PassPlan:
+def _passes(config: TrainConfig, content: Content, world_size: int) -> PassPlan:
     """Plan the forward passes over clips, or over the stills beside them."""
     part: TrainConfig | ImagesConfig = config
     frames, side, draw = config.model.num_frames, config.model.img_size, draw_masks

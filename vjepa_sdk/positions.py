@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .config import RopeLayout
 
 Grid = tuple[int, int, int]
 """Tokens of a clip as (frames, rows, columns)."""
@@ -19,7 +21,7 @@ def rope_table(
     grid: Grid,
     head_dim: int,
     *,
-    layout: Literal["tiled", "interleaved"],
+    layout: RopeLayout,
     scaled_to: int | None,
     device: torch.device,
 ) -> Tensor:
@@ -118,3 +120,10 @@ def extend_sincos(table: Tensor, *, old: Grid, new: Grid, clip_frames: int) -> T
     later = sincos_table(longer, table.shape[-1])[table.shape[1] :].to(table)[None]
     future = resize_sincos(torch.cat([table, later], dim=1), old=longer, new=(clip_frames * times, *new[1:]))
     return torch.cat([seen, future[:, seen.shape[1] : new[0] * new[1] * new[2]]], dim=1)
+
+
+def sincos_buffer(grid: Grid, dim: int) -> Tensor:
+    # a network laid out on the meta device gets its table from a file, and its grid may be a lie of any size
+    if torch.get_default_device().type == "meta":
+        return torch.empty(1, math.prod(grid), dim)
+    return sincos_table(grid, dim)[None]

@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import torch
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2.functional import resize  # type: ignore[attr-defined]
 
+from .choices import CropOffset
 from .errors import ConfigError, InputError
-
-CropOffset = Literal["round", "floor"]
 
 _GROUP_BYTES = 32 << 20
 

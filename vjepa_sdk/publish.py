@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from .cards import EVALUATION_NAME, embeddings_card, model_card, name_of, read_evaluation, read_metrics, training_card
+from .cards import _licence, _listed, model_card, name_of, training_card
 from .config import TrainConfig
-from .download import META_SUFFIX
-from .embeddings import SUFFIXES, embedding_files, load_embeddings, sidecar
+from .documents import read_toml
+from .embeddings import META_SUFFIX, embedding_files, sidecar
 from .errors import ConfigError, InputError
-from .filenames import CONFIG_NAME
+from .evaluation import read_evaluation, read_metrics
+from .filenames import CARD, EVALUATION_NAME, HERE
+from .formats import SUFFIXES
 from .hub import describe, model_files
-from .probe import probe_files, write_probe_card
-from .schema import from_dict, read_json, read_toml
+from .locate import load_embeddings
+from .probe_directory import probe_files, write_probe_card
+from .schema import from_dict
+from .shapes import read_config
 from .storage import json_text, write_text
-from .upload import CARD, HERE, PushOptions, PushReport, push_directory, push_files
+from .upload import PushOptions, PushReport, push_directory, push_files
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +88,7 @@ def push(
 
 
 def _is_probe(directory: Path) -> bool:
-    return (directory / CONFIG_NAME).is_file() and "probe" in read_json(directory / CONFIG_NAME)
+    return "probe" in read_config(directory)
 
 
 def _push_embeddings(path: Path, repository: str, options: PushOptions) -> PushReport:
@@ -152,3 +157,43 @@ def write_card(directory: str | Path) -> Path:
         )
     write_text(directory / CARD, card)
     return directory / CARD
+
+
+def embeddings_card(name: str, meta: Mapping[str, Any], *, rows: int, shape: Sequence[int]) -> str:
+    """Return the card of an output of `vjepa embed`, in a dataset repository.
+
+    Args:
+        name: of the file of features.
+        meta: content of its `.meta.json`.
+        shape: of one row.
+    """
+    from huggingface_hub import DatasetCardData
+
+    model = dict(meta.get("model", {}))
+    source = {**dict(model.pop("provenance", {})), **{f"model {key}": value for key, value in model.items()}}
+    title = f"Features of videos, {rows} {'row' if rows == 1 else 'rows'}"
+    front = DatasetCardData(tags=["vjepa-sdk", "video", "embeddings"], pretty_name=title)
+    licence = source.get("licence")
+    weights = f" {_licence(source)}" if isinstance(licence, str) else "\n"
+    return f"""---
+{front.to_yaml()}
+---
+
+# {title}
+
+A row of `{name}` has {" x ".join(map(str, shape))} numbers. `{name.rpartition(".")[0]}.index.jsonl` says which video,
+and what of it, each row describes.
+
+```python
+from vjepa_sdk import load_embeddings
+
+found = load_embeddings("{HERE}")
+print(found.features.shape, found.index[0]["path"])
+```
+
+## Where they come from
+
+{_listed(source)}
+## Licence
+
+Not stated: add `license:` above. Features may be subject to the rights in the videos and in the model.{weights}"""

@@ -17,8 +17,9 @@ from .config import (
     TrainConfig,
     paper_masks,
 )
+from .documents import read_toml, with_overrides
 from .errors import ConfigError, OutputError
-from .schema import from_dict, read_toml, to_dict, unknown, with_overrides
+from .schema import from_dict, to_dict, unknown
 
 
 def _shape(dim: int, depth: int, heads: int, ratio: float = 4.0) -> ModelConfig:

@@ -1,16 +1,24 @@
-"""Learn a model's shape from its directory, without its weights and, for our own layout, without torch."""
+"""Learn what a model is from its directory's `config.json`, without its weights and without torch."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from .config import ModelConfig, PreprocessConfig
-from .errors import ConfigError
+from . import transformers_layout
+from .choices import EncoderWeights
+from .config import FORMAT_VERSION, ModelConfig, PreprocessConfig
+from .documents import read_json
+from .errors import ConfigError, WeightsError, naming
+from .filenames import CONFIG_NAME
 from .registry import MODELS
-from .schema import from_dict, read_json
+from .schema import from_dict, unknown
+
+COMPUTE_DTYPES = ("float32", "float16", "bfloat16")
+_CONFIG_KEYS = ("compute_dtype", "encoder_weights", "format_version", "model", "preprocess", "provenance")
 
 
 @dataclass(frozen=True)
@@ -44,20 +52,79 @@ def read_shape(directory: Path) -> Shape:
 
     Raises:
         ConfigError: its configuration is missing or not valid.
+        WeightsError: no such directory.
     """
-    data = read_json(directory / "config.json")
-    if "model_type" in data:
-        return _transformers_shape(directory, data)
-    for key in ("model", "preprocess"):
-        if not isinstance(data.get(key, {}), dict):
-            raise ConfigError(f"{directory / 'config.json'}: {key}={data[key]!r} must be an object")
-    config = from_dict(ModelConfig, data.get("model", {}), where="model.")
-    return Shape(config, from_dict(PreprocessConfig, data.get("preprocess", {}), where="preprocess."))
+    data = read_config(directory)
+    with naming(directory / CONFIG_NAME):
+        if "model_type" not in data:
+            return Shape(*check_ours(data))
+        config = transformers_layout.read_config(data)
+    return Shape(config, read_processor(directory, data, config))
 
 
-def _transformers_shape(directory: Path, data: dict[str, Any]) -> Shape:
-    from . import transformers_layout  # imports torch
+def read_processor(directory: Path, data: Mapping[str, Any], config: ModelConfig) -> PreprocessConfig:
+    """Read how a model of transformers wants its frames, from the file beside its configuration `data` if there is one.
 
-    config = transformers_layout.read_config(data)
+    Raises:
+        ConfigError: that file is not valid.
+    """
     found = [path for name in transformers_layout.PROCESSOR_NAMES if (path := directory / name).is_file()]
-    return Shape(config, transformers_layout.read_preprocess(data, read_json(found[0]) if found else {}, config))
+    processor = read_json(found[0]) if found else {}
+    with naming(found[0] if found else directory):
+        return transformers_layout.read_preprocess(data, processor, config)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """Read the `config.json` of a model or probe directory, whoever wrote it.
+
+    Raises:
+        ConfigError: it is missing or no JSON object.
+        WeightsError: no such directory.
+    """
+    if directory.is_file():
+        raise WeightsError(
+            f"{directory}: is a file; pass a model directory, or run `vjepa convert` on an official file"
+        )
+    if not directory.is_dir():
+        raise WeightsError(f"{directory}: no such directory; pass a model directory or a name from `vjepa models`")
+    if not (directory / CONFIG_NAME).is_file():
+        raise ConfigError(f"{directory}: holds no {CONFIG_NAME}; pass a directory that vjepa-sdk or transformers saved")
+    return read_json(directory / CONFIG_NAME)
+
+
+def check_model_config(data: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the content of a `config.json` describes a model that can be loaded."""
+    if "model_type" in data:
+        transformers_layout.read_config(data)
+        transformers_layout.read_encoder_weights(data)
+    else:
+        check_ours(data)
+
+
+def check_ours(data: Mapping[str, Any]) -> tuple[ModelConfig, PreprocessConfig]:
+    """Read the content of a `config.json` of ours; raise ConfigError if it is not valid."""
+    if "format_version" not in data:
+        raise ConfigError(
+            "has neither format_version nor model_type, so it describes no model that vjepa-sdk or transformers saved; "
+            "pass another directory or repository"
+        )
+    for key in data:
+        if key not in _CONFIG_KEYS:
+            raise ConfigError(unknown(f"key {key!r}", key, _CONFIG_KEYS))
+    if data.get("format_version") != FORMAT_VERSION:
+        raise ConfigError(
+            f"format_version={data.get('format_version')!r} must be {FORMAT_VERSION}; a newer vjepa-sdk may read it"
+        )
+    held = data.get("encoder_weights")
+    if held not in get_args(EncoderWeights):
+        raise ConfigError(f"encoder_weights={held!r} must be 'target' or 'context'")
+    for key in ("model", "preprocess", "provenance"):
+        if not isinstance(data.get(key, {}), dict):
+            raise ConfigError(f"{key}={data[key]!r} must be an object")
+    dtype = data.get("compute_dtype")
+    if dtype is not None and (not isinstance(dtype, str) or dtype not in COMPUTE_DTYPES):
+        raise ConfigError(f"compute_dtype={dtype!r} must be one of {', '.join(COMPUTE_DTYPES)}")
+    return (
+        from_dict(ModelConfig, data.get("model", {}), where="model."),
+        from_dict(PreprocessConfig, data.get("preprocess", {}), where="preprocess."),
+    )

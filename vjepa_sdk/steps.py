@@ -11,15 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .config import MaskConfig, Precision, TrainConfig
-from .data import derive_seed
+from .config import Precision, TrainConfig
 from .distributed import Group
 from .errors import GuardError
 from .jepa import JEPA
-from .masks import Masks, draw_mask_set
+from .masks import Masks
 from .optim import adamw, cosine, linear, ramp, set_hyperparameters, warmup_then
-
-_CLIP_MASKS, _IMAGE_MASKS = 11, 12
 
 
 @dataclass(frozen=True)
@@ -174,28 +171,3 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     if precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bfloat16" else torch.float16)
-
-
-def draw_masks(config: TrainConfig, *, batch_size: int, step: int, forward_pass: int = 0) -> Masks:
-    """Draw the masks of clips; they depend on seed, step and number of the forward pass alone."""
-    keys = (config.seed, _CLIP_MASKS, step, forward_pass)
-    return _draw(config.masks, config.model.grid, batch_size, keys)
-
-
-def draw_image_masks(config: TrainConfig, *, batch_size: int, step: int, forward_pass: int = 0) -> Masks:
-    """Draw the masks of the stills that `config.images` adds."""
-    if config.images is None:
-        raise ValueError("config.images is None: there are no stills to mask")
-    side = config.images.img_size // config.model.patch_size
-    keys = (config.seed, _IMAGE_MASKS, step, forward_pass)
-    return _draw(config.images.masks, (1, side, side), batch_size, keys)
-
-
-def _draw(masks: tuple[MaskConfig, ...], grid: tuple[int, int, int], batch_size: int, keys: tuple[int, ...]) -> Masks:
-    pairs = [
-        draw_mask_set(
-            mask, grid=grid, batch_size=batch_size, generator=torch.Generator().manual_seed(derive_seed(*keys, index))
-        )
-        for index, mask in enumerate(masks)
-    ]
-    return Masks(tuple(context for context, _ in pairs), tuple(target for _, target in pairs))

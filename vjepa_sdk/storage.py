@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import secrets
-import socket
-import time
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any
 
-from .errors import InUseError
+from .errors import VJEPAError, WriteError
 
 
 @contextmanager
@@ -87,47 +84,31 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-PATIENCE_SECONDS = 1.0
+@contextmanager
+def disk_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
+    """Turn what the file system refuses into a WriteError that says how much room there is."""
+    try:
+        yield
+    except VJEPAError:
+        raise
+    except OSError as error:
+        what = "cannot write" if needed is None else f"cannot write {needed:,} bytes"
+        raise WriteError(
+            f"{path}: {what} ({error.strerror or error}), {_free_bytes(path):,} bytes are free; "
+            "what is finished is kept, run again once this is solved"
+        ) from error
 
 
-class Lock:
-    """Hold a lock file for as long as the block runs; a dead owner's lock frees itself.
+def digest_of(data: Any) -> str:
+    """Return the sha256 of plain JSON data, whatever the order of its keys."""
+    return hashlib.sha256(canonical_json(data)).hexdigest()
 
-    Raises:
-        InUseError: another live run holds it; the message names its host and process.
-    """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._descriptor = -1
+def canonical_json(data: Any) -> bytes:
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
-    def __enter__(self) -> Lock:
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-        try:
-            self._acquire()
-            os.ftruncate(self._descriptor, 0)
-            os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        except BaseException:
-            os.close(self._descriptor)
-            raise
-        return self
 
-    def _acquire(self) -> None:
-        # an owner killed while it was starting a process leaves that one the lock, for an instant
-        refuse_at = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() >= refuse_at:
-                    break
-            time.sleep(0.02)
-        owner = os.pread(self._descriptor, 4096, 0).decode(errors="replace").strip() or "another process"
-        raise InUseError(f"{self.path.parent}: in use by {owner}; wait for it or choose another output")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        # closing the descriptor releases the lock; the file stays, since deleting it would race with a new owner
-        os.close(self._descriptor)
+def _free_bytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free

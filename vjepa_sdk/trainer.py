@@ -20,21 +20,23 @@ from .checkpoint import (
     save_checkpoint,
 )
 from .config import TrainConfig
-from .data import BadClips, derive_seed
+from .data import BadClips
 from .devices import best_device
 from .distributed import Group, join_group
+from .documents import to_toml
 from .errors import CheckpointError, ConfigError, GuardError, VJEPAError
 from .export import export_model
-from .guards import CollapseError, Guards, write_nan_report
+from .guards import CollapseError, Guards, Spread, spread, write_nan_report
 from .initialize import Origin, initialize
-from .jepa import JEPA, Spread, spread
+from .jepa import JEPA
 from .loader import StepBatch, StepLoader
+from .memory import check_memory
 from .metrics import MetricsLog
-from .preflight import check_memory, preflight
+from .order import derive_seed
+from .preflight import preflight
 from .progress import ProgressBar, progress_bar
 from .recipes import settings_of_run
 from .resume import claimed, load_run
-from .schema import to_toml
 from .signals import StopRequest, stop_on_signal
 from .steps import NonFiniteError, StepReport, make_optimizer, make_scaler, train_step
 from .storage import write_text

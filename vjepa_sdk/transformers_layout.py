@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
-from .config import IMAGENET_MEAN, IMAGENET_STD, EncoderWeights, ModelConfig, PreprocessConfig
+from .choices import EncoderWeights
+from .config import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, PreprocessConfig
 from .errors import ConfigError
+from .filenames import TensorSource
 from .schema import from_dict
-from .weights import Source
 
 MODEL_TYPES = ("vjepa2", "ijepa")
 PROCESSOR_NAMES = ("video_preprocessor_config.json", "preprocessor_config.json")
@@ -98,7 +99,9 @@ def read_encoder_weights(data: Mapping[str, Any]) -> EncoderWeights:
     return "target" if held == "target" else "context"
 
 
-def sources(module: str, names: Iterable[str], *, kind: str, prefix: str, num_mask_tokens: int) -> dict[str, Source]:
+def sources(
+    module: str, names: Iterable[str], *, kind: str, prefix: str, num_mask_tokens: int
+) -> dict[str, TensorSource]:
     """Return where transformers keeps the tensors of a network.
 
     Args:
@@ -224,51 +227,53 @@ def _side(data: Mapping[str, Any], key: str, default: int) -> Any:
     return value
 
 
-def _vjepa2_source(name: str, prefix: str) -> Source:
+def _vjepa2_source(name: str, prefix: str) -> TensorSource:
     name = name.replace("patch_embed.", "embeddings.patch_embeddings.", 1).replace("blocks.", "layer.", 1)
     name = re.sub(r"^norm\.", "layernorm.", name)
     if ".attn.qkv." in name:
-        return Source(tuple(prefix + name.replace("attn.qkv", f"attention.{part}") for part in _QKV))
-    return Source((prefix + name.replace(".attn.proj.", ".attention.proj."),))
+        return TensorSource(tuple(prefix + name.replace("attn.qkv", f"attention.{part}") for part in _QKV))
+    return TensorSource((prefix + name.replace(".attn.proj.", ".attention.proj."),))
 
 
-def _predictor_source(name: str, prefix: str, num_mask_tokens: int) -> Source:
+def _predictor_source(name: str, prefix: str, num_mask_tokens: int) -> TensorSource:
     if name.startswith("mask_tokens."):
         row = int(name.removeprefix("mask_tokens."))
-        return Source((f"{prefix}embeddings.mask_tokens",), row=row, rows=num_mask_tokens)
+        return TensorSource((f"{prefix}embeddings.mask_tokens",), row=row, rows=num_mask_tokens)
     if name.startswith("predictor_embed."):
-        return Source((name.replace("predictor_embed.", f"{prefix}embeddings.predictor_embeddings."),))
+        return TensorSource((name.replace("predictor_embed.", f"{prefix}embeddings.predictor_embeddings."),))
     return _vjepa2_source(name.removeprefix("predictor_"), prefix)
 
 
-def _ijepa_source(name: str, prefix: str) -> Source:
+def _ijepa_source(name: str, prefix: str) -> TensorSource:
     if name == "pos_embed":
-        return Source((f"{prefix}embeddings.position_embeddings",))
+        return TensorSource((f"{prefix}embeddings.position_embeddings",))
     if name.startswith("patch_embed.proj."):
         stored = name.replace("patch_embed.proj", f"{prefix}embeddings.patch_embeddings.projection")
-        return Source((stored,), lacks_frame_axis=name.endswith("weight"))
+        return TensorSource((stored,), lacks_frame_axis=name.endswith("weight"))
     if name.startswith("norm."):
-        return Source((name.replace("norm.", f"{prefix}layernorm."),))
+        return TensorSource((name.replace("norm.", f"{prefix}layernorm."),))
     name = name.replace("blocks.", f"{prefix}encoder.layer.", 1)
     if ".attn.qkv." in name:
-        return Source(tuple(name.replace("attn.qkv", f"attention.attention.{part}") for part in _QKV))
+        return TensorSource(tuple(name.replace("attn.qkv", f"attention.attention.{part}") for part in _QKV))
     parts = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attn.proj": "attention.output.dense"}
     parts |= {"mlp.fc1": "intermediate.dense", "mlp.fc2": "output.dense"}
     for ours, theirs in parts.items():
         name = name.replace(f".{ours}.", f".{theirs}.")
-    return Source((name,))
+    return TensorSource((name,))
 
 
-def probe_source(name: str) -> Source:
+def probe_source(name: str) -> TensorSource:
     """Return where a classification model keeps a tensor of our attentive probe."""
     if name.startswith("linear."):
-        return Source((name.replace("linear.", "classifier."),))
+        return TensorSource((name.replace("linear.", "classifier."),))
     name = name.replace("cross_attention_block.", "cross_attention_layer.").replace(
         ".blocks.", ".self_attention_layers."
     )
     name = re.sub(r"\.norm([12])\.", r".layer_norm\1.", name)
     if ".attn.qkv." in name:
-        return Source(tuple(name.replace("attn.qkv", f"self_attn.{part}_proj") for part in "qkv"))
+        return TensorSource(tuple(name.replace("attn.qkv", f"self_attn.{part}_proj") for part in "qkv"))
     if ".xattn.kv." in name:
-        return Source(tuple(name.replace("xattn.kv", f"cross_attn.{part}_proj") for part in "kv"))
-    return Source((name.replace(".attn.proj.", ".self_attn.out_proj.").replace(".xattn.q.", ".cross_attn.q_proj."),))
+        return TensorSource(tuple(name.replace("xattn.kv", f"cross_attn.{part}_proj") for part in "kv"))
+    return TensorSource(
+        (name.replace(".attn.proj.", ".self_attn.out_proj.").replace(".xattn.q.", ".cross_attn.q_proj."),)
+    )

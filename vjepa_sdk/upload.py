@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from .errors import ConfigError
-from .filenames import WEIGHT_NAMES
+from .filenames import CARD, HERE, LICENCES, WEIGHT_NAMES
 from .hub_client import TIMEOUT_SECONDS, RepoType, check_repository_id, hub_api, hub_errors, is_offline, patiently
 
 if TYPE_CHECKING:
@@ -23,10 +23,6 @@ logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-CARD = "README.md"
-HERE = "path/to/this/directory"
-"""Stands in a card for the model's address, until it has one on the hub."""
-LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
 _TEXTS = (".json", ".jsonl", ".md", ".txt", ".toml")
 _PICKLES = ("*.pkl", "*.pickle", "*.pt", "*.pth", "*.bin", "*.ckpt", "*.tar", "*.joblib")
 _SECRETS = (

@@ -9,45 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .choices import Decoder
 from .containers import VideoInfo
 from .decord_reader import DecordReader
-from .errors import ConfigError, InputError
+from .errors import ConfigError
 from .files import PathLike
-from .images import IMAGE_SUFFIXES, STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
 from .pyav_reader import PyAVReader
-
-__all__ = [
-    "CLOCK_SECONDS",
-    "IMAGE_SUFFIXES",
-    "STILL_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "Decoder",
-    "VideoInfo",
-    "VideoReader",
-    "check_ascending",
-    "frames_at",
-    "iter_clip",
-    "list_frame_directory",
-    "open_video",
-    "read_frame_directory",
-    "read_image",
-    "read_video",
-    "sample_indices",
-]
-
-Decoder = Literal["pyav", "decord"]
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv"}
     | {".asf", ".ogv", ".3gp", ".gif"}
 )
-
-CLOCK_SECONDS = 1e-3  # how far a time that a container gives may be from the true one
 
 
 @runtime_checkable
@@ -130,54 +107,3 @@ def iter_clip(reader: VideoReader, indices: np.ndarray) -> Iterable[np.ndarray]:
     decord decodes them all at once: asked as the official pipelines do, it gives the frames that these get.
     """
     return reader.get_frames(indices) if isinstance(reader, DecordReader) else reader.iter_frames(indices)
-
-
-def sample_indices(num_available: int, num_frames: int) -> np.ndarray:
-    """Spread frame indices evenly over a video, first and last frame included.
-
-    The positions are linspace(0, num_available - 1, num_frames), rounded half to even. With fewer frames than
-    asked, indices repeat.
-
-    Args:
-        num_available: frames in the video, at least 1.
-        num_frames: indices wanted, at least 1.
-
-    Returns:
-        int64 [num_frames], non-decreasing.
-
-    Raises:
-        InputError: either count is below 1.
-    """
-    if num_available < 1 or num_frames < 1:
-        raise InputError(f"num_available={num_available} and num_frames={num_frames} must both be at least 1")
-    return np.rint(np.linspace(0, num_available - 1, num_frames)).astype(np.int64)
-
-
-def frames_at(timestamps: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Return which frame is on screen at each moment: the last one whose time is at most the moment + 1 ms.
-
-    The millisecond is for containers that round times, such as Matroska. Before the first frame, it is the first.
-
-    Args:
-        timestamps: presentation times of all frames in seconds, float64 [N], ascending.
-        moments: seconds, of any shape.
-
-    Returns:
-        int64, of the shape of `moments`.
-    """
-    return np.maximum(np.searchsorted(timestamps, moments + CLOCK_SECONDS, side="right") - 1, 0)
-
-
-def check_ascending(timestamps: np.ndarray, *, name: str) -> None:
-    """Raise InputError if a frame is shown before the one it follows, as in files that were joined by force.
-
-    Args:
-        name: what the error calls the video.
-    """
-    backward = np.flatnonzero(np.diff(timestamps) < 0)
-    if len(backward):
-        i = int(backward[0])
-        raise InputError(
-            f"{name} shows frame {i} at {timestamps[i]:g} s and the next one at {timestamps[i + 1]:g} s; "
-            "times must ascend to sample by them, remux or re-encode the video"
-        )

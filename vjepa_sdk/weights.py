@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .documents import read_json, without_duplicates
 from .errors import ConfigError, WeightsError
-from .filenames import INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
-from .schema import read_json, without_duplicates
+from .filenames import INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, TensorSource, pickles_among
 from .storage import atomic_path, write_json
 
 MAX_HEADER_BYTES = 2 << 20
@@ -56,28 +56,6 @@ class Stored:
         """Return the part at one index of the first axis."""
         rest = replace(self, shape=self.shape[1:])
         return replace(rest, offset=self.offset + index * rest.num_bytes)
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where one of our tensors lies in a file of another layout."""
-
-    names: tuple[str, ...]
-    """Stored tensors which, one after the other along their first axis, make ours."""
-    row: int | None = None
-    """Ours is only this index of the stored tensor's first axis, ..."""
-    rows: int = 1
-    """... which has this length."""
-    lacks_frame_axis: bool = False
-    """Stored `[D, 3, P, P]`, ours `[D, 3, 1, P, P]`: the patch embedding of image models."""
-
-    def stored_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
-        """Return the shape that each stored tensor must have so that ours has `shape`."""
-        if self.row is not None:
-            return (self.rows, *shape)
-        if self.lacks_frame_axis:
-            return (*shape[:2], *shape[3:])
-        return (shape[0] // len(self.names), *shape[1:])
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -119,7 +97,7 @@ def read_headers(paths: Iterable[Path]) -> dict[str, Stored]:
     return stored
 
 
-def expected_shapes(module: nn.Module, sources: Mapping[str, Source]) -> dict[str, tuple[int, ...]]:
+def expected_shapes(module: nn.Module, sources: Mapping[str, TensorSource]) -> dict[str, tuple[int, ...]]:
     """Return name and shape of every stored tensor that a network is made from."""
     return {
         name: source.stored_shape(value.shape)
@@ -163,7 +141,7 @@ def check_values(stored: Mapping[str, Stored]) -> None:
 def load_module(
     module: nn.Module,
     *,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, TensorSource],
     stored: Mapping[str, Stored],
     device: torch.device,
     dtype: torch.dtype | None,
@@ -185,7 +163,7 @@ def load_module(
     module.eval().requires_grad_(False)
 
 
-def to_stored(state: Mapping[str, Tensor], sources: Mapping[str, Source]) -> dict[str, Tensor]:
+def to_stored(state: Mapping[str, Tensor], sources: Mapping[str, TensorSource]) -> dict[str, Tensor]:
     """Cut and stack our tensors into those of another layout: the inverse of what `load_module` reads."""
     stored: dict[str, Tensor] = {}
     rows: dict[str, list[Tensor]] = {}

@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal
 
 import numpy as np
 
+from .choices import Tail
 from .errors import ConfigError, InputError
+from .sampling import CLOCK_SECONDS, frames_at
 from .schema import check_types
-from .video import CLOCK_SECONDS, frames_at
-
-Tail = Literal["pad", "drop", "overlap"]
-"""What becomes of an end that does not fill a window: `pad`: a window that repeats the last frame; `drop`: none;
-`overlap`: a whole window, moved back so that it ends where the video ends."""
 
 MIN_SECONDS = CLOCK_SECONDS
 MAX_WINDOWS = 1_000_000

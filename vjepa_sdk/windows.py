@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import numpy as np
 from torch import Tensor
 
+from .choices import Decoder
 from .config import PreprocessConfig
-from .inputs import FrameSource, open_frames
+from .errors import ConfigError, InputError
+from .inputs import FrameSource, is_image, load_frames, open_frames
 from .preprocess import resize_and_crop
+from .sampling import Sampling
 from .windowing import Windowing, Windows, plan_windows
 
 
@@ -76,7 +79,7 @@ class WindowLoader:
 
     preprocess: PreprocessConfig
     windowing: Windowing
-    decoder: Literal["pyav", "decord"] = "pyav"
+    decoder: Decoder = "pyav"
     source_fps: float | None = None
     """Frame rate of arrays, lists of images and frame directories."""
 
@@ -96,3 +99,57 @@ class WindowLoader:
         with open_frames(video, source_fps=self.source_fps, decoder=self.decoder) as source:
             windows = plan_windows(source.timestamps, source.end_seconds, self.windowing, name=source.name)
             yield WindowedVideo(windows, source, self.preprocess)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipLoader:
+    """Turn one video into the clip a model takes; small enough to send to a decoding process."""
+
+    preprocess: PreprocessConfig
+    sampling: Sampling
+    tubelet_size: int
+    takes_images: bool
+    """The model's clips are single images (I-JEPA)."""
+    has_image_tokenizer: bool
+    """Single images have a path of their own in the model (V-JEPA 2.1)."""
+
+    @property
+    def clip_lengths(self) -> tuple[int, ...]:
+        """How many frames a clip may have: that of a video, and that of a still."""
+        return self.sampling.num_frames, 1 if self.takes_images or self.has_image_tokenizer else self.tubelet_size
+
+    def __call__(self, video: object) -> tuple[np.ndarray, dict[str, Any]]:
+        """Return pixels `uint8 [T, 3, crop, crop]`, and which part of the source they are.
+
+        That is `frames`, their numbers, and `start_seconds` to `end_seconds`, None where the rate is not known.
+        """
+        still = is_image(video)
+        if self.takes_images and not still:
+            raise InputError("this model encodes images; pass an image file, a PIL image or an array [H, W, 3]")
+        sampling = replace(self.sampling, num_frames=1, fps=None) if still else self.sampling
+        frames = load_frames(video, sampling, self._crop)
+        if still and not (self.takes_images or self.has_image_tokenizer):
+            pixels = frames.pixels.expand(self.tubelet_size, -1, -1, -1)
+            frames = replace(frames, pixels=pixels, indices=frames.indices * self.tubelet_size)
+        seconds = {"start_seconds": frames.start_seconds, "end_seconds": frames.end_seconds}
+        return frames.pixels.contiguous().numpy(), {"frames": list(frames.indices), **seconds}
+
+    def _crop(self, frames: Tensor) -> Tensor:
+        return resize_and_crop(
+            frames,
+            resize_size=self.preprocess.resize_size,
+            crop_size=self.preprocess.crop_size,
+            crop_offset=self.preprocess.crop_offset,
+        )
+
+
+def check_rates(*, fps: float | None, source_fps: float | None) -> None:
+    for name, rate in (("fps", fps), ("source_fps", source_fps)):
+        if rate is not None and not (isinstance(rate, int | float) and 0 < rate < 1e6):
+            raise ConfigError(f"{name}={rate!r} must be a number above 0; pass for example 4")
+
+
+def check_decoder(decoder: Decoder) -> Decoder:
+    if decoder not in get_args(Decoder):
+        raise ConfigError(f"decoder={decoder!r} must be one of {', '.join(get_args(Decoder))}")
+    return decoder

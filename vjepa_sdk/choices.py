@@ -1,0 +1,33 @@
+"""Words that options take, each spelt once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Decoder = Literal["pyav", "decord"]
+"""`pyav`: exact on every file; `decord`: frame for frame what the official pipelines get."""
+
+CropOffset = Literal["round", "floor"]
+"""Where the centre crop begins. `round`: the official evaluation code; `floor`: transformers' video processor."""
+
+Tail = Literal["pad", "drop", "overlap"]
+"""What becomes of an end that does not fill a window: `pad`: a window that repeats the last frame; `drop`: none;
+`overlap`: a whole window, moved back so that it ends where the video ends."""
+
+EncoderWeights = Literal["target", "context"]
+"""`target`: the moving average, whose features the predictor predicts; `context`: the encoder that is trained."""
+
+Pooling = Literal["mean", "temporal", "none"]
+"""`mean`: one vector; `temporal`: one for each tubelet in time; `none`: one for each token."""
+
+Dtype = Literal["float32", "float16"]
+"""Of features on disk."""
+
+OnError = Literal["skip", "stop"]
+"""`skip`: list a clip that fails and go on; `stop`: raise."""
+
+Layout = Literal["vjepa", "transformers"]
+"""Of a model directory that `convert` writes."""
+
+Content = Literal["clips", "stills"]
+"""What a pass of a training step is made of."""

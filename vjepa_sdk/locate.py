@@ -1,0 +1,231 @@
+"""Find the directory of a model or output: by path, by known name, or on the hub."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import zipfile
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from .documents import MAX_CONFIG_BYTES, read_json
+from .download import fetch
+from .embeddings import META_SUFFIX, Embeddings, sidecar
+from .errors import ConfigError, InputError, WeightsError, naming
+from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
+from .formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
+from .hub_client import is_repository_id
+from .provenance import origin_of, state_licence
+from .registry import MODELS
+from .shapes import check_model_config
+
+
+def locate_model(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    check_config: Callable[[Mapping[str, Any]], None] = check_model_config,
+) -> Path:
+    """Return the local directory of a model: a path, a known name, or a hub id fetched into the hub's cache.
+
+    Args:
+        check_config: refuses the content of a fetched `config.json`, before any weights are fetched.
+
+    Raises:
+        ConfigError: neither a directory, a known name nor a hub id; or the hub does not know it or grant access; or a
+            revision of what has none, or a configuration of another kind of model.
+        WeightsError: it cannot be fetched, or is not what the hub says it is.
+        WriteError: the cache's disk is full.
+    """
+    if isinstance(name_or_path, Path) or name_or_path.startswith((".", "/", "~")):
+        directory = Path(name_or_path).expanduser()
+        if directory.is_file():
+            raise _unknown_model(name_or_path)
+        if not directory.is_dir():
+            raise ConfigError(f"{directory}: no such directory; pass a model directory or a name from `vjepa models`")
+        _refuse_revision(revision, directory)
+        return directory
+    if name_or_path and Path(name_or_path).is_dir():
+        _refuse_revision(revision, name_or_path)
+        return Path(name_or_path)
+    known = MODELS.get(name_or_path)
+    if known is not None and known.is_bundled:
+        _refuse_revision(revision, name_or_path)
+        return known.directory
+    if known is not None and not known.is_on_hub:
+        raise ConfigError(
+            f"model {name_or_path!r} is published only as a pickle; download {known.url} and run `vjepa convert "
+            f"{known.url.rpartition('/')[2]} DIRECTORY --arch {known.name}`, then pass that directory"
+        )
+    repository = known.source if known is not None else name_or_path
+    if not is_repository_id(repository) or Path(repository).is_file():
+        raise _unknown_model(repository)
+    info = known or next((model for model in MODELS.values() if model.source == repository), None)
+    state_licence(repository, info.licence if info is not None else None)
+
+    def check(directory: Path) -> None:
+        with naming(f"{repository}: {CONFIG_NAME}"):
+            check_config(read_json(directory / CONFIG_NAME))
+
+    pinned = revision or (known.revision if known is not None else "")
+    return fetch(
+        repository,
+        choose=choose_model_files,
+        check=check,
+        revision=pinned or None,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+        force_download=force_download,
+        known_sha256=info.file_sha256 if info is not None and pinned == info.revision else {},
+    ).directory
+
+
+def _refuse_revision(revision: str | None, place: str | Path) -> None:
+    if revision is not None:
+        raise ConfigError(f"{place}: is a directory here, which has no revision={revision!r}; leave revision out")
+
+
+def _unknown_model(place: str | Path) -> ConfigError:
+    name = str(place)
+    if Path(name).is_file():
+        return ConfigError(f"{name!r} is a file; pass a model directory, or run `vjepa convert` on an official file")
+    near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"available: {', '.join(MODELS)}"
+    return ConfigError(f"unknown model {name!r}; {hint} (or pass a directory or a hub id such as owner/name)")
+
+
+def choose_model_files(sizes: Mapping[str, int]) -> list[str]:
+    """Pick the files of a model or probe: its configuration and its weights, as one file or in shards.
+
+    Raises:
+        ConfigError: there is no `config.json`, or one too large to be one.
+        WeightsError: there are no safetensors.
+    """
+    if CONFIG_NAME not in sizes:
+        raise ConfigError(f"holds no {CONFIG_NAME}; pass a repository that vjepa-sdk or transformers made")
+    if sizes[CONFIG_NAME] > MAX_CONFIG_BYTES:
+        raise ConfigError(
+            f"{CONFIG_NAME} has {sizes[CONFIG_NAME]:,} bytes, a configuration has at most {MAX_CONFIG_BYTES:,}; "
+            "this is no model of ours"
+        )
+    configurations = [name for name, size in sizes.items() if name.endswith(".json") and size <= MAX_CONFIG_BYTES]
+    if WEIGHTS_NAME in sizes:
+        return [*configurations, WEIGHTS_NAME]
+    weights = [name for name in sizes if name.endswith(".safetensors")]
+    if INDEX_NAME not in configurations or not weights:
+        pickles = pickles_among(sizes)
+        hint = f"{pickles[0]} may hold a pickle, which is never loaded: " if pickles else ""
+        raise WeightsError(
+            f"holds no {WEIGHTS_NAME}; {hint}run `vjepa convert` on official files and pass its directory"
+        )
+    # other models may lie beside them
+    return configurations + ([name for name in weights if WEIGHT_NAMES.fullmatch(name)] or weights)
+
+
+def fetch_output(
+    repository: str,
+    *,
+    suffixes: Collection[str],
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """Fetch what `vjepa embed` wrote from a dataset repository, and return the path of its features.
+
+    Args:
+        suffixes: that features have.
+
+    Raises:
+        InputError: the repository holds none, or more than one.
+        ConfigError, WeightsError, WriteError: as for `fetch`.
+    """
+    kinds = (*suffixes, ".jsonl", META_SUFFIX)
+    found = fetch(
+        repository,
+        choose=lambda sizes: [name for name in sizes if name.endswith(kinds)],
+        repo_type="dataset",
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
+    described = sorted(found.directory.glob(f"*{META_SUFFIX}"))
+    output = read_json(described[0]).get("output") if len(described) == 1 else None
+    if not isinstance(output, str) or Path(output).name != output or not output.endswith(tuple(suffixes)):
+        raise InputError(f"{repository}: holds {len(described)} outputs of `vjepa embed`, must hold one; push one")
+    if output.endswith(".npz") and _is_compressed(found.directory / output):
+        raise InputError(f"{repository}: {output} is compressed, which `vjepa embed` never writes: it may be a bomb")
+    return found.directory / output
+
+
+def _is_compressed(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+
+
+def load_embeddings(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Embeddings:
+    """Load what `embed_files` wrote, in any of its formats, here or from the hub.
+
+    Args:
+        path: the file of features, with its `.index.jsonl` and `.meta.json` beside it; or the hub id `owner/name` of a
+            dataset repository that `push` made. The other arguments are those of `VJEPA.from_pretrained`.
+
+    Raises:
+        ConfigError: a suffix that is none of the formats, or `.parquet` without pyarrow; or the hub does not know the
+            repository or grant access.
+        InputError: a file is missing, damaged, or they do not belong together.
+        WeightsError: it cannot be fetched, or is not what the hub says it is.
+    """
+    if _is_on_hub(path):
+        path = fetch_output(
+            str(path),
+            suffixes=SUFFIXES,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+    elif revision is not None:
+        raise ConfigError(f"{path}: is no hub id, so it has no revision={revision!r}; leave revision out")
+    path = Path(path)
+    check_suffix(path)
+    try:
+        meta = json.loads(sidecar(path, "meta.json").read_bytes())
+        index = [json.loads(line) for line in sidecar(path, "index.jsonl").read_bytes().splitlines()]
+        # .npy in one piece, the others row by row
+        features = load_npy(path) if path.suffix == ".npy" else stack_rows(list(iter_rows(path)))
+    except FileNotFoundError as error:
+        raise InputError(f"{error.filename}: does not exist; `vjepa embed --out {path}` writes it") from error
+    except Exception as error:  # numpy, zipfile and safetensors raise half a dozen classes on damaged files
+        raise InputError(f"{path}: is damaged or not written by `vjepa embed` ({error})") from error
+    if not isinstance(meta, dict) or meta.get("output") != path.name or len(features) != len(index):
+        raise InputError(
+            f"{path}: has {len(features)} rows, but its index has {len(index)} lines and belongs to "
+            f"{meta.get('output') if isinstance(meta, dict) else None!r}; keep the files of one run together"
+        )
+    return Embeddings(features, index, {**meta, **origin_of(path.parent)})
+
+
+def _is_on_hub(path: str | Path) -> bool:
+    """Whether a text can only be a hub id: no format's suffix, and no such file."""
+    return isinstance(path, str) and is_repository_id(path) and not path.endswith(SUFFIXES) and not Path(path).exists()
