@@ -15,21 +15,30 @@ import vjepa_sdk
 PACKAGE = Path(vjepa_sdk.__file__).parent
 
 
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
 def _imports(path: Path) -> set[str]:
     """Modules of this package that a file imports, also for type checking only."""
-    found = set()
+    here, found = path.relative_to(PACKAGE).parent.parts, set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level == 1:
-            found |= {node.module} if node.module else {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom | ast.Import):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            target = (*here[: len(here) - node.level + 1], *(node.module.split(".") if node.module else ()))
+            inside = {".".join((*target, alias.name)) for alias in node.names} & MODULES
+            found |= inside or {".".join(target)}
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level):
             names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
             assert not any(name and name.split(".")[0] == "vjepa_sdk" for name in names), path.name
     return found
 
 
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+MODULES = {_module(path) for path in FILES}
+
+
 def test_imports_run_in_no_circle() -> None:
-    imports = {path.stem: _imports(path) for path in PACKAGE.glob("*.py") if path.stem != "__init__"}
-    list(TopologicalSorter(imports).static_order())
+    list(TopologicalSorter({_module(path): _imports(path) for path in FILES}).static_order())
 
 
 def test_every_public_name_can_be_imported() -> None:
