@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vjepa_sdk.config import MaskConfig, paper_masks
+from vjepa_sdk.config.training import MaskConfig, paper_masks
 from vjepa_sdk.masks import draw_mask_set
 from vjepa_sdk.sampling import sample_indices
 from vjepa_sdk.video import read_video

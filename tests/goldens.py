@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vjepa_sdk.config import MaskConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from vjepa_sdk.config.training import MaskConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from vjepa_sdk.jepa import JEPA
 from vjepa_sdk.masks import Masks
 

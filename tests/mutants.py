@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 
 from vjepa_sdk import transformers_layout
-from vjepa_sdk.config import ModelConfig, PreprocessConfig
+from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import VJEPAError
 from vjepa_sdk.hub import load_model_directory, save_model_directory
 from vjepa_sdk.model import VideoEncoder

@@ -19,9 +19,9 @@ from tiny_models import save_tiny
 
 import vjepa_sdk
 from vjepa_sdk import check, cli, embed, trainer
-from vjepa_sdk.documents import to_toml
+from vjepa_sdk.config.documents import to_toml
+from vjepa_sdk.config.recipes import train_config
 from vjepa_sdk.lock import Lock
-from vjepa_sdk.recipes import train_config
 
 
 @pytest.fixture(scope="module")

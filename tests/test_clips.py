@@ -14,7 +14,7 @@ from media import read_numbers, write_video
 from PIL import Image
 
 from vjepa_sdk.clips import ClipCutter, ClipRequest, even_indices, official_indices
-from vjepa_sdk.config import DataConfig
+from vjepa_sdk.config.training import DataConfig
 from vjepa_sdk.errors import VideoDecodeError
 
 

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from vjepa_sdk.config import (
+from vjepa_sdk.config.documents import read_toml, to_toml
+from vjepa_sdk.config.recipes import MODELS, RECIPES, train_config
+from vjepa_sdk.config.schema import from_dict, to_dict
+from vjepa_sdk.config.training import (
     DataConfig,
     MaskConfig,
     ModelConfig,
@@ -18,10 +21,7 @@ from vjepa_sdk.config import (
     PreprocessConfig,
     TrainConfig,
 )
-from vjepa_sdk.documents import read_toml, to_toml
 from vjepa_sdk.errors import ConfigError
-from vjepa_sdk.recipes import MODELS, RECIPES, train_config
-from vjepa_sdk.schema import from_dict, to_dict
 from vjepa_sdk.steps import hyperparameters
 
 

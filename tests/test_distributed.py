@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import metrics, run_config, write_clips
 
+from vjepa_sdk.config.documents import to_toml
 from vjepa_sdk.distributed import Group, join_group
-from vjepa_sdk.documents import to_toml
 from vjepa_sdk.errors import ConfigError
 
 THREE_STEPS = """

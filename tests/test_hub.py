@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vjepa_sdk.config import ModelConfig, PreprocessConfig
+from vjepa_sdk.config.registry import MODELS, list_models
+from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.hub import load_model_directory, save_model_directory
 from vjepa_sdk.locate import locate_model
 from vjepa_sdk.model import VideoEncoder
 from vjepa_sdk.predictor import Predictor
-from vjepa_sdk.registry import MODELS, list_models
 from vjepa_sdk.weights import read_headers
 
 CPU = torch.device("cpu")

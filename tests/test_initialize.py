@@ -19,7 +19,7 @@ from torch import Tensor
 
 from vjepa_sdk import VJEPA, initialize, pretrain
 from vjepa_sdk.checkpoint import load_latest, optimizer_tensors
-from vjepa_sdk.config import ModelConfig, ObjectiveConfig, TrainConfig
+from vjepa_sdk.config.training import ModelConfig, ObjectiveConfig, TrainConfig
 from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, ResumeError, WeightsError
 from vjepa_sdk.initialize import Origin

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vjepa_sdk.config import ModelConfig, ObjectiveConfig
+from vjepa_sdk.config.training import ModelConfig, ObjectiveConfig
 from vjepa_sdk.guards import spread
 from vjepa_sdk.jepa import JEPA, distance_to_nearest, layer_norm_levels, variance_covariance
 from vjepa_sdk.layers import gather_tokens

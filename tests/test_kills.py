@@ -15,7 +15,7 @@ from tiny_runs import Launcher, assert_same_run, launcher_in, metrics, run_confi
 
 from vjepa_sdk import VJEPA, pretrain
 from vjepa_sdk.checkpoint import load_latest
-from vjepa_sdk.documents import to_toml
+from vjepa_sdk.config.documents import to_toml
 
 
 @pytest.fixture(scope="module")

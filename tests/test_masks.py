@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vjepa_sdk.config import MaskConfig
+from vjepa_sdk.config.training import MaskConfig
 from vjepa_sdk.errors import InputError
 from vjepa_sdk.masks import draw_mask_set
 

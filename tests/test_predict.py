@@ -11,7 +11,7 @@ from goldens import TOLERANCE, Golden, load_golden, model_config
 from torch import Tensor
 
 from vjepa_sdk.api import VJEPA
-from vjepa_sdk.config import ModelConfig, PreprocessConfig
+from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import InputError, WeightsError
 from vjepa_sdk.hub import Pretrained
 from vjepa_sdk.model import VideoEncoder

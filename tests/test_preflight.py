@@ -18,14 +18,14 @@ from tiny_models import VIDEO
 
 from vjepa_sdk import cli, pretrain, train_config
 from vjepa_sdk import preflight as preflight_module
-from vjepa_sdk.config import DataConfig, MaskConfig, TrainConfig
+from vjepa_sdk.config.recipes import RECIPES
+from vjepa_sdk.config.training import DataConfig, MaskConfig, TrainConfig
 from vjepa_sdk.distributed import Group
 from vjepa_sdk.errors import ConfigError, VideoDecodeError, WriteError
 from vjepa_sdk.headers import sample_headers
 from vjepa_sdk.memory import available_memory, check_memory
 from vjepa_sdk.plan import plan
 from vjepa_sdk.preflight import Preflight, measure_speed, preflight
-from vjepa_sdk.recipes import RECIPES
 from vjepa_sdk.trainer import Trainer
 
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from tiny_models import VIDEO, save_tiny
 
 import vjepa_sdk
 from vjepa_sdk import VJEPA, cli, push
-from vjepa_sdk.config import PreprocessConfig
+from vjepa_sdk.config.training import PreprocessConfig
 from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
 from vjepa_sdk.hub import save_model_directory

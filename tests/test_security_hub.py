@@ -20,8 +20,8 @@ from tiny_models import VIDEO, save_tiny
 
 import vjepa_sdk
 from vjepa_sdk import VJEPA, ModelConfig, PreprocessConfig
+from vjepa_sdk.config.documents import read_json
 from vjepa_sdk.convert import convert
-from vjepa_sdk.documents import read_json
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.heads import AttentiveProbe, ProbeConfig
 from vjepa_sdk.hub import load_model_directory

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from vjepa_sdk import unpickle
 from vjepa_sdk.api import VJEPA
-from vjepa_sdk.config import ModelConfig, PreprocessConfig
+from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import VJEPAError, WeightsError
 from vjepa_sdk.hub import load_model_directory, save_model_directory
@@ -244,9 +244,9 @@ def _run(arguments: list[str]) -> str:
 def _write_large(directory: Path, layout: str) -> int:
     """Write a model of over 1 GiB whose values are a hole in the file: zeros that take no disk."""
     from vjepa_sdk import transformers_layout
+    from vjepa_sdk.config.schema import to_dict
     from vjepa_sdk.filenames import TensorSource
     from vjepa_sdk.predictor import Predictor
-    from vjepa_sdk.schema import to_dict
     from vjepa_sdk.weights import expected_shapes
 
     config = ModelConfig(**LARGE, depth=22)

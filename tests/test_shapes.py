@@ -9,9 +9,9 @@ import pytest
 from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import VJEPA, ModelConfig
+from vjepa_sdk.config.registry import BUNDLED, DEFAULT_MODEL
 from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError
-from vjepa_sdk.registry import BUNDLED, DEFAULT_MODEL
 from vjepa_sdk.shapes import local_directory, read_shape
 
 

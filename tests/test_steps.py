@@ -9,7 +9,7 @@ import torch
 from tiny_models import VIDEO
 from torch import Tensor
 
-from vjepa_sdk.config import OptimConfig, TrainConfig
+from vjepa_sdk.config.training import OptimConfig, TrainConfig
 from vjepa_sdk.guards import gradient_norms
 from vjepa_sdk.jepa import JEPA
 from vjepa_sdk.masking import draw_masks

@@ -29,14 +29,14 @@ from tiny_runs import (
 
 from vjepa_sdk import VJEPA, pretrain
 from vjepa_sdk.cards import training_card
-from vjepa_sdk.config import DataConfig, ImagesConfig, OptimConfig, SourceConfig, TrainConfig
+from vjepa_sdk.config.documents import to_toml
+from vjepa_sdk.config.schema import from_dict, to_dict
+from vjepa_sdk.config.training import DataConfig, ImagesConfig, OptimConfig, SourceConfig, TrainConfig
 from vjepa_sdk.distributed import Group
-from vjepa_sdk.documents import to_toml
 from vjepa_sdk.errors import CheckpointError, ConfigError, GuardError, InUseError, OutputError, ResumeError
 from vjepa_sdk.loader import StepBatch
 from vjepa_sdk.lock import Lock
 from vjepa_sdk.resume import changed_settings
-from vjepa_sdk.schema import from_dict, to_dict
 from vjepa_sdk.signals import StopRequest
 from vjepa_sdk.trainer import Trainer
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from vjepa_sdk.config import ModelConfig, PreprocessConfig
+from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.hub import Pretrained, load_model_directory, save_model_directory

@@ -19,7 +19,7 @@ from media import numbered_frame, read_numbers, remux, write_cut_video, write_vi
 from PIL import Image
 
 from vjepa_sdk import PreprocessConfig, pyav_reader, windowing
-from vjepa_sdk.choices import Tail
+from vjepa_sdk.config.choices import Tail
 from vjepa_sdk.errors import ConfigError, InputError
 from vjepa_sdk.video import open_video, read_video
 from vjepa_sdk.windowing import Windowing, plan_windows, settle_windows

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from tiny_models import VIDEO
 
 from vjepa_sdk import pretrain
-from vjepa_sdk.config import DataConfig, ImagesConfig, MaskConfig, OptimConfig, TrainConfig
+from vjepa_sdk.config.training import DataConfig, ImagesConfig, MaskConfig, OptimConfig, TrainConfig
 from vjepa_sdk.trainer import PretrainResult, Trainer
 
 MODEL = dataclasses.replace(VIDEO, img_size=64)

@@ -10,32 +10,32 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .api import VJEPA
     from .check import check_files
-    from .config import ModelConfig, PreprocessConfig, TrainConfig
+    from .config.recipes import train_config
+    from .config.registry import list_models
+    from .config.training import ModelConfig, PreprocessConfig, TrainConfig
     from .embed import embed_files
     from .errors import VJEPAError
     from .features import VideoFeatures
     from .locate import load_embeddings
     from .probe import Probe
     from .publish import push, write_card
-    from .recipes import train_config
-    from .registry import list_models
     from .trainer import pretrain
 
 _HOMES = {
     "VJEPA": "api",
-    "ModelConfig": "config",
-    "PreprocessConfig": "config",
+    "ModelConfig": "config.training",
+    "PreprocessConfig": "config.training",
     "Probe": "probe",
-    "TrainConfig": "config",
+    "TrainConfig": "config.training",
     "VJEPAError": "errors",
     "VideoFeatures": "features",
     "check_files": "check",
     "embed_files": "embed",
-    "list_models": "registry",
+    "list_models": "config.registry",
     "load_embeddings": "locate",
     "pretrain": "trainer",
     "push": "publish",
-    "train_config": "recipes",
+    "train_config": "config.recipes",
     "write_card": "publish",
 }
 

@@ -16,8 +16,9 @@ from torch.nn import functional as F
 
 from ._version import __version__
 from .cards import model_card
-from .choices import Decoder, EncoderWeights, Pooling, Tail
-from .config import MAX_FRAMES, ModelConfig, PreprocessConfig
+from .config.choices import Decoder, EncoderWeights, Pooling, Tail
+from .config.schema import to_dict
+from .config.training import MAX_FRAMES, ModelConfig, PreprocessConfig
 from .devices import best_device
 from .errors import ConfigError, InputError, WeightsError
 from .features import VideoFeatures
@@ -31,7 +32,6 @@ from .progress import progress_bar
 from .provenance import descended
 from .publish import push
 from .sampling import Sampling
-from .schema import to_dict
 from .upload import PushReport
 from .windowing import Windowing, as_seconds, settle_windows
 from .windows import ClipLoader, WindowedVideo, WindowLoader, check_decoder, check_rates

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .choices import Decoder
+from .config.choices import Decoder
 from .errors import InputError, VJEPAError, printable
 from .files import PathLike
 from .images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._version import __version__
-from .choices import Decoder, Dtype, EncoderWeights, Layout, OnError, Pooling, Tail
-from .config import ModelConfig, TrainConfig
-from .documents import read_json, read_toml
+from .config.choices import Decoder, Dtype, EncoderWeights, Layout, OnError, Pooling, Tail
+from .config.documents import read_json, read_toml
+from .config.recipes import RECIPES, settings_of_run, train_config
+from .config.registry import DEFAULT_MODEL, list_models
+from .config.schema import from_dict
+from .config.training import ModelConfig, TrainConfig
 from .errors import (
     ConfigError,
     GuardError,
@@ -29,9 +32,6 @@ from .errors import (
     one_line,
     printable,
 )
-from .recipes import RECIPES, settings_of_run, train_config
-from .registry import DEFAULT_MODEL, list_models
-from .schema import from_dict
 
 if TYPE_CHECKING:
     from .check import CheckedFile

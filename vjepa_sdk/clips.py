@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .augment import augment
-from .config import DataConfig
+from .config.training import DataConfig
 from .images import read_image
 from .inputs import is_image
 from .preprocess import RandomCrop, as_frames, crop_in_groups, draw_crop

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from . import official_layout, transformers_layout
 from .cards import model_card
-from .choices import EncoderWeights, Layout
-from .config import ModelConfig, PreprocessConfig
+from .config.choices import EncoderWeights, Layout
+from .config.registry import MODELS
+from .config.training import ModelConfig, PreprocessConfig
 from .errors import ConfigError, InputError, OutputError, WeightsError, WriteError
 from .filenames import WEIGHTS_NAME, TensorSource
 from .heads import AttentiveProbe, ProbeConfig
@@ -24,7 +25,6 @@ from .pickles import unpickled
 from .predictor import Predictor
 from .probe_directory import save_probe
 from .provenance import descended
-from .registry import MODELS
 from .shapes import read_config
 from .storage import atomic_path, sha256_of, write_json, write_text
 from .weights import (

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from .clips import ClipCutter, ClipRequest
-from .config import DataConfig
+from .config.schema import check_multiple
+from .config.training import DataConfig
 from .errors import ConfigError, GuardError
 from .order import _CLIP, _REPLACEMENT, ClipOrder, derive_seed
-from .schema import check_multiple
 from .sources import list_clips
 from .workers import TaskResult, WorkerPool
 

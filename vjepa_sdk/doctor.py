@@ -16,10 +16,10 @@ from typing import get_args
 import numpy as np
 
 from ._version import __version__
-from .choices import Decoder
+from .config.choices import Decoder
+from .config.registry import MODELS
 from .errors import VJEPAError
 from .hub_client import hub_api, is_offline, reason_of
-from .registry import MODELS
 from .video import read_video
 from .workers import WorkerPool
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from .config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from .config.registry import DEFAULT_MODEL
 from .corpus import Clip, clip_changes, describe_clips, setting_changes
 from .embed_options import EmbedOptions
 from .embeddings import ERRORS, sidecar
@@ -30,7 +31,6 @@ from .journal import Part, Workspace
 from .ledger import Ledger
 from .listing import find_clips
 from .outputs import Extension, check_output, existing_output, finish, publish
-from .registry import DEFAULT_MODEL
 from .shapes import Shape, local_directory, read_shape
 from .signals import stop_on_signal
 from .storage import digest_of, sha256_of
@@ -427,7 +427,7 @@ def _about(
     loader: ClipLoader | WindowLoader,
 ) -> dict[str, Any]:
     """Return what the meta file says of an output, besides counts and checksums."""
-    from .schema import to_dict
+    from .config.schema import to_dict
 
     about = {
         "format_version": FORMAT_VERSION,

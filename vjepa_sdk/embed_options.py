@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from .config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from .config.schema import check_types
 from .errors import ConfigError
-from .schema import check_types
 from .windowing import as_seconds, settle_windows
 
 

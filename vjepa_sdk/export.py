@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .cards import training_card
-from .config import PreprocessConfig, TrainConfig
+from .config.training import PreprocessConfig, TrainConfig
 from .evaluation import read_metrics
 from .hub import save_model_directory
 from .initialize import Origin

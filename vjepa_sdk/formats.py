@@ -13,7 +13,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from .choices import Dtype
+from .config.choices import Dtype
 from .errors import ConfigError, InputError
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")

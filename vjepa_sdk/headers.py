@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .choices import Decoder
+from .config.choices import Decoder
 from .images import IMAGE_SUFFIXES, read_image
 from .video import VIDEO_SUFFIXES, open_video
 from .workers import WorkerPool

@@ -10,8 +10,8 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .config.schema import check_multiple, check_range, check_types
 from .layers import init_weights, transformer_blocks
-from .schema import check_multiple, check_range, check_types
 
 
 @dataclass(frozen=True, kw_only=True)

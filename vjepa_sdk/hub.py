@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from . import transformers_layout
-from .choices import EncoderWeights
-from .config import FORMAT_VERSION, ModelConfig, PreprocessConfig
+from .config.choices import EncoderWeights
+from .config.schema import to_dict
+from .config.training import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from .errors import WeightsError, WriteError, naming
 from .filenames import CARD, CONFIG_NAME, EVALUATION_NAME, INDEX_NAME, LICENCES, WEIGHTS_NAME, TensorSource
 from .model import VideoEncoder
 from .predictor import Predictor
 from .provenance import origin_of, state_licence
-from .schema import to_dict
 from .shapes import check_ours, read_config, read_processor
 from .storage import write_json, write_text
 from .weights import (

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from ._version import __version__
+from .config.registry import MODELS
 from .errors import ConfigError, VJEPAError, WeightsError, WriteError
-from .registry import MODELS
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from . import official_layout
 from .checkpoint import Checkpoint, load_latest, restore_optimizer
-from .config import ModelConfig, TrainConfig
+from .config.documents import read_toml
+from .config.registry import MODELS
+from .config.schema import from_dict
+from .config.training import ModelConfig, TrainConfig
 from .convert import official_networks
-from .documents import read_toml
 from .errors import ConfigError, WeightsError
 from .hub import load_model_directory
 from .jepa import JEPA
 from .locate import locate_model
 from .pickles import unpickled
-from .registry import MODELS
-from .schema import from_dict
 from .storage import digest_of, sha256_of
 from .weights import is_pickle, read_headers, weight_files
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .choices import Decoder
+from .config.choices import Decoder
 from .errors import InputError, printable
 from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_image
 from .preprocess import as_frames, crop_in_groups

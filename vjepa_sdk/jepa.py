@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config import ModelConfig, ObjectiveConfig
+from .config.training import ModelConfig, ObjectiveConfig
 from .layers import gather_tokens
 from .masks import Masks
 from .model import VideoEncoder

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .choices import Dtype
+from .config.choices import Dtype
 from .embed_options import EmbedOptions
 from .errors import VideoDecodeError
 from .formats import Row, check_shapes, from_bytes, json_line, to_bytes

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import ImagesConfig, PreprocessConfig, TrainConfig
+from .config.training import ImagesConfig, PreprocessConfig, TrainConfig
 from .data import BadClips, Batch, TrainingData
 from .distributed import Group
 from .errors import ConfigError

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from .documents import MAX_CONFIG_BYTES, read_json
+from .config.documents import MAX_CONFIG_BYTES, read_json
+from .config.registry import MODELS
 from .download import fetch
 from .embeddings import META_SUFFIX, Embeddings, sidecar
 from .errors import ConfigError, InputError, WeightsError, naming
@@ -17,7 +18,6 @@ from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pick
 from .formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
 from .hub_client import is_repository_id
 from .provenance import origin_of, state_licence
-from .registry import MODELS
 from .shapes import check_model_config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .config import MaskConfig, TrainConfig
+from .config.training import MaskConfig, TrainConfig
 from .masks import Masks, draw_mask_set
 from .order import derive_seed
 

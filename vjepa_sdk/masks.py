@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .config import MaskConfig
+from .config.training import MaskConfig
 from .errors import InputError
 
 _MAX_TRIES = 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .config import TrainConfig
+from .config.training import TrainConfig
 from .errors import ConfigError
 from .plan import MemoryPlan, PassPlan, Plan, plan
 from .plan_text import size_text

@@ -11,10 +11,10 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 
-from .config import ModelConfig
+from .config.recipes import MODELS as SHAPES
+from .config.training import ModelConfig
 from .errors import ConfigError, WeightsError
 from .filenames import TensorSource
-from .recipes import MODELS as SHAPES
 from .weights import Stored
 
 ENCODERS = {"target": ("target_encoder", "ema_encoder"), "context": ("encoder",)}

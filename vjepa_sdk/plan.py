@@ -7,15 +7,15 @@ from dataclasses import astuple, dataclass
 
 import torch
 
-from .choices import Content
-from .config import DataConfig, ImagesConfig, TrainConfig
+from .config.choices import Content
+from .config.schema import check_range
+from .config.training import DataConfig, ImagesConfig, TrainConfig
 from .costs import FLOAT32, MaskLengths, Operations, PassMemory, PassShape, pass_memory, pass_operations
 from .data import check_shares
 from .masking import draw_image_masks, draw_masks
 from .masks import Masks
 from .model import VideoEncoder
 from .predictor import Predictor
-from .schema import check_range
 
 # TFLOP/s that one device is assumed to reach, in float32 and in 16 bits. GPUs: 40 % of the maker's dense peak, not
 # measured. CPU: measured with the recipe `tiny` on an EPYC with AVX-512 and bfloat16 instructions.

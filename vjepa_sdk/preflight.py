@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from .config import DataConfig, TrainConfig
+from .config.training import DataConfig, TrainConfig
 from .costs import Stack
 from .errors import VideoDecodeError, WriteError
 from .headers import HeaderSample, sample_headers

@@ -12,12 +12,12 @@ import torch
 
 from . import transformers_layout
 from .cards import probe_card
-from .config import FORMAT_VERSION
+from .config.schema import from_dict, to_dict, unknown
+from .config.training import FORMAT_VERSION
 from .errors import ConfigError, WriteError, naming
 from .filenames import CARD, CONFIG_NAME, LICENCES, WEIGHTS_NAME, TensorSource
 from .heads import AttentiveProbe, ProbeConfig
 from .provenance import origin_of
-from .schema import from_dict, to_dict, unknown
 from .shapes import read_config
 from .storage import atomic_path, write_json, write_text
 from .weights import check_stored, expected_shapes, load_module, read_headers, weight_files, write_tensors

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .cards import _licence, _listed, model_card, name_of, training_card
-from .config import TrainConfig
-from .documents import read_toml
+from .config.documents import read_toml
+from .config.schema import from_dict
+from .config.training import TrainConfig
 from .embeddings import META_SUFFIX, embedding_files, sidecar
 from .errors import ConfigError, InputError
 from .evaluation import read_evaluation, read_metrics
@@ -20,7 +21,6 @@ from .formats import SUFFIXES
 from .hub import describe, model_files
 from .locate import load_embeddings
 from .probe_directory import probe_files, write_probe_card
-from .schema import from_dict
 from .shapes import read_config
 from .storage import json_text, write_text
 from .upload import PushOptions, PushReport, push_directory, push_files

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Checkpoint, load_latest
-from .config import TrainConfig
-from .documents import read_toml
+from .config.documents import read_toml
+from .config.recipes import settings_of_run
+from .config.schema import differences, from_dict, to_dict
+from .config.training import TrainConfig
 from .errors import CheckpointError, OutputError, ResumeError, VJEPAError
 from .lock import Lock
 from .metrics import last_step
-from .recipes import settings_of_run
-from .schema import differences, from_dict, to_dict
 
 # what a continued run may change: where things are, how fast they come, and what is kept
 _MAY_CHANGE = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .config import Precision, TrainConfig
+from .config.training import Precision, TrainConfig
 from .distributed import Group
 from .errors import GuardError
 from .jepa import JEPA

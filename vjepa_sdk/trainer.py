@@ -19,11 +19,12 @@ from .checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from .config import TrainConfig
+from .config.documents import to_toml
+from .config.recipes import settings_of_run
+from .config.training import TrainConfig
 from .data import BadClips
 from .devices import best_device
 from .distributed import Group, join_group
-from .documents import to_toml
 from .errors import CheckpointError, ConfigError, GuardError, VJEPAError
 from .export import export_model
 from .guards import CollapseError, Guards, Spread, spread, write_nan_report
@@ -35,7 +36,6 @@ from .metrics import MetricsLog
 from .order import derive_seed
 from .preflight import preflight
 from .progress import ProgressBar, progress_bar
-from .recipes import settings_of_run
 from .resume import claimed, load_run
 from .signals import StopRequest, stop_on_signal
 from .steps import NonFiniteError, StepReport, make_optimizer, make_scaler, train_step

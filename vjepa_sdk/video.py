@@ -14,7 +14,7 @@ from typing import Protocol, get_args, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .choices import Decoder
+from .config.choices import Decoder
 from .containers import VideoInfo
 from .decord_reader import DecordReader
 from .errors import ConfigError

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .documents import read_json, without_duplicates
+from .config.documents import read_json, without_duplicates
 from .errors import ConfigError, WeightsError
 from .filenames import INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, TensorSource, pickles_among
 from .storage import atomic_path, write_json

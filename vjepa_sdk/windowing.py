@@ -8,10 +8,10 @@ from numbers import Real
 
 import numpy as np
 
-from .choices import Tail
+from .config.choices import Tail
+from .config.schema import check_types
 from .errors import ConfigError, InputError
 from .sampling import CLOCK_SECONDS, frames_at
-from .schema import check_types
 
 MIN_SECONDS = CLOCK_SECONDS
 MAX_WINDOWS = 1_000_000

@@ -10,8 +10,8 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor
 
-from .choices import Decoder
-from .config import PreprocessConfig
+from .config.choices import Decoder
+from .config.training import PreprocessConfig
 from .errors import ConfigError, InputError
 from .inputs import FrameSource, is_image, load_frames, open_frames
 from .preprocess import resize_and_crop

@@ -11,7 +11,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 UNSET = "none"
 """How a TOML file or `--set` unsets what a recipe sets, since TOML has no null; texts cannot be unset."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .config import Family
+from .training import Family
 
-BUNDLED = Path(__file__).parent / "pretrained"
+BUNDLED = Path(__file__).parents[1] / "pretrained"
 DEFAULT_MODEL = "vjepa-tiny"
 
 

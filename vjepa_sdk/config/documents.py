@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError
+from ..errors import ConfigError
 from .schema import UNSET, to_dict
 
 MAX_CONFIG_BYTES = 1 << 20

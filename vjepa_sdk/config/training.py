@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from ..errors import ConfigError
 from .choices import CropOffset, Decoder, EncoderWeights
-from .errors import ConfigError
 from .schema import check_interval, check_multiple, check_range, check_types
 
 FORMAT_VERSION = 1

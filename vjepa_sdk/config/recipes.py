@@ -7,7 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .config import (
+from ..errors import ConfigError, OutputError
+from .documents import read_toml, with_overrides
+from .schema import from_dict, to_dict, unknown
+from .training import (
     DataConfig,
     ImagesConfig,
     MaskConfig,
@@ -17,9 +20,6 @@ from .config import (
     TrainConfig,
     paper_masks,
 )
-from .documents import read_toml, with_overrides
-from .errors import ConfigError, OutputError
-from .schema import from_dict, to_dict, unknown
 
 
 def _shape(dim: int, depth: int, heads: int, ratio: float = 4.0) -> ModelConfig:
