@@ -21,7 +21,7 @@ import vjepa_sdk
 from vjepa_sdk import check, cli, embed, trainer
 from vjepa_sdk.config.documents import to_toml
 from vjepa_sdk.config.recipes import train_config
-from vjepa_sdk.lock import Lock
+from vjepa_sdk.runtime.lock import Lock
 
 
 @pytest.fixture(scope="module")

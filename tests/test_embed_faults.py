@@ -25,11 +25,12 @@ import pytest
 import torch
 from corpora import FILES, NUM_CLIPS, Embed, contents, interrupt
 
-from vjepa_sdk import embed, encoding, journal, storage
+from vjepa_sdk import embed, encoding, journal
 from vjepa_sdk.api import VJEPA
 from vjepa_sdk.cli import IN_USE
 from vjepa_sdk.embed import EmbedResult
 from vjepa_sdk.errors import InUseError, OutputError, WriteError
+from vjepa_sdk.runtime import files as storage
 
 
 def test_every_file_is_on_disk_before_it_gets_its_name_and_the_name_before_the_work_goes(

@@ -15,10 +15,11 @@ from media import numbered_frame
 from PIL import Image
 from tiny_models import IMAGE, VIDEO, save_tiny
 
-from vjepa_sdk import VJEPA, workers
+from vjepa_sdk import VJEPA
 from vjepa_sdk.embed import embed_files
 from vjepa_sdk.errors import ConfigError, InputError, OutputError
 from vjepa_sdk.locate import load_embeddings
+from vjepa_sdk.runtime.workers import pool as workers
 from vjepa_sdk.windows import ClipLoader
 
 

@@ -20,10 +20,11 @@ from corpora import NUM_CLIPS, Embed, contents, interrupt, lines, recording
 from media import write_video
 from tiny_models import IMAGE, save_tiny
 
-from vjepa_sdk import VJEPA, encoding, ledger, load_embeddings, workers
+from vjepa_sdk import VJEPA, encoding, ledger, load_embeddings
 from vjepa_sdk.corpus import describe_clips
 from vjepa_sdk.errors import ConfigError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.manifest import Source
+from vjepa_sdk.runtime.workers import pool as workers
 from vjepa_sdk.windows import WindowedVideo
 
 LONGEST = NUM_CLIPS - 1  # 21 frames, 10 a second

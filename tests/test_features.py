@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from vjepa_sdk import VideoFeatures, storage
+from vjepa_sdk import VideoFeatures
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, WriteError
+from vjepa_sdk.runtime import files as storage
 
 SUFFIXES = [".npz", ".safetensors"]
 

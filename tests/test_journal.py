@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from vjepa_sdk import storage
 from vjepa_sdk.errors import InUseError, OutputError
 from vjepa_sdk.journal import Part, Workspace
-from vjepa_sdk.storage import digest_of
+from vjepa_sdk.runtime import files as storage
+from vjepa_sdk.runtime.files import digest_of
 
 PLAN = {"clips": ["a", "b"], "batch_size": 2}
 

@@ -35,9 +35,9 @@ from vjepa_sdk.config.training import DataConfig, ImagesConfig, OptimConfig, Sou
 from vjepa_sdk.distributed import Group
 from vjepa_sdk.errors import CheckpointError, ConfigError, GuardError, InUseError, OutputError, ResumeError
 from vjepa_sdk.loader import StepBatch
-from vjepa_sdk.lock import Lock
 from vjepa_sdk.resume import changed_settings
-from vjepa_sdk.signals import StopRequest
+from vjepa_sdk.runtime.lock import Lock
+from vjepa_sdk.runtime.signals import StopRequest
 from vjepa_sdk.trainer import Trainer
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vjepa_sdk import workers
 from vjepa_sdk.errors import VJEPAError
-from vjepa_sdk.workers import WorkerPool
+from vjepa_sdk.runtime.workers import pool as workers
+from vjepa_sdk.runtime.workers.pool import WorkerPool
 
 Answer = tuple[np.ndarray, dict[str, Any]]
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vjepa_sdk import workers
 from vjepa_sdk.errors import VideoDecodeError
-from vjepa_sdk.workers import TaskResult, WorkerPool, WorkerResult
+from vjepa_sdk.runtime.workers import pool as workers
+from vjepa_sdk.runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
 
 
 @dataclass(frozen=True)

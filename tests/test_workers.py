@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vjepa_sdk import sandbox, workers
 from vjepa_sdk.errors import ConfigError, VideoDecodeError, VJEPAError
-from vjepa_sdk.workers import WorkerPool
+from vjepa_sdk.runtime import sandbox
+from vjepa_sdk.runtime.workers import pool as workers
+from vjepa_sdk.runtime.workers.pool import WorkerPool
 
 Answer = tuple[np.ndarray, dict[str, Any]]
 

@@ -19,7 +19,6 @@ from .cards import model_card
 from .config.choices import Decoder, EncoderWeights, Pooling, Tail
 from .config.schema import to_dict
 from .config.training import MAX_FRAMES, ModelConfig, PreprocessConfig
-from .devices import best_device
 from .errors import ConfigError, InputError, WeightsError
 from .features import VideoFeatures
 from .hub import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
@@ -28,9 +27,10 @@ from .locate import locate_model
 from .model import VideoEncoder
 from .predictor import Predictor
 from .preprocess import normalize
-from .progress import progress_bar
 from .provenance import descended
 from .publish import push
+from .runtime.devices import best_device
+from .runtime.progress import progress_bar
 from .sampling import Sampling
 from .upload import PushReport
 from .windowing import Windowing, as_seconds, settle_windows

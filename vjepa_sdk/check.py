@@ -15,9 +15,9 @@ from .files import PathLike
 from .images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
 from .listing import find_clips
 from .manifest import Source
-from .progress import progress_bar
+from .runtime.progress import progress_bar
+from .runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
 from .video import open_video
-from .workers import TaskResult, WorkerPool, WorkerResult
 
 Kind = Literal["video", "frames", "image"]
 

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import CheckpointError, GuardError
-from .storage import sha256_of, sync_directory, sync_file, write_json
+from .runtime.files import sha256_of, sync_directory, sync_file, write_json
 from .weights import write_tensors
 
 logger = logging.getLogger(__name__)

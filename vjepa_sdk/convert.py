@@ -25,8 +25,8 @@ from .pickles import unpickled
 from .predictor import Predictor
 from .probe_directory import save_probe
 from .provenance import descended
+from .runtime.files import atomic_path, sha256_of, write_json, write_text
 from .shapes import read_config
-from .storage import atomic_path, sha256_of, write_json, write_text
 from .weights import (
     Stored,
     check_stored,

@@ -18,8 +18,8 @@ from .config.schema import check_multiple
 from .config.training import DataConfig
 from .errors import ConfigError, GuardError
 from .order import _CLIP, _REPLACEMENT, ClipOrder, derive_seed
+from .runtime.workers.pool import TaskResult, WorkerPool
 from .sources import list_clips
-from .workers import TaskResult, WorkerPool
 
 logger = logging.getLogger(__name__)
 

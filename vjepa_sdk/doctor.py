@@ -20,8 +20,8 @@ from .config.choices import Decoder
 from .config.registry import MODELS
 from .errors import VJEPAError
 from .hub_client import hub_api, is_offline, reason_of
+from .runtime.workers.pool import WorkerPool
 from .video import read_video
-from .workers import WorkerPool
 
 _PACKAGES = (
     "torch",
@@ -245,7 +245,8 @@ def _existing(place: Path) -> Path:
 
 
 def _sandbox(has_workers: bool) -> dict[str, bool]:
-    from . import pickles, sandbox
+    from . import pickles
+    from .runtime import sandbox
 
     is_linux = sys.platform == "linux"
     return {

@@ -31,9 +31,9 @@ from .journal import Part, Workspace
 from .ledger import Ledger
 from .listing import find_clips
 from .outputs import Extension, check_output, existing_output, finish, publish
+from .runtime.files import digest_of, sha256_of
+from .runtime.signals import stop_on_signal
 from .shapes import Shape, local_directory, read_shape
-from .signals import stop_on_signal
-from .storage import digest_of, sha256_of
 
 if TYPE_CHECKING:
     from .api import VJEPA
@@ -347,7 +347,7 @@ def _environment(options: EmbedOptions) -> dict[str, str]:
     import torch
 
     from ._version import __version__
-    from .devices import best_device
+    from .runtime.devices import best_device
 
     device = best_device(options.device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

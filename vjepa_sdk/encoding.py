@@ -21,9 +21,9 @@ from .embed_options import EmbedOptions
 from .errors import VJEPAError, printable
 from .formats import Row
 from .ledger import Ledger, Outcome
-from .progress import ProgressBar, progress_bar
-from .signals import StopRequest
-from .workers import TaskResult, WorkerPool, WorkerResult
+from .runtime.progress import ProgressBar, progress_bar
+from .runtime.signals import StopRequest
+from .runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
 
 if TYPE_CHECKING:
     from .api import VJEPA

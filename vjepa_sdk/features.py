@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ConfigError, InputError, OutputError
-from .storage import atomic_path, disk_errors
+from .runtime.files import atomic_path, disk_errors
 
 FORMAT_VERSION = 1
 SUFFIXES = (".npz", ".safetensors")

@@ -18,8 +18,8 @@ from torch.nn.utils import get_total_norm
 
 from .errors import GuardError
 from .jepa import JEPA
+from .runtime.files import write_json
 from .steps import NonFiniteError
-from .storage import write_json
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from .config.choices import Decoder
 from .images import IMAGE_SUFFIXES, read_image
+from .runtime.workers.pool import WorkerPool
 from .video import VIDEO_SUFFIXES, open_video
-from .workers import WorkerPool
 
 
 @dataclass(frozen=True)

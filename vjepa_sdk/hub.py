@@ -20,8 +20,8 @@ from .filenames import CARD, CONFIG_NAME, EVALUATION_NAME, INDEX_NAME, LICENCES,
 from .model import VideoEncoder
 from .predictor import Predictor
 from .provenance import origin_of, state_licence
+from .runtime.files import write_json, write_text
 from .shapes import check_ours, read_config, read_processor
-from .storage import write_json, write_text
 from .weights import (
     Stored,
     check_stored,

@@ -24,7 +24,7 @@ from .hub import load_model_directory
 from .jepa import JEPA
 from .locate import locate_model
 from .pickles import unpickled
-from .storage import digest_of, sha256_of
+from .runtime.files import digest_of, sha256_of
 from .weights import is_pickle, read_headers, weight_files
 
 logger = logging.getLogger(__name__)

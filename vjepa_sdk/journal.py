@@ -28,8 +28,8 @@ from types import TracebackType
 from typing import Any
 
 from .errors import OutputError
-from .lock import RemovableLock
-from .storage import atomic_file, canonical_json, digest_of, disk_errors, sync_directory, write_json
+from .runtime.files import atomic_file, canonical_json, digest_of, disk_errors, sync_directory, write_json
+from .runtime.lock import RemovableLock
 
 logger = logging.getLogger(__name__)
 

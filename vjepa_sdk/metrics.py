@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from .errors import WriteError
-from .storage import write_text
+from .runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 

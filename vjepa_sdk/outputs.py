@@ -16,7 +16,7 @@ from .errors import OutputError, ResumeError, VideoDecodeError
 from .formats import Row, check_suffix, iter_rows, json_line, write_features
 from .journal import Part, Workspace
 from .ledger import stored_outcomes
-from .storage import atomic_file, disk_errors, sha256_of, write_json
+from .runtime.files import atomic_file, disk_errors, sha256_of, write_json
 
 _FEATURES = "features"
 _META_KEYS = {"output", "plan", "rows", "failed", "sha256", "lists_sha256"}

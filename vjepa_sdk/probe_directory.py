@@ -18,8 +18,8 @@ from .errors import ConfigError, WriteError, naming
 from .filenames import CARD, CONFIG_NAME, LICENCES, WEIGHTS_NAME, TensorSource
 from .heads import AttentiveProbe, ProbeConfig
 from .provenance import origin_of
+from .runtime.files import atomic_path, write_json, write_text
 from .shapes import read_config
-from .storage import atomic_path, write_json, write_text
 from .weights import check_stored, expected_shapes, load_module, read_headers, weight_files, write_tensors
 
 logger = logging.getLogger(__name__)

@@ -21,8 +21,8 @@ from .formats import SUFFIXES
 from .hub import describe, model_files
 from .locate import load_embeddings
 from .probe_directory import probe_files, write_probe_card
+from .runtime.files import json_text, write_text
 from .shapes import read_config
-from .storage import json_text, write_text
 from .upload import PushOptions, PushReport, push_directory, push_files
 
 logger = logging.getLogger(__name__)

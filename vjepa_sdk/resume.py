@@ -14,8 +14,8 @@ from .config.recipes import settings_of_run
 from .config.schema import differences, from_dict, to_dict
 from .config.training import TrainConfig
 from .errors import CheckpointError, OutputError, ResumeError, VJEPAError
-from .lock import Lock
 from .metrics import last_step
+from .runtime.lock import Lock
 
 # what a continued run may change: where things are, how fast they come, and what is kept
 _MAY_CHANGE = {

@@ -23,7 +23,6 @@ from .config.documents import to_toml
 from .config.recipes import settings_of_run
 from .config.training import TrainConfig
 from .data import BadClips
-from .devices import best_device
 from .distributed import Group, join_group
 from .errors import CheckpointError, ConfigError, GuardError, VJEPAError
 from .export import export_model
@@ -35,11 +34,12 @@ from .memory import check_memory
 from .metrics import MetricsLog
 from .order import derive_seed
 from .preflight import preflight
-from .progress import ProgressBar, progress_bar
 from .resume import claimed, load_run
-from .signals import StopRequest, stop_on_signal
+from .runtime.devices import best_device
+from .runtime.files import write_text
+from .runtime.progress import ProgressBar, progress_bar
+from .runtime.signals import StopRequest, stop_on_signal
 from .steps import NonFiniteError, StepReport, make_optimizer, make_scaler, train_step
-from .storage import write_text
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import WeightsError
-from .storage import write_json, write_text
+from .runtime.files import write_json, write_text
 
 logger = logging.getLogger(__name__)
 

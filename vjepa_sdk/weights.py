@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .config.documents import read_json, without_duplicates
 from .errors import ConfigError, WeightsError
 from .filenames import INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, TensorSource, pickles_among
-from .storage import atomic_path, write_json
+from .runtime.files import atomic_path, write_json
 
 MAX_HEADER_BYTES = 2 << 20
 """A header of 1,500 tensors has 0.2 MiB."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import VJEPAError, WriteError
+from ..errors import VJEPAError, WriteError
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from .errors import InUseError
+from ..errors import InUseError
 
 PATIENCE_SECONDS = 1.0
 

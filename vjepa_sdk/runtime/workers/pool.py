@@ -34,8 +34,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from .errors import ConfigError, VJEPAError, one_line
-from .sandbox import confine, limit_memory
+from ...errors import ConfigError, VJEPAError, one_line
+from ..sandbox import confine, limit_memory
 
 logger = logging.getLogger(__name__)
 
