@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vjepa_sdk.config.training import MaskConfig, paper_masks
 from vjepa_sdk.masks import draw_mask_set
-from vjepa_sdk.sampling import sample_indices
-from vjepa_sdk.video import read_video
+from vjepa_sdk.video.reader import read_video
+from vjepa_sdk.video.sampling import sample_indices
 
 PATCH, TUBELET = 16, 2
 GRID = (8, 14, 14)

@@ -14,7 +14,7 @@ from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import VJEPA
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError, WeightsError
-from vjepa_sdk.video import read_video
+from vjepa_sdk.video.reader import read_video
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import torch
 from media import numbered_frame, read_numbers, write_video
 from PIL import Image
 
-from vjepa_sdk import preprocess
 from vjepa_sdk.errors import InputError
-from vjepa_sdk.inputs import Frames, load_frames
-from vjepa_sdk.sampling import Sampling
+from vjepa_sdk.video import transforms as preprocess
+from vjepa_sdk.video.inputs import Frames, load_frames
+from vjepa_sdk.video.sampling import Sampling
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from vjepa_sdk.embed import embed_files
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, VideoDecodeError
 from vjepa_sdk.journal import Workspace
 from vjepa_sdk.locate import load_embeddings
-from vjepa_sdk.windows import ClipLoader
+from vjepa_sdk.video.clips import ClipLoader
 
 
 class TestOutput:

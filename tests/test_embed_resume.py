@@ -24,7 +24,7 @@ from vjepa_sdk.api import VJEPA
 from vjepa_sdk.embeddings import sidecar
 from vjepa_sdk.errors import InputError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.locate import load_embeddings
-from vjepa_sdk.windows import ClipLoader
+from vjepa_sdk.video.clips import ClipLoader
 
 
 class TestExistingOutput:

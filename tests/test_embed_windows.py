@@ -25,7 +25,7 @@ from vjepa_sdk.corpus import describe_clips
 from vjepa_sdk.errors import ConfigError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.manifest import Source
 from vjepa_sdk.runtime.workers import pool as workers
-from vjepa_sdk.windows import WindowedVideo
+from vjepa_sdk.video.clips import WindowedVideo
 
 LONGEST = NUM_CLIPS - 1  # 21 frames, 10 a second
 

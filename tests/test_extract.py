@@ -17,7 +17,7 @@ from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import VJEPA, VideoFeatures
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError
-from vjepa_sdk.video import read_video
+from vjepa_sdk.video.reader import read_video
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vjepa_sdk.errors import ConfigError, InputError
-from vjepa_sdk.preprocess import draw_crop, normalize, resize_and_crop
+from vjepa_sdk.video.transforms import draw_crop, normalize, resize_and_crop
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -208,7 +208,7 @@ def test_decord_returns_other_frames_of_open_groups_and_cannot_read_gif(tmp_path
     from media import read_numbers, write_video
 
     from vjepa_sdk.errors import VideoDecodeError
-    from vjepa_sdk.video import read_video
+    from vjepa_sdk.video.reader import read_video
 
     options = {"x264-params": "open-gop=1:keyint=10:min-keyint=10:scenecut=0"}
     path = write_video(tmp_path / "open.mp4", num_b_frames=3, num_frames=40, options=options)

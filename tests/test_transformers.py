@@ -28,9 +28,9 @@ from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.hub import Pretrained, load_model_directory, save_model_directory
 from vjepa_sdk.model import VideoEncoder
 from vjepa_sdk.predictor import Predictor
-from vjepa_sdk.preprocess import normalize, resize_and_crop
 from vjepa_sdk.probe import probe_tokens
 from vjepa_sdk.probe_directory import load_probe
+from vjepa_sdk.video.transforms import normalize, resize_and_crop
 
 CPU = torch.device("cpu")
 TOLERANCE = {"atol": 2e-5, "rtol": 0.0}

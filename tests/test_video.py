@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from media import numbered_frame, read_number, read_numbers, remux, write_audio, write_cut_video, write_video
 from PIL import Image
 
-from vjepa_sdk import files, images, pyav_reader, video
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError
-from vjepa_sdk.images import list_frame_directory, read_frame_directory, read_image
-from vjepa_sdk.sampling import sample_indices
-from vjepa_sdk.video import open_video, read_video
+from vjepa_sdk.video import images, pyav_reader
+from vjepa_sdk.video import reader as video
+from vjepa_sdk.video import safety as files
+from vjepa_sdk.video.images import list_frame_directory, read_frame_directory, read_image
+from vjepa_sdk.video.reader import open_video, read_video
+from vjepa_sdk.video.sampling import sample_indices
 
 FAST = {"deadline": "realtime", "cpu-used": "8"}
 OPEN_GOP = {"x264-params": "open-gop=1:scenecut=0"}
@@ -502,7 +504,7 @@ def test_an_image_bomb_is_refused(limit: int, tmp_path: Path, monkeypatch: pytes
 def test_importing_the_module_imports_no_decoder() -> None:
     import subprocess
 
-    code = "import sys, vjepa_sdk.video; print(sorted({'av', 'decord', 'PIL', 'torch'} & set(sys.modules)))"
+    code = "import sys, vjepa_sdk.video.reader; print(sorted({'av', 'decord', 'PIL', 'torch'} & set(sys.modules)))"
     path = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": path})
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from media import numbered_frame, read_numbers, remux, write_cut_video, write_video
 from PIL import Image
 
-from vjepa_sdk import PreprocessConfig, pyav_reader, windowing
+from vjepa_sdk import PreprocessConfig
 from vjepa_sdk.config.choices import Tail
 from vjepa_sdk.errors import ConfigError, InputError
-from vjepa_sdk.video import open_video, read_video
-from vjepa_sdk.windowing import Windowing, plan_windows, settle_windows
-from vjepa_sdk.windows import WindowLoader, cut_clips
+from vjepa_sdk.video import pyav_reader
+from vjepa_sdk.video import windows as windowing
+from vjepa_sdk.video.clips import WindowLoader, cut_clips
+from vjepa_sdk.video.reader import open_video, read_video
+from vjepa_sdk.video.windows import Windowing, plan_windows, settle_windows
 
 SIDE = 64
 AS_IT_IS = PreprocessConfig(resize_size=SIDE, crop_size=SIDE)

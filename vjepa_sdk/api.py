@@ -22,19 +22,19 @@ from .config.training import MAX_FRAMES, ModelConfig, PreprocessConfig
 from .errors import ConfigError, InputError, WeightsError
 from .features import VideoFeatures
 from .hub import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
-from .inputs import split_batch
 from .locate import locate_model
 from .model import VideoEncoder
 from .predictor import Predictor
-from .preprocess import normalize
 from .provenance import descended
 from .publish import push
 from .runtime.devices import best_device
 from .runtime.progress import progress_bar
-from .sampling import Sampling
 from .upload import PushReport
-from .windowing import Windowing, as_seconds, settle_windows
-from .windows import ClipLoader, WindowedVideo, WindowLoader, check_decoder, check_rates
+from .video.clips import ClipLoader, WindowedVideo, WindowLoader, check_decoder, check_rates
+from .video.inputs import split_batch
+from .video.sampling import Sampling
+from .video.transforms import normalize
+from .video.windows import Windowing, as_seconds, settle_windows
 
 _MAX_FUTURE = 1024
 """Tubelets that predictions reach at most, counted from a clip's start."""

@@ -11,13 +11,13 @@ import numpy as np
 
 from .config.choices import Decoder
 from .errors import InputError, VJEPAError, printable
-from .files import PathLike
-from .images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
 from .listing import find_clips
 from .manifest import Source
 from .runtime.progress import progress_bar
 from .runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
-from .video import open_video
+from .video.images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
+from .video.reader import open_video
+from .video.safety import PathLike
 
 Kind = Literal["video", "frames", "image"]
 

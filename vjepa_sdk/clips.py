@@ -12,10 +12,10 @@ from torch import Tensor
 
 from .augment import augment
 from .config.training import DataConfig
-from .images import read_image
-from .inputs import is_image
-from .preprocess import RandomCrop, as_frames, crop_in_groups, draw_crop
-from .video import iter_clip, open_video
+from .video.images import read_image
+from .video.inputs import is_image
+from .video.reader import iter_clip, open_video
+from .video.transforms import RandomCrop, as_frames, crop_in_groups, draw_crop
 
 
 @dataclass(frozen=True)

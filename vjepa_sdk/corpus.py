@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .errors import InputError
-from .images import list_frame_directory
 from .manifest import Source
+from .video.images import list_frame_directory
 
 _EDGE_BYTES = 64 << 10
 

@@ -21,7 +21,7 @@ from .config.registry import MODELS
 from .errors import VJEPAError
 from .hub_client import hub_api, is_offline, reason_of
 from .runtime.workers.pool import WorkerPool
-from .video import read_video
+from .video.reader import read_video
 
 _PACKAGES = (
     "torch",

@@ -26,7 +26,6 @@ from .embed_options import EmbedOptions
 from .embeddings import ERRORS, sidecar
 from .encoding import Encoding
 from .errors import OutputError, ResumeError, WeightsError
-from .files import PathLike
 from .journal import Part, Workspace
 from .ledger import Ledger
 from .listing import find_clips
@@ -34,10 +33,11 @@ from .outputs import Extension, check_output, existing_output, finish, publish
 from .runtime.files import digest_of, sha256_of
 from .runtime.signals import stop_on_signal
 from .shapes import Shape, local_directory, read_shape
+from .video.safety import PathLike
 
 if TYPE_CHECKING:
     from .api import VJEPA
-    from .windows import ClipLoader, WindowLoader
+    from .video.clips import ClipLoader, WindowLoader
 
 
 FORMAT_VERSION = 2
@@ -379,7 +379,7 @@ def _load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoad
 
 def _sampling(loader: ClipLoader | WindowLoader) -> dict[str, Any]:
     """Return the settings that were left to the model, or follow from others."""
-    from .windows import WindowLoader
+    from .video.clips import WindowLoader
 
     if not isinstance(loader, WindowLoader):
         return {"num_frames": loader.sampling.num_frames}

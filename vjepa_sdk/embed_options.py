@@ -9,7 +9,7 @@ from typing import Any
 from .config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
 from .config.schema import check_types
 from .errors import ConfigError
-from .windowing import as_seconds, settle_windows
+from .video.windows import as_seconds, settle_windows
 
 
 @dataclass(frozen=True, kw_only=True)

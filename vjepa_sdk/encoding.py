@@ -27,7 +27,7 @@ from .runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
 
 if TYPE_CHECKING:
     from .api import VJEPA
-    from .windows import ClipLoader, WindowLoader
+    from .video.clips import ClipLoader, WindowLoader
 
 _MAX_FRAMES = 1 << 48  # of a video
 
@@ -100,7 +100,7 @@ class Encoding:
 
     def run(self, stop: StopRequest) -> bool:
         """Encode what no part has; False if a signal came before the end."""
-        from .windows import WindowLoader
+        from .video.clips import WindowLoader
 
         self._ledger.check_failures()
         started = time.monotonic()

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from .config.choices import Decoder
-from .images import IMAGE_SUFFIXES, read_image
 from .runtime.workers.pool import WorkerPool
-from .video import VIDEO_SUFFIXES, open_video
+from .video.images import IMAGE_SUFFIXES, read_image
+from .video.reader import VIDEO_SUFFIXES, open_video
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Literal
 
 from .errors import InputError, printable
-from .files import PathLike, check_is_path
-from .images import STILL_SUFFIXES
 from .manifest import LIST_SUFFIXES, Source, default_id, read_sources, whole
-from .video import VIDEO_SUFFIXES
+from .video.images import STILL_SUFFIXES
+from .video.reader import VIDEO_SUFFIXES
+from .video.safety import PathLike, check_is_path
 
 logger = logging.getLogger(__name__)
 

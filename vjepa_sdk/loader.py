@@ -17,8 +17,8 @@ from .errors import ConfigError
 from .masking import draw_image_masks, draw_masks
 from .masks import Masks
 from .order import derive_seed
-from .preprocess import normalize
 from .steps import ForwardPass
+from .video.transforms import normalize
 
 _IMAGES = 20
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError, printable
-from .files import check_is_path
+from .video.safety import check_is_path
 
 _LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)-?\d+")  # the path may hold spaces, the label is a number
 

@@ -10,13 +10,13 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor
 
-from .config.choices import Decoder
-from .config.training import PreprocessConfig
-from .errors import ConfigError, InputError
+from ..config.choices import Decoder
+from ..config.training import PreprocessConfig
+from ..errors import ConfigError, InputError
 from .inputs import FrameSource, is_image, load_frames, open_frames
-from .preprocess import resize_and_crop
 from .sampling import Sampling
-from .windowing import Windowing, Windows, plan_windows
+from .transforms import resize_and_crop
+from .windows import Windowing, Windows, plan_windows
 
 
 def cut_clips(frames: Iterator[np.ndarray], frame_indices: np.ndarray) -> Iterator[np.ndarray]:

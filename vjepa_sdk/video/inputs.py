@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config.choices import Decoder
-from .errors import InputError, printable
+from ..config.choices import Decoder
+from ..errors import InputError, printable
 from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_image
-from .preprocess import as_frames, crop_in_groups
+from .reader import iter_clip, open_video
 from .sampling import FrameTimes, Sampling, Span, check_ascending, choose_frames, steady_times
-from .video import iter_clip, open_video
+from .transforms import as_frames, crop_in_groups
 
 if TYPE_CHECKING:
     from PIL.Image import Image

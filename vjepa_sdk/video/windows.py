@@ -8,9 +8,9 @@ from numbers import Real
 
 import numpy as np
 
-from .config.choices import Tail
-from .config.schema import check_types
-from .errors import ConfigError, InputError
+from ..config.choices import Tail
+from ..config.schema import check_types
+from ..errors import ConfigError, InputError
 from .sampling import CLOCK_SECONDS, frames_at
 
 MIN_SECONDS = CLOCK_SECONDS

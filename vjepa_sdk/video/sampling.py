@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .config.choices import Decoder
-from .errors import InputError
+from ..config.choices import Decoder
+from ..errors import InputError
 
 CLOCK_SECONDS = 1e-3  # how far a time that a container gives may be from the true one
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import InputError, VJEPAError, printable
-from .files import MAX_PIXELS, PathLike, check_is_path, check_pixels, checked_indices, failure, open_regular_file
+from ..errors import InputError, VJEPAError, printable
+from .safety import MAX_PIXELS, PathLike, check_is_path, check_pixels, checked_indices, failure, open_regular_file
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"])
 STILL_SUFFIXES = IMAGE_SUFFIXES - {".gif"}  # a file that ends so is one image and no video

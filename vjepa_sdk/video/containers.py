@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from .files import MAX_PIXELS, check_pixels, failure
+from .safety import MAX_PIXELS, check_pixels, failure
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -14,12 +14,12 @@ from typing import Protocol, get_args, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .config.choices import Decoder
+from ..config.choices import Decoder
+from ..errors import ConfigError
 from .containers import VideoInfo
 from .decord_reader import DecordReader
-from .errors import ConfigError
-from .files import PathLike
 from .pyav_reader import PyAVReader
+from .safety import PathLike
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv"}

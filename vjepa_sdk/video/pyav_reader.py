@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
-from .files import MAX_PIXELS, PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
+from .safety import MAX_PIXELS, PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
 
 if TYPE_CHECKING:
     from av.container import InputContainer

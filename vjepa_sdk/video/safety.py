@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import InputError, VideoDecodeError, VJEPAError, printable
+from ..errors import InputError, VideoDecodeError, VJEPAError, printable
 
 PathLike = str | os.PathLike[str]
 

@@ -16,8 +16,8 @@ import torch
 from torchvision.transforms.functional import InterpolationMode
 from torchvision.transforms.v2.functional import resize  # type: ignore[attr-defined]
 
-from .config.choices import CropOffset
-from .errors import ConfigError, InputError
+from ..config.choices import CropOffset
+from ..errors import ConfigError, InputError
 
 _GROUP_BYTES = 32 << 20
 

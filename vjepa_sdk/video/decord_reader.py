@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..errors import ConfigError
 from .containers import VideoInfo, open_container, refuse_by_content, video_stream
-from .errors import ConfigError
-from .files import PathLike, ascending_indices, checked_indices, decoder_errors, open_regular_file
+from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, open_regular_file
 
 
 class DecordReader:
