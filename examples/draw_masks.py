@@ -18,7 +18,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from vjepa_sdk.config.training import MaskConfig, paper_masks
-from vjepa_sdk.masks import draw_mask_set
+from vjepa_sdk.models.masks import draw_mask_set
 from vjepa_sdk.video.reader import read_video
 from vjepa_sdk.video.sampling import sample_indices
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vjepa_sdk.config.training import MaskConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
-from vjepa_sdk.jepa import JEPA
-from vjepa_sdk.masks import Masks
+from vjepa_sdk.models.jepa import JEPA
+from vjepa_sdk.models.masks import Masks
 
 DIRECTORY = Path(__file__).parent / "golden"
 TOLERANCE = {"atol": 5e-5, "rtol": 0.0}

@@ -26,8 +26,8 @@ from vjepa_sdk import transformers_layout
 from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import VJEPAError
 from vjepa_sdk.hub import load_model_directory, save_model_directory
-from vjepa_sdk.model import VideoEncoder
-from vjepa_sdk.predictor import Predictor
+from vjepa_sdk.models.encoder import VideoEncoder
+from vjepa_sdk.models.predictor import Predictor
 from vjepa_sdk.weights import to_stored
 
 CPU = torch.device("cpu")

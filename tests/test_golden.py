@@ -9,10 +9,10 @@ import torch
 from goldens import TOLERANCE, Golden, load_golden
 from torch import Tensor
 
-from vjepa_sdk.jepa import distance_to_nearest, layer_norm_levels
-from vjepa_sdk.layers import gather_tokens
-from vjepa_sdk.masks import Masks
-from vjepa_sdk.predictor import Predictor
+from vjepa_sdk.models.jepa import distance_to_nearest, layer_norm_levels
+from vjepa_sdk.models.layers import gather_tokens
+from vjepa_sdk.models.masks import Masks
+from vjepa_sdk.models.predictor import Predictor
 from vjepa_sdk.steps import ForwardPass, hyperparameters, make_optimizer, train_step
 
 TRACED = ("vjepa1_tiny", "vjepa2_tiny", "vjepa21_tiny", "ijepa_tiny")

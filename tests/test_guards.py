@@ -17,7 +17,7 @@ from tiny_runs import assert_same_run, metrics, run_config, run_in_two, weights,
 from vjepa_sdk import pretrain, trainer
 from vjepa_sdk.errors import GuardError, VJEPAError
 from vjepa_sdk.guards import CollapseError, CollapseGuard, Guards, SkippedSteps, Spread
-from vjepa_sdk.jepa import JEPA, Losses
+from vjepa_sdk.models.jepa import JEPA, Losses
 from vjepa_sdk.trainer import Trainer
 
 

@@ -19,8 +19,8 @@ from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.hub import load_model_directory, save_model_directory
 from vjepa_sdk.locate import locate_model
-from vjepa_sdk.model import VideoEncoder
-from vjepa_sdk.predictor import Predictor
+from vjepa_sdk.models.encoder import VideoEncoder
+from vjepa_sdk.models.predictor import Predictor
 from vjepa_sdk.weights import read_headers
 
 CPU = torch.device("cpu")

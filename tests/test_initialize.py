@@ -24,7 +24,7 @@ from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, ResumeError, WeightsError
 from vjepa_sdk.initialize import Origin
 from vjepa_sdk.initialize import initialize as run_initialize
-from vjepa_sdk.jepa import JEPA
+from vjepa_sdk.models.jepa import JEPA
 from vjepa_sdk.runtime.files import sha256_of
 from vjepa_sdk.steps import make_optimizer
 

@@ -12,9 +12,9 @@ import torch
 
 from vjepa_sdk.config.training import ModelConfig, ObjectiveConfig
 from vjepa_sdk.guards import spread
-from vjepa_sdk.jepa import JEPA, distance_to_nearest, layer_norm_levels, variance_covariance
-from vjepa_sdk.layers import gather_tokens
-from vjepa_sdk.masks import Masks
+from vjepa_sdk.models.jepa import JEPA, distance_to_nearest, layer_norm_levels, variance_covariance
+from vjepa_sdk.models.layers import gather_tokens
+from vjepa_sdk.models.masks import Masks
 
 MODEL = ModelConfig(
     img_size=32,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vjepa_sdk.config.training import MaskConfig
 from vjepa_sdk.errors import InputError
-from vjepa_sdk.masks import draw_mask_set
+from vjepa_sdk.models.masks import draw_mask_set
 
 
 def masking(*, grid: tuple[int, int, int] = (4, 14, 14), **changes: object) -> Callable[..., tuple[Tensor, Tensor]]:

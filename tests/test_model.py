@@ -12,9 +12,9 @@ from tiny_models import VIDEO as TINY
 
 from vjepa_sdk.config.training import ModelConfig
 from vjepa_sdk.errors import InputError
-from vjepa_sdk.model import VideoEncoder
-from vjepa_sdk.positions import resize_sincos, rope_table, sincos_table
-from vjepa_sdk.predictor import Predictor
+from vjepa_sdk.models.encoder import VideoEncoder
+from vjepa_sdk.models.positions import resize_sincos, rope_table, sincos_table
+from vjepa_sdk.models.predictor import Predictor
 
 SINCOS = dataclasses.replace(TINY, position="sincos")
 LEVELS = dataclasses.replace(

@@ -22,8 +22,8 @@ from vjepa_sdk import pretrain, train_config
 from vjepa_sdk.config.recipes import RECIPES
 from vjepa_sdk.config.training import DataConfig, ImagesConfig, MaskConfig, ObjectiveConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, InputError
-from vjepa_sdk.jepa import JEPA
 from vjepa_sdk.masking import draw_image_masks, draw_masks
+from vjepa_sdk.models.jepa import JEPA
 from vjepa_sdk.plan import Plan, decoding_seconds, plan
 from vjepa_sdk.plan_text import plan_lines, size_text, time_text
 from vjepa_sdk.steps import autocast

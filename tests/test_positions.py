@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vjepa_sdk.positions import Grid, resize_sincos, sincos_table
+from vjepa_sdk.models.positions import Grid, resize_sincos, sincos_table
 
 
 @pytest.mark.parametrize("new", [(8, 24, 24), (8, 14, 20), (2, 7, 7), (16, 14, 14), (5, 9, 31)])

@@ -14,9 +14,9 @@ from vjepa_sdk.api import VJEPA
 from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import InputError, WeightsError
 from vjepa_sdk.hub import Pretrained
-from vjepa_sdk.model import VideoEncoder
-from vjepa_sdk.positions import extend_sincos, resize_sincos, sincos_table
-from vjepa_sdk.predictor import Predictor
+from vjepa_sdk.models.encoder import VideoEncoder
+from vjepa_sdk.models.positions import extend_sincos, resize_sincos, sincos_table
+from vjepa_sdk.models.predictor import Predictor
 
 CASES = ("vjepa1_tiny", "vjepa2_tiny", "ijepa_tiny", "vjepa21_tiny", "vjepa21_tiny_distilled")
 

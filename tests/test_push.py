@@ -23,8 +23,8 @@ from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
 from vjepa_sdk.hub import save_model_directory
 from vjepa_sdk.locate import locate_model
-from vjepa_sdk.model import VideoEncoder
-from vjepa_sdk.predictor import Predictor
+from vjepa_sdk.models.encoder import VideoEncoder
+from vjepa_sdk.models.predictor import Predictor
 
 NAME = "me/model"
 FILES = {"README.md", "config.json", "model.safetensors"}

@@ -26,7 +26,7 @@ from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import VJEPAError, WeightsError
 from vjepa_sdk.hub import load_model_directory, save_model_directory
-from vjepa_sdk.model import VideoEncoder
+from vjepa_sdk.models.encoder import VideoEncoder
 
 CPU = torch.device("cpu")
 SMALL = ModelConfig(img_size=32, num_frames=2, embed_dim=24, depth=1, num_heads=2)
@@ -246,7 +246,7 @@ def _write_large(directory: Path, layout: str) -> int:
     from vjepa_sdk import transformers_layout
     from vjepa_sdk.config.schema import to_dict
     from vjepa_sdk.filenames import TensorSource
-    from vjepa_sdk.predictor import Predictor
+    from vjepa_sdk.models.predictor import Predictor
     from vjepa_sdk.weights import expected_shapes
 
     config = ModelConfig(**LARGE, depth=22)

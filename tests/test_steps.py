@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vjepa_sdk.config.training import OptimConfig, TrainConfig
 from vjepa_sdk.guards import gradient_norms
-from vjepa_sdk.jepa import JEPA
 from vjepa_sdk.masking import draw_masks
-from vjepa_sdk.masks import Masks
+from vjepa_sdk.models.jepa import JEPA
+from vjepa_sdk.models.masks import Masks
 from vjepa_sdk.steps import ForwardPass, NonFiniteError, make_optimizer, make_scaler, train_step
 
 CPU = torch.device("cpu")

@@ -26,8 +26,8 @@ from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.hub import Pretrained, load_model_directory, save_model_directory
-from vjepa_sdk.model import VideoEncoder
-from vjepa_sdk.predictor import Predictor
+from vjepa_sdk.models.encoder import VideoEncoder
+from vjepa_sdk.models.predictor import Predictor
 from vjepa_sdk.probe import probe_tokens
 from vjepa_sdk.probe_directory import load_probe
 from vjepa_sdk.video.transforms import normalize, resize_and_crop

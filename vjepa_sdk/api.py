@@ -23,8 +23,8 @@ from .errors import ConfigError, InputError, WeightsError
 from .features import VideoFeatures
 from .hub import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
 from .locate import locate_model
-from .model import VideoEncoder
-from .predictor import Predictor
+from .models.encoder import VideoEncoder
+from .models.predictor import Predictor
 from .provenance import descended
 from .publish import push
 from .runtime.devices import best_device

@@ -18,11 +18,11 @@ from .config.registry import MODELS
 from .config.training import ModelConfig, PreprocessConfig
 from .errors import ConfigError, InputError, OutputError, WeightsError, WriteError
 from .filenames import WEIGHTS_NAME, TensorSource
-from .heads import AttentiveProbe, ProbeConfig
 from .hub import load_model_directory, save_model_directory
-from .model import VideoEncoder
+from .models.attentive_probe import AttentiveProbe, ProbeConfig
+from .models.encoder import VideoEncoder
+from .models.predictor import Predictor
 from .pickles import unpickled
-from .predictor import Predictor
 from .probe_directory import save_probe
 from .provenance import descended
 from .runtime.files import atomic_path, sha256_of, write_json, write_text

@@ -10,7 +10,7 @@ from .config.training import PreprocessConfig, TrainConfig
 from .evaluation import read_metrics
 from .hub import save_model_directory
 from .initialize import Origin
-from .jepa import JEPA
+from .models.jepa import JEPA
 
 
 def export_model(jepa: JEPA, config: TrainConfig, *, step: int, num_videos: int, origin: Origin | None) -> Path:

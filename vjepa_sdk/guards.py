@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
 
 from .errors import GuardError
-from .jepa import JEPA
+from .models.jepa import JEPA
 from .runtime.files import write_json
 from .steps import NonFiniteError
 

@@ -17,8 +17,8 @@ from .config.schema import to_dict
 from .config.training import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from .errors import WeightsError, WriteError, naming
 from .filenames import CARD, CONFIG_NAME, EVALUATION_NAME, INDEX_NAME, LICENCES, WEIGHTS_NAME, TensorSource
-from .model import VideoEncoder
-from .predictor import Predictor
+from .models.encoder import VideoEncoder
+from .models.predictor import Predictor
 from .provenance import origin_of, state_licence
 from .runtime.files import write_json, write_text
 from .shapes import check_ours, read_config, read_processor

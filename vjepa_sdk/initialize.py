@@ -21,8 +21,8 @@ from .config.training import ModelConfig, TrainConfig
 from .convert import official_networks
 from .errors import ConfigError, WeightsError
 from .hub import load_model_directory
-from .jepa import JEPA
 from .locate import locate_model
+from .models.jepa import JEPA
 from .pickles import unpickled
 from .runtime.files import digest_of, sha256_of
 from .weights import is_pickle, read_headers, weight_files

@@ -15,7 +15,7 @@ from .data import BadClips, Batch, TrainingData
 from .distributed import Group
 from .errors import ConfigError
 from .masking import draw_image_masks, draw_masks
-from .masks import Masks
+from .models.masks import Masks
 from .order import derive_seed
 from .steps import ForwardPass
 from .video.transforms import normalize

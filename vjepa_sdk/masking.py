@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .config.training import MaskConfig, TrainConfig
-from .masks import Masks, draw_mask_set
+from .models.masks import Masks, draw_mask_set
 from .order import derive_seed
 
 _CLIP_MASKS, _IMAGE_MASKS = 11, 12

@@ -13,9 +13,9 @@ from .config.training import DataConfig, ImagesConfig, TrainConfig
 from .costs import FLOAT32, MaskLengths, Operations, PassMemory, PassShape, pass_memory, pass_operations
 from .data import check_shares
 from .masking import draw_image_masks, draw_masks
-from .masks import Masks
-from .model import VideoEncoder
-from .predictor import Predictor
+from .models.encoder import VideoEncoder
+from .models.masks import Masks
+from .models.predictor import Predictor
 
 # TFLOP/s that one device is assumed to reach, in float32 and in 16 bits. GPUs: 40 % of the maker's dense peak, not
 # measured. CPU: measured with the recipe `tiny` on an EPYC with AVX-512 and bfloat16 instructions.

@@ -15,8 +15,8 @@ from .config.training import DataConfig, TrainConfig
 from .costs import Stack
 from .errors import VideoDecodeError, WriteError
 from .headers import HeaderSample, sample_headers
-from .layers import transformer_blocks
 from .memory import MemoryCheck, _memory_text
+from .models.layers import transformer_blocks
 from .plan import Plan, decoding_seconds
 from .plan_text import disk_text, size_text, time_text
 from .steps import autocast

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .heads import AttentiveProbe
 from .locate import locate_model
-from .model import VideoEncoder
+from .models.attentive_probe import AttentiveProbe
+from .models.encoder import VideoEncoder
 from .probe_directory import check_probe_config, load_probe, probe_files, save_probe
 from .provenance import descended
 from .runtime.devices import best_device

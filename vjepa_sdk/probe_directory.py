@@ -16,7 +16,7 @@ from .config.schema import from_dict, to_dict, unknown
 from .config.training import FORMAT_VERSION
 from .errors import ConfigError, WriteError, naming
 from .filenames import CARD, CONFIG_NAME, LICENCES, WEIGHTS_NAME, TensorSource
-from .heads import AttentiveProbe, ProbeConfig
+from .models.attentive_probe import AttentiveProbe, ProbeConfig
 from .provenance import origin_of
 from .runtime.files import atomic_path, write_json, write_text
 from .shapes import read_config

@@ -14,8 +14,8 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from .config.training import Precision, TrainConfig
 from .distributed import Group
 from .errors import GuardError
-from .jepa import JEPA
-from .masks import Masks
+from .models.jepa import JEPA
+from .models.masks import Masks
 from .optim import adamw, cosine, linear, ramp, set_hyperparameters, warmup_then
 
 

@@ -28,10 +28,10 @@ from .errors import CheckpointError, ConfigError, GuardError, VJEPAError
 from .export import export_model
 from .guards import CollapseError, Guards, Spread, spread, write_nan_report
 from .initialize import Origin, initialize
-from .jepa import JEPA
 from .loader import StepBatch, StepLoader
 from .memory import check_memory
 from .metrics import MetricsLog
+from .models.jepa import JEPA
 from .order import derive_seed
 from .preflight import preflight
 from .resume import claimed, load_run

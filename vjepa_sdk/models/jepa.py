@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config.training import ModelConfig, ObjectiveConfig
+from ..config.training import ModelConfig, ObjectiveConfig
+from .encoder import VideoEncoder
 from .layers import gather_tokens
 from .masks import Masks
-from .model import VideoEncoder
 from .positions import Grid
 from .predictor import Predictor
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .config.training import MaskConfig
-from .errors import InputError
+from ..config.training import MaskConfig
+from ..errors import InputError
 
 _MAX_TRIES = 100
 

@@ -10,7 +10,7 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .config.schema import check_multiple, check_range, check_types
+from ..config.schema import check_multiple, check_range, check_types
 from .layers import init_weights, transformer_blocks
 
 

@@ -1,0 +1,1 @@
+"""The networks and the objective. Imports config, runtime and errors; knows no file and no cluster."""
