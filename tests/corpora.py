@@ -21,7 +21,7 @@ from tiny_models import save_tiny
 from vjepa_sdk import encoding, ledger
 from vjepa_sdk.api import VJEPA
 from vjepa_sdk.embed import EmbedResult, embed_files
-from vjepa_sdk.embeddings import sidecar
+from vjepa_sdk.features.embeddings import sidecar
 
 NUM_CLIPS = 9
 

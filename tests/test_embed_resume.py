@@ -21,8 +21,8 @@ from tiny_models import VIDEO, save_tiny
 
 from vjepa_sdk import embed, encoding, journal
 from vjepa_sdk.api import VJEPA
-from vjepa_sdk.embeddings import sidecar
 from vjepa_sdk.errors import InputError, OutputError, ResumeError, VideoDecodeError
+from vjepa_sdk.features.embeddings import sidecar
 from vjepa_sdk.locate import load_embeddings
 from vjepa_sdk.video.clips import ClipLoader
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from vjepa_sdk import parquet
-from vjepa_sdk.embeddings import sidecar
 from vjepa_sdk.errors import ConfigError, InputError
-from vjepa_sdk.formats import Row, iter_rows, write_features
+from vjepa_sdk.features import parquet
+from vjepa_sdk.features.embeddings import sidecar
+from vjepa_sdk.features.formats import Row, iter_rows, write_features
 from vjepa_sdk.locate import load_embeddings
 
 FORMATS = [".npy", ".npz", ".safetensors", ".parquet"]

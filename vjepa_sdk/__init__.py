@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .config.training import ModelConfig, PreprocessConfig, TrainConfig
     from .embed import embed_files
     from .errors import VJEPAError
-    from .features import VideoFeatures
+    from .features.video_features import VideoFeatures
     from .locate import load_embeddings
     from .probe import Probe
     from .publish import push, write_card
@@ -28,7 +28,7 @@ _HOMES = {
     "Probe": "probe",
     "TrainConfig": "config.training",
     "VJEPAError": "errors",
-    "VideoFeatures": "features",
+    "VideoFeatures": "features.video_features",
     "check_files": "check",
     "embed_files": "embed",
     "list_models": "config.registry",

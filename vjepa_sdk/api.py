@@ -20,7 +20,7 @@ from .config.choices import Decoder, EncoderWeights, Pooling, Tail
 from .config.schema import to_dict
 from .config.training import MAX_FRAMES, ModelConfig, PreprocessConfig
 from .errors import ConfigError, InputError, WeightsError
-from .features import VideoFeatures
+from .features.video_features import VideoFeatures
 from .hub import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
 from .locate import locate_model
 from .models.encoder import VideoEncoder

@@ -23,9 +23,9 @@ from .config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Ta
 from .config.registry import DEFAULT_MODEL
 from .corpus import Clip, clip_changes, describe_clips, setting_changes
 from .embed_options import EmbedOptions
-from .embeddings import ERRORS, sidecar
 from .encoding import Encoding
 from .errors import OutputError, ResumeError, WeightsError
+from .features.embeddings import ERRORS, sidecar
 from .journal import Part, Workspace
 from .ledger import Ledger
 from .listing import find_clips

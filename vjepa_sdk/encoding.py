@@ -19,7 +19,7 @@ import numpy as np
 from .corpus import Clip
 from .embed_options import EmbedOptions
 from .errors import VJEPAError, printable
-from .formats import Row
+from .features.formats import Row
 from .ledger import Ledger, Outcome
 from .runtime.progress import ProgressBar, progress_bar
 from .runtime.signals import StopRequest

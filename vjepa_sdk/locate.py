@@ -12,10 +12,10 @@ from typing import Any
 from .config.documents import MAX_CONFIG_BYTES, read_json
 from .config.registry import MODELS
 from .download import fetch
-from .embeddings import META_SUFFIX, Embeddings, sidecar
 from .errors import ConfigError, InputError, WeightsError, naming
+from .features.embeddings import META_SUFFIX, Embeddings, sidecar
+from .features.formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
 from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
-from .formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
 from .hub_client import is_repository_id
 from .provenance import origin_of, state_licence
 from .shapes import check_model_config

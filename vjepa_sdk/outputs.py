@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from .corpus import Clip, clip_changes, inputs_digest, setting_changes
-from .embeddings import ERRORS, INDEX, INPUTS, META, sidecar
 from .errors import OutputError, ResumeError, VideoDecodeError
-from .formats import Row, check_suffix, iter_rows, json_line, write_features
+from .features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
+from .features.formats import Row, check_suffix, iter_rows, json_line, write_features
 from .journal import Part, Workspace
 from .ledger import stored_outcomes
 from .runtime.files import atomic_file, disk_errors, sha256_of, write_json

@@ -13,11 +13,11 @@ from .cards import _licence, _listed, model_card, name_of, training_card
 from .config.documents import read_toml
 from .config.schema import from_dict
 from .config.training import TrainConfig
-from .embeddings import META_SUFFIX, embedding_files, sidecar
 from .errors import ConfigError, InputError
 from .evaluation import read_evaluation, read_metrics
+from .features.embeddings import META_SUFFIX, embedding_files, sidecar
+from .features.formats import SUFFIXES
 from .filenames import CARD, EVALUATION_NAME, HERE
-from .formats import SUFFIXES
 from .hub import describe, model_files
 from .locate import load_embeddings
 from .probe_directory import probe_files, write_probe_card

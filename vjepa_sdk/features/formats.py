@@ -13,8 +13,8 @@ from typing import IO, Any, Literal
 
 import numpy as np
 
-from .config.choices import Dtype
-from .errors import ConfigError, InputError
+from ..config.choices import Dtype
+from ..errors import ConfigError, InputError
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 _LITTLE_ENDIAN: dict[Dtype, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from .errors import ConfigError
+from ..errors import ConfigError
 
 _GROUP_BYTES, _GROUP_ROWS = 16 << 20, 16384
 

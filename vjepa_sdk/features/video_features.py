@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ConfigError, InputError, OutputError
-from .runtime.files import atomic_path, disk_errors
+from ..errors import ConfigError, InputError, OutputError
+from ..runtime.files import atomic_path, disk_errors
 
 FORMAT_VERSION = 1
 SUFFIXES = (".npz", ".safetensors")
