@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vjepa_sdk import VJEPA, load_embeddings
-from vjepa_sdk.listing import find_videos
+from vjepa_sdk.corpus.find import find_videos
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ import pytest
 from media import numbered_frame, write_audio, write_video
 from PIL import Image
 
-from vjepa_sdk import check
-from vjepa_sdk.check import CheckedFile, check_files
+from vjepa_sdk.corpus import check
+from vjepa_sdk.corpus.check import CheckedFile, check_files
 from vjepa_sdk.errors import InputError
 
 

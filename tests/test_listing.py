@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from vjepa_sdk.corpus.find import find_clips, find_videos
 from vjepa_sdk.errors import InputError
-from vjepa_sdk.listing import find_clips, find_videos
 
 
 @pytest.fixture(autouse=True)

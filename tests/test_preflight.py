@@ -20,9 +20,9 @@ from vjepa_sdk import cli, pretrain, train_config
 from vjepa_sdk import preflight as preflight_module
 from vjepa_sdk.config.recipes import RECIPES
 from vjepa_sdk.config.training import DataConfig, MaskConfig, TrainConfig
+from vjepa_sdk.corpus.survey import sample_headers
 from vjepa_sdk.distributed import Group
 from vjepa_sdk.errors import ConfigError, VideoDecodeError, WriteError
-from vjepa_sdk.headers import sample_headers
 from vjepa_sdk.memory import available_memory, check_memory
 from vjepa_sdk.plan import plan
 from vjepa_sdk.preflight import Preflight, measure_speed, preflight
@@ -282,5 +282,7 @@ def test_headers_stop_when_the_time_is_up(clips: Path) -> None:
 
 
 def test_processes_that_open_clips_load_neither_torch_nor_a_model() -> None:
-    check = "import sys, vjepa_sdk.headers; assert not {'torch', 'timm', 'av'} & set(sys.modules), sys.modules.keys()"
+    check = (
+        "import sys, vjepa_sdk.corpus.survey; assert not {'torch', 'timm', 'av'} & set(sys.modules), sys.modules.keys()"
+    )
     subprocess.run([sys.executable, "-c", check], check=True, capture_output=True)

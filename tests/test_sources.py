@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vjepa_sdk.corpus.datasets import list_clips
 from vjepa_sdk.errors import InputError
-from vjepa_sdk.sources import list_clips
 
 
 def touch(directory: Path, *names: str) -> list[Path]:

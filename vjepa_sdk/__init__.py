@@ -9,10 +9,10 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .api import VJEPA
-    from .check import check_files
     from .config.recipes import train_config
     from .config.registry import list_models
     from .config.training import ModelConfig, PreprocessConfig, TrainConfig
+    from .corpus.check import check_files
     from .embed import embed_files
     from .errors import VJEPAError
     from .features.video_features import VideoFeatures
@@ -29,7 +29,7 @@ _HOMES = {
     "TrainConfig": "config.training",
     "VJEPAError": "errors",
     "VideoFeatures": "features.video_features",
-    "check_files": "check",
+    "check_files": "corpus.check",
     "embed_files": "embed",
     "list_models": "config.registry",
     "load_embeddings": "locate",

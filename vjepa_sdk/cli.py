@@ -34,7 +34,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .check import CheckedFile
+    from .corpus.check import CheckedFile
 
 app = typer.Typer(
     rich_markup_mode=None,  # its table cuts off the names of options
@@ -210,7 +210,7 @@ def check(
     verbose: Verbose = False,
 ) -> None:
     """Find out which videos and images can be decoded. Says why the others cannot."""
-    from .check import check_files
+    from .corpus.check import check_files
 
     _set_up_logging(quiet, verbose)
     files = check_files(

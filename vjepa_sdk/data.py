@@ -16,10 +16,10 @@ from torch import Tensor
 from .clips import ClipCutter, ClipRequest
 from .config.schema import check_multiple
 from .config.training import DataConfig
+from .corpus.datasets import list_clips
 from .errors import ConfigError, GuardError
 from .order import _CLIP, _REPLACEMENT, ClipOrder, derive_seed
 from .runtime.workers.pool import TaskResult, WorkerPool
-from .sources import list_clips
 
 logger = logging.getLogger(__name__)
 

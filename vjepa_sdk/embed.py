@@ -21,14 +21,14 @@ import numpy as np
 
 from .config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
 from .config.registry import DEFAULT_MODEL
-from .corpus import Clip, clip_changes, describe_clips, setting_changes
+from .corpus.find import find_clips
+from .corpus.snapshot import Clip, clip_changes, describe_clips, setting_changes
 from .embed_options import EmbedOptions
 from .encoding import Encoding
 from .errors import OutputError, ResumeError, WeightsError
 from .features.embeddings import ERRORS, sidecar
 from .journal import Part, Workspace
 from .ledger import Ledger
-from .listing import find_clips
 from .outputs import Extension, check_output, existing_output, finish, publish
 from .runtime.files import digest_of, sha256_of
 from .runtime.signals import stop_on_signal
@@ -112,7 +112,7 @@ def embed_files(
 
     Args:
         inputs: files, directories (searched recursively), patterns such as `clips/**/*.mp4`, and lists of clips:
-            `.txt`, `.csv` or `.jsonl`, see `vjepa_sdk.manifest`. For video models a directory of numbered images is
+            `.txt`, `.csv` or `.jsonl`, see `vjepa_sdk.corpus.lists`. For video models a directory of numbered images is
             one video; for image models every image is a clip.
         out: `.npy` (all rows of one shape), `.npz`, `.safetensors` (one array for each row) or `.parquet` (a table,
             needs pyarrow).

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .corpus import Clip
+from .corpus.snapshot import Clip
 from .embed_options import EmbedOptions
 from .errors import VJEPAError, printable
 from .features.formats import Row

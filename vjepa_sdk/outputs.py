@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from .corpus import Clip, clip_changes, inputs_digest, setting_changes
+from .corpus.snapshot import Clip, clip_changes, inputs_digest, setting_changes
 from .errors import OutputError, ResumeError, VideoDecodeError
 from .features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
 from .features.formats import Row, check_suffix, iter_rows, json_line, write_features

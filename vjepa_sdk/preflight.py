@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from .config.training import DataConfig, TrainConfig
+from .corpus.survey import HeaderSample, sample_headers
 from .costs import Stack
 from .errors import VideoDecodeError, WriteError
-from .headers import HeaderSample, sample_headers
 from .memory import MemoryCheck, _memory_text
 from .models.layers import transformer_blocks
 from .plan import Plan, decoding_seconds

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from .errors import InputError, printable
-from .manifest import LIST_SUFFIXES, Source, default_id, read_sources, whole
-from .video.images import STILL_SUFFIXES
-from .video.reader import VIDEO_SUFFIXES
-from .video.safety import PathLike, check_is_path
+from ..errors import InputError, printable
+from ..video.images import STILL_SUFFIXES
+from ..video.reader import VIDEO_SUFFIXES
+from ..video.safety import PathLike, check_is_path
+from .lists import LIST_SUFFIXES, Source, default_id, read_sources, whole
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError, printable
-from .video.safety import check_is_path
+from ..errors import InputError, printable
+from ..video.safety import check_is_path
 
 _LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)-?\d+")  # the path may hold spaces, the label is a number
 

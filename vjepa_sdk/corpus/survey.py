@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from .config.choices import Decoder
-from .runtime.workers.pool import WorkerPool
-from .video.images import IMAGE_SUFFIXES, read_image
-from .video.reader import VIDEO_SUFFIXES, open_video
+from ..config.choices import Decoder
+from ..runtime.workers.pool import WorkerPool
+from ..video.images import IMAGE_SUFFIXES, read_image
+from ..video.reader import VIDEO_SUFFIXES, open_video
 
 
 @dataclass(frozen=True)

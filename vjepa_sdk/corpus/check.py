@@ -9,15 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from .config.choices import Decoder
-from .errors import InputError, VJEPAError, printable
-from .listing import find_clips
-from .manifest import Source
-from .runtime.progress import progress_bar
-from .runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
-from .video.images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
-from .video.reader import open_video
-from .video.safety import PathLike
+from ..config.choices import Decoder
+from ..errors import InputError, VJEPAError, printable
+from ..runtime.progress import progress_bar
+from ..runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
+from ..video.images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
+from ..video.reader import open_video
+from ..video.safety import PathLike
+from .find import find_clips
+from .lists import Source
 
 Kind = Literal["video", "frames", "image"]
 

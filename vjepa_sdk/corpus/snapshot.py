@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .errors import InputError
-from .manifest import Source
-from .video.images import list_frame_directory
+from ..errors import InputError
+from ..video.images import list_frame_directory
+from .lists import Source
 
 _EDGE_BYTES = 64 << 10
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
-from .listing import find_clips, find_stills, find_videos
-from .manifest import read_rows
+from ..errors import InputError
+from .find import find_clips, find_stills, find_videos
+from .lists import read_rows
 
 
 def list_clips(path: str | Path, *, split: str | None = None, images: bool = False) -> list[Path]:
