@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from vjepa_sdk import transformers_layout
 from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import VJEPAError
-from vjepa_sdk.hub import load_model_directory, save_model_directory
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
-from vjepa_sdk.weights import to_stored
+from vjepa_sdk.weights import transformers_layout
+from vjepa_sdk.weights.directory import load_model_directory, save_model_directory
+from vjepa_sdk.weights.tensors import to_stored
 
 CPU = torch.device("cpu")
 VALUES: tuple[Any, ...] = (

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from vjepa_sdk import unpickle
-from vjepa_sdk.weights import Stored, read_headers
+from vjepa_sdk.weights import unpickle_child as unpickle
+from vjepa_sdk.weights.tensors import Stored, read_headers
 
 
 @contextmanager

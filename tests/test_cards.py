@@ -13,13 +13,13 @@ from PIL import Image
 from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import ModelConfig, push, train_config, write_card
-from vjepa_sdk.cards import model_card, training_card
 from vjepa_sdk.config.documents import to_toml
 from vjepa_sdk.config.registry import MODELS
-from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError
-from vjepa_sdk.evaluation import read_metrics
-from vjepa_sdk.filenames import HERE
+from vjepa_sdk.weights.cards import model_card, training_card
+from vjepa_sdk.weights.convert import convert
+from vjepa_sdk.weights.evaluation import read_metrics
+from vjepa_sdk.weights.layout import HERE
 
 RESULT = {"task": "direction of motion, ridge probe", "dataset": "rendered clips", "metric": "accuracy", "value": 0.145}
 

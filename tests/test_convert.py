@@ -17,13 +17,13 @@ from safetensors.torch import save_file
 from vjepa_sdk.api import VJEPA
 from vjepa_sdk.config.registry import MODELS
 from vjepa_sdk.config.training import ModelConfig
-from vjepa_sdk.convert import ConversionReport, convert, official_state
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, WeightsError
-from vjepa_sdk.hub import load_model_directory
 from vjepa_sdk.models.attentive_probe import ProbeConfig
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
-from vjepa_sdk.official_layout import ARCHITECTURES, recognise
+from vjepa_sdk.weights.convert import ConversionReport, convert, official_state
+from vjepa_sdk.weights.directory import load_model_directory
+from vjepa_sdk.weights.official_layout import ARCHITECTURES, recognise
 
 CASES = ("vjepa1_tiny", "vjepa2_tiny", "ijepa_tiny", "vjepa21_tiny", "vjepa21_tiny_distilled")
 CPU = torch.device("cpu")

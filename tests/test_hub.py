@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from vjepa_sdk.config.registry import MODELS, list_models
 from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import ConfigError, WeightsError
-from vjepa_sdk.hub import load_model_directory, save_model_directory
 from vjepa_sdk.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
-from vjepa_sdk.weights import read_headers
+from vjepa_sdk.weights.directory import load_model_directory, save_model_directory
+from vjepa_sdk.weights.tensors import read_headers
 
 CPU = torch.device("cpu")
 CONFIG = ModelConfig(

@@ -13,10 +13,10 @@ from torch import Tensor
 from vjepa_sdk.api import VJEPA
 from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import InputError, WeightsError
-from vjepa_sdk.hub import Pretrained
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.positions import extend_sincos, resize_sincos, sincos_table
 from vjepa_sdk.models.predictor import Predictor
+from vjepa_sdk.weights.directory import Pretrained
 
 CASES = ("vjepa1_tiny", "vjepa2_tiny", "ijepa_tiny", "vjepa21_tiny", "vjepa21_tiny_distilled")
 

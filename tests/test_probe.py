@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vjepa_sdk.config.training import ModelConfig
-from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.probe import probe_tokens
-from vjepa_sdk.probe_directory import load_probe, save_probe
+from vjepa_sdk.weights.convert import convert
+from vjepa_sdk.weights.probe_directory import load_probe, save_probe
 
 CPU = torch.device("cpu")
 TOLERANCE = {"atol": 2e-5, "rtol": 0.0}

@@ -19,12 +19,12 @@ from tiny_models import VIDEO, save_tiny
 import vjepa_sdk
 from vjepa_sdk import VJEPA, cli, push
 from vjepa_sdk.config.training import PreprocessConfig
-from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
-from vjepa_sdk.hub import save_model_directory
 from vjepa_sdk.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
+from vjepa_sdk.weights.convert import convert
+from vjepa_sdk.weights.directory import save_model_directory
 
 NAME = "me/model"
 FILES = {"README.md", "config.json", "model.safetensors"}

@@ -18,8 +18,8 @@ from tiny_models import save_tiny
 
 from vjepa_sdk import VJEPA, Probe, embed_files, load_embeddings, push
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError
-from vjepa_sdk.filenames import HERE
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig
+from vjepa_sdk.weights.layout import HERE
 
 PROBE = ProbeConfig(embed_dim=32, num_classes=3)
 

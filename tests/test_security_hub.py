@@ -21,11 +21,11 @@ from tiny_models import VIDEO, save_tiny
 import vjepa_sdk
 from vjepa_sdk import VJEPA, ModelConfig, PreprocessConfig
 from vjepa_sdk.config.documents import read_json
-from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError, WeightsError
-from vjepa_sdk.hub import load_model_directory
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig
-from vjepa_sdk.probe_directory import load_probe, save_probe
+from vjepa_sdk.weights.convert import convert
+from vjepa_sdk.weights.directory import load_model_directory
+from vjepa_sdk.weights.probe_directory import load_probe, save_probe
 
 ROOT = Path(vjepa_sdk.__file__).parents[1]
 CPU = torch.device("cpu")

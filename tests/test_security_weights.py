@@ -20,13 +20,13 @@ import torch
 from pickling import in_this_process
 from safetensors.torch import save_file
 
-from vjepa_sdk import unpickle
 from vjepa_sdk.api import VJEPA
 from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
-from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import VJEPAError, WeightsError
-from vjepa_sdk.hub import load_model_directory, save_model_directory
 from vjepa_sdk.models.encoder import VideoEncoder
+from vjepa_sdk.weights import unpickle_child as unpickle
+from vjepa_sdk.weights.convert import convert
+from vjepa_sdk.weights.directory import load_model_directory, save_model_directory
 
 CPU = torch.device("cpu")
 SMALL = ModelConfig(img_size=32, num_frames=2, embed_dim=24, depth=1, num_heads=2)
@@ -243,11 +243,11 @@ def _run(arguments: list[str]) -> str:
 
 def _write_large(directory: Path, layout: str) -> int:
     """Write a model of over 1 GiB whose values are a hole in the file: zeros that take no disk."""
-    from vjepa_sdk import transformers_layout
     from vjepa_sdk.config.schema import to_dict
-    from vjepa_sdk.filenames import TensorSource
     from vjepa_sdk.models.predictor import Predictor
-    from vjepa_sdk.weights import expected_shapes
+    from vjepa_sdk.weights import transformers_layout
+    from vjepa_sdk.weights.layout import TensorSource
+    from vjepa_sdk.weights.tensors import expected_shapes
 
     config = ModelConfig(**LARGE, depth=22)
     shapes: dict[str, tuple[int, ...]] = {}

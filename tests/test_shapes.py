@@ -10,9 +10,9 @@ from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import VJEPA, ModelConfig
 from vjepa_sdk.config.registry import BUNDLED, DEFAULT_MODEL
-from vjepa_sdk.convert import convert
 from vjepa_sdk.errors import ConfigError
-from vjepa_sdk.shapes import local_directory, read_shape
+from vjepa_sdk.weights.convert import convert
+from vjepa_sdk.weights.description import local_directory, read_shape
 
 
 @pytest.mark.parametrize(("layout", "config"), [("ours", VIDEO), ("ours", IMAGE), ("transformers", VIDEO)])

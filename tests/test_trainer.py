@@ -28,7 +28,6 @@ from tiny_runs import (
 )
 
 from vjepa_sdk import VJEPA, pretrain
-from vjepa_sdk.cards import training_card
 from vjepa_sdk.config.documents import to_toml
 from vjepa_sdk.config.schema import from_dict, to_dict
 from vjepa_sdk.config.training import DataConfig, ImagesConfig, OptimConfig, SourceConfig, TrainConfig
@@ -39,6 +38,7 @@ from vjepa_sdk.resume import changed_settings
 from vjepa_sdk.runtime.lock import Lock
 from vjepa_sdk.runtime.signals import StopRequest
 from vjepa_sdk.trainer import Trainer
+from vjepa_sdk.weights.cards import training_card
 
 
 @pytest.fixture(scope="module")

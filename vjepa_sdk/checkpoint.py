@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .errors import CheckpointError, GuardError
 from .runtime.files import sha256_of, sync_directory, sync_file, write_json
-from .weights import write_tensors
+from .weights.tensors import write_tensors
 
 logger = logging.getLogger(__name__)
 

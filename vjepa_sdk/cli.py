@@ -343,7 +343,7 @@ def convert(
     shape = (
         from_dict(ModelConfig, read_json(config) if config.suffix == ".json" else read_toml(config)) if config else arch
     )
-    from .convert import convert as run_conversion
+    from .weights.convert import convert as run_conversion
 
     report = run_conversion(source, out, arch=shape, layout=layout, weights=weights)
     reasons = Counter(report.dropped.values())

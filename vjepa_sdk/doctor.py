@@ -245,8 +245,8 @@ def _existing(place: Path) -> Path:
 
 
 def _sandbox(has_workers: bool) -> dict[str, bool]:
-    from . import pickles
     from .runtime import sandbox
+    from .weights import unpickle
 
     is_linux = sys.platform == "linux"
     return {
@@ -255,5 +255,5 @@ def _sandbox(has_workers: bool) -> dict[str, bool]:
         "they have no network": has_workers and sandbox.can_isolate_network(),
         "their memory is limited": has_workers and is_linux,
         "vjepa convert reads pickles in a process with limits": True,
-        "that process has no network": pickles.can_isolate_network(),
+        "that process has no network": unpickle.can_isolate_network(),
     }

@@ -32,8 +32,8 @@ from .ledger import Ledger
 from .outputs import Extension, check_output, existing_output, finish, publish
 from .runtime.files import digest_of, sha256_of
 from .runtime.signals import stop_on_signal
-from .shapes import Shape, local_directory, read_shape
 from .video.safety import PathLike
+from .weights.description import Shape, local_directory, read_shape
 
 if TYPE_CHECKING:
     from .api import VJEPA

@@ -15,10 +15,10 @@ from .download import fetch
 from .errors import ConfigError, InputError, WeightsError, naming
 from .features.embeddings import META_SUFFIX, Embeddings, sidecar
 from .features.formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
-from .filenames import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
 from .hub_client import is_repository_id
-from .provenance import origin_of, state_licence
-from .shapes import check_model_config
+from .weights.description import check_model_config
+from .weights.layout import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
+from .weights.provenance import origin_of, state_licence
 
 
 def locate_model(

@@ -15,10 +15,10 @@ from torch import Tensor
 from .locate import locate_model
 from .models.attentive_probe import AttentiveProbe
 from .models.encoder import VideoEncoder
-from .probe_directory import check_probe_config, load_probe, probe_files, save_probe
-from .provenance import descended
 from .runtime.devices import best_device
 from .upload import PushOptions, PushReport, push_directory
+from .weights.probe_directory import check_probe_config, load_probe, probe_files, save_probe
+from .weights.provenance import descended
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
-from .config.choices import EncoderWeights
-from .config.schema import from_dict
-from .config.training import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, PreprocessConfig
-from .errors import ConfigError
-from .filenames import TensorSource
+from ..config.choices import EncoderWeights
+from ..config.schema import from_dict
+from ..config.training import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, PreprocessConfig
+from ..errors import ConfigError
+from .layout import TensorSource
 
 MODEL_TYPES = ("vjepa2", "ijepa")
 PROCESSOR_NAMES = ("video_preprocessor_config.json", "preprocessor_config.json")

@@ -11,23 +11,22 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ..config.choices import EncoderWeights, Layout
+from ..config.registry import MODELS
+from ..config.training import ModelConfig, PreprocessConfig
+from ..errors import ConfigError, InputError, OutputError, WeightsError, WriteError
+from ..models.attentive_probe import AttentiveProbe, ProbeConfig
+from ..models.encoder import VideoEncoder
+from ..models.predictor import Predictor
+from ..runtime.files import atomic_path, sha256_of, write_json, write_text
 from . import official_layout, transformers_layout
 from .cards import model_card
-from .config.choices import EncoderWeights, Layout
-from .config.registry import MODELS
-from .config.training import ModelConfig, PreprocessConfig
-from .errors import ConfigError, InputError, OutputError, WeightsError, WriteError
-from .filenames import WEIGHTS_NAME, TensorSource
-from .hub import load_model_directory, save_model_directory
-from .models.attentive_probe import AttentiveProbe, ProbeConfig
-from .models.encoder import VideoEncoder
-from .models.predictor import Predictor
-from .pickles import unpickled
+from .description import read_config
+from .directory import load_model_directory, save_model_directory
+from .layout import WEIGHTS_NAME, TensorSource
 from .probe_directory import save_probe
 from .provenance import descended
-from .runtime.files import atomic_path, sha256_of, write_json, write_text
-from .shapes import read_config
-from .weights import (
+from .tensors import (
     Stored,
     check_stored,
     expected_shapes,
@@ -38,6 +37,7 @@ from .weights import (
     weight_files,
     write_tensors,
 )
+from .unpickle import unpickled
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .config.documents import to_toml
-from .config.registry import MODELS
-from .config.training import DataConfig, ModelConfig, PreprocessConfig, TrainConfig
+from ..config.documents import to_toml
+from ..config.registry import MODELS
+from ..config.training import DataConfig, ModelConfig, PreprocessConfig, TrainConfig
 from .evaluation import EvaluationResult
-from .filenames import HERE
+from .layout import HERE
 
 _METRICS = ("loss", "prediction_loss", "target_std", "target_effective_rank", "target_mean_cosine")
 _HUB_LICENCES = {

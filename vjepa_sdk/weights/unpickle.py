@@ -1,7 +1,8 @@
 """Take the tensors out of a checkpoint that `torch.save` wrote, without letting it do anything.
 
 The only place that reads pickles, and only on behalf of `vjepa convert`: with `weights_only=True`, in a child process
-without network, environment or privileges (`unpickle`). What comes back is safetensors, checked as any download is.
+without network, environment or privileges (`unpickle_child`). What comes back is safetensors, checked as any
+download is.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import numpy
 import safetensors
 import torch
 
-from .errors import WeightsError
-from .weights import Stored, read_headers
+from ..errors import WeightsError
+from .tensors import Stored, read_headers
 
 _MAX_REPORT_BYTES = 1 << 20
 
@@ -40,7 +41,7 @@ def unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], 
     Raises:
         WeightsError: it holds more than tensors, or is damaged.
     """
-    script = Path(__file__).with_name("unpickle.py")
+    script = Path(__file__).with_name("unpickle_child.py")
     homes = {str(Path(str(module.__file__)).parents[1]) for module in (torch, safetensors, numpy)}
     with tempfile.TemporaryDirectory(prefix=f".{near.name}.", dir=near.parent) as directory:
         work = Path(directory)
@@ -57,7 +58,7 @@ def unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], 
 
 def can_isolate_network() -> bool:
     """Whether the child process can be kept off the network here; kernels that forbid it to users are common."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import unpickle; print(unpickle._confine(0))"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import unpickle_child; print(unpickle_child._confine(0))"
     command = [sys.executable, "-I", "-c", code, str(Path(__file__).parent)]
     return subprocess.run(command, env={}, capture_output=True, text=True, check=False).stdout == "True\n"
 

@@ -11,11 +11,11 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 
-from .config.recipes import MODELS as SHAPES
-from .config.training import ModelConfig
-from .errors import ConfigError, WeightsError
-from .filenames import TensorSource
-from .weights import Stored
+from ..config.recipes import MODELS as SHAPES
+from ..config.training import ModelConfig
+from ..errors import ConfigError, WeightsError
+from .layout import TensorSource
+from .tensors import Stored
 
 ENCODERS = {"target": ("target_encoder", "ema_encoder"), "context": ("encoder",)}
 """Top-level keys of the two encoders; distilled V-JEPA 2.1 calls the target `ema_encoder`."""

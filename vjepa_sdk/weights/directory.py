@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config.choices import EncoderWeights
+from ..config.schema import to_dict
+from ..config.training import FORMAT_VERSION, ModelConfig, PreprocessConfig
+from ..errors import WeightsError, WriteError, naming
+from ..models.encoder import VideoEncoder
+from ..models.predictor import Predictor
+from ..runtime.files import write_json, write_text
 from . import transformers_layout
-from .config.choices import EncoderWeights
-from .config.schema import to_dict
-from .config.training import FORMAT_VERSION, ModelConfig, PreprocessConfig
-from .errors import WeightsError, WriteError, naming
-from .filenames import CARD, CONFIG_NAME, EVALUATION_NAME, INDEX_NAME, LICENCES, WEIGHTS_NAME, TensorSource
-from .models.encoder import VideoEncoder
-from .models.predictor import Predictor
+from .description import check_ours, read_config, read_processor
+from .layout import CARD, CONFIG_NAME, EVALUATION_NAME, INDEX_NAME, LICENCES, WEIGHTS_NAME, TensorSource
 from .provenance import origin_of, state_licence
-from .runtime.files import write_json, write_text
-from .shapes import check_ours, read_config, read_processor
-from .weights import (
+from .tensors import (
     Stored,
     check_stored,
     check_values,

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from ..config.choices import EncoderWeights
+from ..config.documents import read_json
+from ..config.registry import MODELS
+from ..config.schema import from_dict, unknown
+from ..config.training import FORMAT_VERSION, ModelConfig, PreprocessConfig
+from ..errors import ConfigError, WeightsError, naming
 from . import transformers_layout
-from .config.choices import EncoderWeights
-from .config.documents import read_json
-from .config.registry import MODELS
-from .config.schema import from_dict, unknown
-from .config.training import FORMAT_VERSION, ModelConfig, PreprocessConfig
-from .errors import ConfigError, WeightsError, naming
-from .filenames import CONFIG_NAME
+from .layout import CONFIG_NAME
 
 COMPUTE_DTYPES = ("float32", "float16", "bfloat16")
 _CONFIG_KEYS = ("compute_dtype", "encoder_weights", "format_version", "model", "preprocess", "provenance")

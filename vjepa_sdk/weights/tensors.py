@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .config.documents import read_json, without_duplicates
-from .errors import ConfigError, WeightsError
-from .filenames import INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, TensorSource, pickles_among
-from .runtime.files import atomic_path, write_json
+from ..config.documents import read_json, without_duplicates
+from ..errors import ConfigError, WeightsError
+from ..runtime.files import atomic_path, write_json
+from .layout import INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, TensorSource, pickles_among
 
 MAX_HEADER_BYTES = 2 << 20
 """A header of 1,500 tensors has 0.2 MiB."""

@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
+from ..config.schema import from_dict, to_dict, unknown
+from ..config.training import FORMAT_VERSION
+from ..errors import ConfigError, WriteError, naming
+from ..models.attentive_probe import AttentiveProbe, ProbeConfig
+from ..runtime.files import atomic_path, write_json, write_text
 from . import transformers_layout
 from .cards import probe_card
-from .config.schema import from_dict, to_dict, unknown
-from .config.training import FORMAT_VERSION
-from .errors import ConfigError, WriteError, naming
-from .filenames import CARD, CONFIG_NAME, LICENCES, WEIGHTS_NAME, TensorSource
-from .models.attentive_probe import AttentiveProbe, ProbeConfig
+from .description import read_config
+from .layout import CARD, CONFIG_NAME, LICENCES, WEIGHTS_NAME, TensorSource
 from .provenance import origin_of
-from .runtime.files import atomic_path, write_json, write_text
-from .shapes import read_config
-from .weights import check_stored, expected_shapes, load_module, read_headers, weight_files, write_tensors
+from .tensors import check_stored, expected_shapes, load_module, read_headers, weight_files, write_tensors
 
 logger = logging.getLogger(__name__)
 

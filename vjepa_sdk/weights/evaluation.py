@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config.documents import read_json
-from .config.schema import check_types, from_dict, unknown
-from .errors import ConfigError
+from ..config.documents import read_json
+from ..config.schema import check_types, from_dict, unknown
+from ..errors import ConfigError
 
 EVALUATION_FORMAT = 1
 _METRIC_ROWS = 8

@@ -1,0 +1,2 @@
+"""Files that hold networks: read, checked, written, converted, described. Imports models, features and what lies below
+them; no network."""
