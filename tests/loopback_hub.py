@@ -509,7 +509,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterat
     from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http
 
-    from vjepa_sdk import hub_client
+    from vjepa_sdk.hub import client as hub_client
 
     with LoopbackHub(tmp_path / "cas") as server:
         settings = {

@@ -20,11 +20,13 @@ from loopback_hub import OWNER_TOKEN, Clock, LoopbackHub, Response
 from tiny_models import save_tiny
 
 import vjepa_sdk
-from vjepa_sdk import VJEPA, Probe, hub_client, verified
+from vjepa_sdk import VJEPA, Probe
 from vjepa_sdk.config import registry
-from vjepa_sdk.download import fetch
 from vjepa_sdk.errors import ConfigError, WeightsError, WriteError
-from vjepa_sdk.locate import choose_model_files
+from vjepa_sdk.hub import cache as verified
+from vjepa_sdk.hub import client as hub_client
+from vjepa_sdk.hub.download import fetch
+from vjepa_sdk.hub.locate import choose_model_files
 
 NAME = "me/model"
 WEIGHTS = "model.safetensors"

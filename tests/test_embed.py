@@ -18,8 +18,8 @@ from vjepa_sdk import embed, ledger
 from vjepa_sdk.api import VJEPA
 from vjepa_sdk.embed import embed_files
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, VideoDecodeError
+from vjepa_sdk.hub.locate import load_embeddings
 from vjepa_sdk.journal import Workspace
-from vjepa_sdk.locate import load_embeddings
 from vjepa_sdk.video.clips import ClipLoader
 
 

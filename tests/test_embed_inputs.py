@@ -18,7 +18,7 @@ from tiny_models import IMAGE, VIDEO, save_tiny
 from vjepa_sdk import VJEPA
 from vjepa_sdk.embed import embed_files
 from vjepa_sdk.errors import ConfigError, InputError, OutputError
-from vjepa_sdk.locate import load_embeddings
+from vjepa_sdk.hub.locate import load_embeddings
 from vjepa_sdk.runtime.workers import pool as workers
 from vjepa_sdk.video.clips import ClipLoader
 

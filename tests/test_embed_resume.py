@@ -23,7 +23,7 @@ from vjepa_sdk import embed, encoding, journal
 from vjepa_sdk.api import VJEPA
 from vjepa_sdk.errors import InputError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.features.embeddings import sidecar
-from vjepa_sdk.locate import load_embeddings
+from vjepa_sdk.hub.locate import load_embeddings
 from vjepa_sdk.video.clips import ClipLoader
 
 

@@ -19,7 +19,7 @@ from vjepa_sdk.errors import ConfigError, InputError
 from vjepa_sdk.features import parquet
 from vjepa_sdk.features.embeddings import sidecar
 from vjepa_sdk.features.formats import Row, iter_rows, write_features
-from vjepa_sdk.locate import load_embeddings
+from vjepa_sdk.hub.locate import load_embeddings
 
 FORMATS = [".npy", ".npz", ".safetensors", ".parquet"]
 RAGGED = [".npz", ".safetensors", ".parquet"]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from vjepa_sdk.config.registry import MODELS, list_models
 from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import ConfigError, WeightsError
-from vjepa_sdk.locate import locate_model
+from vjepa_sdk.hub.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
 from vjepa_sdk.weights.directory import load_model_directory, save_model_directory

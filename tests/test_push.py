@@ -20,7 +20,7 @@ import vjepa_sdk
 from vjepa_sdk import VJEPA, cli, push
 from vjepa_sdk.config.training import PreprocessConfig
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
-from vjepa_sdk.locate import locate_model
+from vjepa_sdk.hub.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
 from vjepa_sdk.weights.convert import convert

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from .embed import embed_files
     from .errors import VJEPAError
     from .features.video_features import VideoFeatures
-    from .locate import load_embeddings
+    from .hub.locate import load_embeddings
+    from .hub.publish import push, write_card
     from .probe import Probe
-    from .publish import push, write_card
     from .trainer import pretrain
 
 _HOMES = {
@@ -32,11 +32,11 @@ _HOMES = {
     "check_files": "corpus.check",
     "embed_files": "embed",
     "list_models": "config.registry",
-    "load_embeddings": "locate",
+    "load_embeddings": "hub.locate",
     "pretrain": "trainer",
-    "push": "publish",
+    "push": "hub.publish",
     "train_config": "config.recipes",
-    "write_card": "publish",
+    "write_card": "hub.publish",
 }
 
 __all__ = [

@@ -20,13 +20,13 @@ from .config.schema import to_dict
 from .config.training import MAX_FRAMES, ModelConfig, PreprocessConfig
 from .errors import ConfigError, InputError, WeightsError
 from .features.video_features import VideoFeatures
-from .locate import locate_model
+from .hub.locate import locate_model
+from .hub.publish import push
+from .hub.upload import PushReport
 from .models.encoder import VideoEncoder
 from .models.predictor import Predictor
-from .publish import push
 from .runtime.devices import best_device
 from .runtime.progress import progress_bar
-from .upload import PushReport
 from .video.clips import ClipLoader, WindowedVideo, WindowLoader, check_decoder, check_rates
 from .video.inputs import split_batch
 from .video.sampling import Sampling

@@ -369,7 +369,7 @@ def push(
 ) -> None:
     """Publish a model, a probe or features on the hub. Log in first: `hf auth login`, or set HF_TOKEN."""
     _set_up_logging(quiet, verbose)
-    from .publish import push as run_push
+    from .hub.publish import push as run_push
 
     report = run_push(
         path,

@@ -19,7 +19,7 @@ from ._version import __version__
 from .config.choices import Decoder
 from .config.registry import MODELS
 from .errors import VJEPAError
-from .hub_client import hub_api, is_offline, reason_of
+from .hub.client import hub_api, is_offline, reason_of
 from .runtime.workers.pool import WorkerPool
 from .video.reader import read_video
 

@@ -329,7 +329,7 @@ def _result(
 
 
 def _locate_model(options: EmbedOptions) -> Path:
-    from .locate import locate_model
+    from .hub.locate import locate_model
 
     return locate_model(options.model, revision=options.revision)
 

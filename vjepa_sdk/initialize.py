@@ -18,7 +18,7 @@ from .config.registry import MODELS
 from .config.schema import from_dict
 from .config.training import ModelConfig, TrainConfig
 from .errors import ConfigError, WeightsError
-from .locate import locate_model
+from .hub.locate import locate_model
 from .models.jepa import JEPA
 from .runtime.files import digest_of, sha256_of
 from .weights import official_layout

@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, WeightsError, WriteError, naming
-from .hub_client import (
+from ..errors import ConfigError, WeightsError, WriteError, naming
+from .cache import COMMIT, CachedCommit, Digest, discard, stated_digest
+from .client import (
     TIMEOUT_SECONDS,
     TRIES,
     RepoType,
@@ -29,7 +30,6 @@ from .hub_client import (
     is_passing,
     patiently,
 )
-from .verified import COMMIT, CachedCommit, Digest, discard, stated_digest
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

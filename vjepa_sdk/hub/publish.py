@@ -9,21 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .config.documents import read_toml
-from .config.schema import from_dict
-from .config.training import TrainConfig
-from .errors import ConfigError, InputError
-from .features.embeddings import META_SUFFIX, embedding_files, sidecar
-from .features.formats import SUFFIXES
+from ..config.documents import read_toml
+from ..config.schema import from_dict
+from ..config.training import TrainConfig
+from ..errors import ConfigError, InputError
+from ..features.embeddings import META_SUFFIX, embedding_files, sidecar
+from ..features.formats import SUFFIXES
+from ..runtime.files import json_text, write_text
+from ..weights.cards import _licence, _listed, model_card, name_of, training_card
+from ..weights.description import read_config
+from ..weights.directory import describe, model_files
+from ..weights.evaluation import read_evaluation, read_metrics
+from ..weights.layout import CARD, EVALUATION_NAME, HERE
+from ..weights.probe_directory import probe_files, write_probe_card
 from .locate import load_embeddings
-from .runtime.files import json_text, write_text
 from .upload import PushOptions, PushReport, push_directory, push_files
-from .weights.cards import _licence, _listed, model_card, name_of, training_card
-from .weights.description import read_config
-from .weights.directory import describe, model_files
-from .weights.evaluation import read_evaluation, read_metrics
-from .weights.layout import CARD, EVALUATION_NAME, HERE
-from .weights.probe_directory import probe_files, write_probe_card
 
 logger = logging.getLogger(__name__)
 

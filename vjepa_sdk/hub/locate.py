@@ -9,16 +9,16 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from .config.documents import MAX_CONFIG_BYTES, read_json
-from .config.registry import MODELS
+from ..config.documents import MAX_CONFIG_BYTES, read_json
+from ..config.registry import MODELS
+from ..errors import ConfigError, InputError, WeightsError, naming
+from ..features.embeddings import META_SUFFIX, Embeddings, sidecar
+from ..features.formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
+from ..weights.description import check_model_config
+from ..weights.layout import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
+from ..weights.provenance import origin_of, state_licence
+from .client import is_repository_id
 from .download import fetch
-from .errors import ConfigError, InputError, WeightsError, naming
-from .features.embeddings import META_SUFFIX, Embeddings, sidecar
-from .features.formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
-from .hub_client import is_repository_id
-from .weights.description import check_model_config
-from .weights.layout import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
-from .weights.provenance import origin_of, state_licence
 
 
 def locate_model(

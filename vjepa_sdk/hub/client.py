@@ -17,9 +17,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from ._version import __version__
-from .config.registry import MODELS
-from .errors import ConfigError, VJEPAError, WeightsError, WriteError
+from .._version import __version__
+from ..config.registry import MODELS
+from ..errors import ConfigError, VJEPAError, WeightsError, WriteError
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

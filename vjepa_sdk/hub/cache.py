@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import WeightsError
-from .runtime.files import write_json, write_text
+from ..errors import WeightsError
+from ..runtime.files import write_json, write_text
 
 logger = logging.getLogger(__name__)
 

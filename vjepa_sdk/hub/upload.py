@@ -12,9 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from .errors import ConfigError
-from .hub_client import TIMEOUT_SECONDS, RepoType, check_repository_id, hub_api, hub_errors, is_offline, patiently
-from .weights.layout import CARD, HERE, LICENCES, WEIGHT_NAMES
+from ..errors import ConfigError
+from ..weights.layout import CARD, HERE, LICENCES, WEIGHT_NAMES
+from .client import TIMEOUT_SECONDS, RepoType, check_repository_id, hub_api, hub_errors, is_offline, patiently
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
