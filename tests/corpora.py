@@ -18,10 +18,11 @@ import torch
 from media import write_video
 from tiny_models import save_tiny
 
-from vjepa_sdk import encoding, ledger
-from vjepa_sdk.api import VJEPA
-from vjepa_sdk.embed import EmbedResult, embed_files
 from vjepa_sdk.features.embeddings import sidecar
+from vjepa_sdk.inference.embed import batches as encoding
+from vjepa_sdk.inference.embed import ledger
+from vjepa_sdk.inference.embed.job import EmbedResult, embed_files
+from vjepa_sdk.inference.vjepa import VJEPA
 
 NUM_CLIPS = 9
 

@@ -14,12 +14,13 @@ import torch
 from corpora import FILES, NUM_CLIPS, Embed, contents, copy_clips, lines, python, recording
 from tiny_models import VIDEO, save_tiny
 
-from vjepa_sdk import embed, ledger
-from vjepa_sdk.api import VJEPA
-from vjepa_sdk.embed import embed_files
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, VideoDecodeError
 from vjepa_sdk.hub.locate import load_embeddings
-from vjepa_sdk.journal import Workspace
+from vjepa_sdk.inference.embed import job as embed
+from vjepa_sdk.inference.embed import ledger
+from vjepa_sdk.inference.embed.job import embed_files
+from vjepa_sdk.inference.embed.workspace import Workspace
+from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.video.clips import ClipLoader
 
 

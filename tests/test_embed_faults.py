@@ -25,11 +25,13 @@ import pytest
 import torch
 from corpora import FILES, NUM_CLIPS, Embed, contents, interrupt
 
-from vjepa_sdk import embed, encoding, journal
-from vjepa_sdk.api import VJEPA
 from vjepa_sdk.cli import IN_USE
-from vjepa_sdk.embed import EmbedResult
 from vjepa_sdk.errors import InUseError, OutputError, WriteError
+from vjepa_sdk.inference.embed import batches as encoding
+from vjepa_sdk.inference.embed import job as embed
+from vjepa_sdk.inference.embed import workspace as journal
+from vjepa_sdk.inference.embed.job import EmbedResult
+from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.runtime import files as storage
 
 

@@ -16,9 +16,9 @@ from PIL import Image
 from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import VJEPA
-from vjepa_sdk.embed import embed_files
 from vjepa_sdk.errors import ConfigError, InputError, OutputError
 from vjepa_sdk.hub.locate import load_embeddings
+from vjepa_sdk.inference.embed.job import embed_files
 from vjepa_sdk.runtime.workers import pool as workers
 from vjepa_sdk.video.clips import ClipLoader
 
@@ -184,7 +184,7 @@ def test_a_clip_whose_decoder_hangs_is_tried_twice_and_listed(
             deadlines.append((crash_retries, options["deadline_seconds"]))
             super().__init__(task, crash_retries=crash_retries, **options)
 
-    monkeypatch.setattr("vjepa_sdk.encoding.WorkerPool", Pool)
+    monkeypatch.setattr("vjepa_sdk.inference.embed.batches.WorkerPool", Pool)
     run(tmp_path / "feats.npy", inputs=[clips / "0.mp4"], deadline_seconds=7.0)
     assert deadlines == [(1, 7.0)]
 

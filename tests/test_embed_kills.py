@@ -21,7 +21,8 @@ import pytest
 import torch
 from corpora import FILES, Embed, contents
 
-from vjepa_sdk import encoding, journal
+from vjepa_sdk.inference.embed import batches as encoding
+from vjepa_sdk.inference.embed import workspace as journal
 
 MODES: dict[str, dict[str, Any]] = {"clips": {}, "windows": {"window_seconds": 0.4, "stride_seconds": 0.2}}
 PARTS = {"clips": 5, "windows": 36}  # nine clips, or their 59 windows, two a batch, each batch a part

@@ -19,11 +19,13 @@ from corpora import NUM_CLIPS, Embed, contents, copy_clips, interrupt, lines, re
 from PIL import Image
 from tiny_models import VIDEO, save_tiny
 
-from vjepa_sdk import embed, encoding, journal
-from vjepa_sdk.api import VJEPA
 from vjepa_sdk.errors import InputError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.features.embeddings import sidecar
 from vjepa_sdk.hub.locate import load_embeddings
+from vjepa_sdk.inference.embed import batches as encoding
+from vjepa_sdk.inference.embed import job as embed
+from vjepa_sdk.inference.embed import workspace as journal
+from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.video.clips import ClipLoader
 
 

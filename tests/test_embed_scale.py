@@ -18,7 +18,7 @@ from media import write_audio, write_video
 from PIL import Image
 
 from vjepa_sdk import VJEPA, cli
-from vjepa_sdk.embed import embed_files
+from vjepa_sdk.inference.embed.job import embed_files
 
 
 def _middle(data: bytes, replacement: Callable[[int], bytes]) -> bytes:

@@ -20,10 +20,12 @@ from corpora import NUM_CLIPS, Embed, contents, interrupt, lines, recording
 from media import write_video
 from tiny_models import IMAGE, save_tiny
 
-from vjepa_sdk import VJEPA, encoding, ledger, load_embeddings
+from vjepa_sdk import VJEPA, load_embeddings
 from vjepa_sdk.corpus.lists import Source
 from vjepa_sdk.corpus.snapshot import describe_clips
 from vjepa_sdk.errors import ConfigError, OutputError, ResumeError, VideoDecodeError
+from vjepa_sdk.inference.embed import batches as encoding
+from vjepa_sdk.inference.embed import ledger
 from vjepa_sdk.runtime.workers import pool as workers
 from vjepa_sdk.video.clips import WindowedVideo
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vjepa_sdk.errors import InUseError, OutputError
-from vjepa_sdk.journal import Part, Workspace
+from vjepa_sdk.inference.embed.workspace import Part, Workspace
 from vjepa_sdk.runtime import files as storage
 from vjepa_sdk.runtime.files import digest_of
 

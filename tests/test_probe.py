@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from vjepa_sdk.config.training import ModelConfig
 from vjepa_sdk.errors import ConfigError, WeightsError
+from vjepa_sdk.inference.probe import probe_tokens
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig
 from vjepa_sdk.models.encoder import VideoEncoder
-from vjepa_sdk.probe import probe_tokens
 from vjepa_sdk.weights.convert import convert
 from vjepa_sdk.weights.probe_directory import load_probe, save_probe
 

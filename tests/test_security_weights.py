@@ -20,9 +20,9 @@ import torch
 from pickling import in_this_process
 from safetensors.torch import save_file
 
-from vjepa_sdk.api import VJEPA
 from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import VJEPAError, WeightsError
+from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.weights import unpickle_child as unpickle
 from vjepa_sdk.weights.convert import convert

@@ -24,9 +24,9 @@ from transformers.utils import logging as transformers_logging
 
 from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import ConfigError, WeightsError
+from vjepa_sdk.inference.probe import probe_tokens
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
-from vjepa_sdk.probe import probe_tokens
 from vjepa_sdk.video.transforms import normalize, resize_and_crop
 from vjepa_sdk.weights.convert import convert
 from vjepa_sdk.weights.directory import Pretrained, load_model_directory, save_model_directory

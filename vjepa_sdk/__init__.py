@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import VJEPA
     from .config.recipes import train_config
     from .config.registry import list_models
     from .config.training import ModelConfig, PreprocessConfig, TrainConfig
     from .corpus.check import check_files
-    from .embed import embed_files
     from .errors import VJEPAError
     from .features.video_features import VideoFeatures
     from .hub.locate import load_embeddings
     from .hub.publish import push, write_card
-    from .probe import Probe
+    from .inference.embed.job import embed_files
+    from .inference.probe import Probe
+    from .inference.vjepa import VJEPA
     from .trainer import pretrain
 
 _HOMES = {
-    "VJEPA": "api",
+    "VJEPA": "inference.vjepa",
     "ModelConfig": "config.training",
     "PreprocessConfig": "config.training",
-    "Probe": "probe",
+    "Probe": "inference.probe",
     "TrainConfig": "config.training",
     "VJEPAError": "errors",
     "VideoFeatures": "features.video_features",
     "check_files": "corpus.check",
-    "embed_files": "embed",
+    "embed_files": "inference.embed.job",
     "list_models": "config.registry",
     "load_embeddings": "hub.locate",
     "pretrain": "trainer",

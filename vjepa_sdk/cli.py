@@ -150,7 +150,7 @@ def embed(
     verbose: Verbose = False,
 ) -> None:
     """Export features of videos. One row for each clip or window, in the order of the sorted paths."""
-    from .embed import embed_files
+    from .inference.embed.job import embed_files
 
     _set_up_logging(quiet, verbose)
     result = embed_files(

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .hub.locate import locate_model
-from .hub.upload import PushOptions, PushReport, push_directory
-from .models.attentive_probe import AttentiveProbe
-from .models.encoder import VideoEncoder
-from .runtime.devices import best_device
-from .weights.probe_directory import check_probe_config, load_probe, probe_files, save_probe
-from .weights.provenance import descended
+from ..hub.locate import locate_model
+from ..hub.upload import PushOptions, PushReport, push_directory
+from ..models.attentive_probe import AttentiveProbe
+from ..models.encoder import VideoEncoder
+from ..runtime.devices import best_device
+from ..weights.probe_directory import check_probe_config, load_probe, probe_files, save_probe
+from ..weights.provenance import descended
 
 
 @dataclass(frozen=True)

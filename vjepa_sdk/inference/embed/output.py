@@ -10,13 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from .corpus.snapshot import Clip, clip_changes, inputs_digest, setting_changes
-from .errors import OutputError, ResumeError, VideoDecodeError
-from .features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
-from .features.formats import Row, check_suffix, iter_rows, json_line, write_features
-from .journal import Part, Workspace
+from ...corpus.snapshot import Clip, clip_changes, inputs_digest, setting_changes
+from ...errors import OutputError, ResumeError, VideoDecodeError
+from ...features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
+from ...features.formats import Row, check_suffix, iter_rows, json_line, write_features
+from ...runtime.files import atomic_file, disk_errors, sha256_of, write_json
 from .ledger import stored_outcomes
-from .runtime.files import atomic_file, disk_errors, sha256_of, write_json
+from .workspace import Part, Workspace
 
 _FEATURES = "features"
 _META_KEYS = {"output", "plan", "rows", "failed", "sha256", "lists_sha256"}

@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from .config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
-from .config.schema import check_types
-from .errors import ConfigError
-from .video.windows import as_seconds, settle_windows
+from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from ...config.schema import check_types
+from ...errors import ConfigError
+from ...video.windows import as_seconds, settle_windows
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,9 +27,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .errors import OutputError
-from .runtime.files import atomic_file, canonical_json, digest_of, disk_errors, sync_directory, write_json
-from .runtime.lock import RemovableLock
+from ...errors import OutputError
+from ...runtime.files import atomic_file, canonical_json, digest_of, disk_errors, sync_directory, write_json
+from ...runtime.lock import RemovableLock
 
 logger = logging.getLogger(__name__)
 

@@ -14,27 +14,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ._version import __version__
-from .config.choices import Decoder, EncoderWeights, Pooling, Tail
-from .config.schema import to_dict
-from .config.training import MAX_FRAMES, ModelConfig, PreprocessConfig
-from .errors import ConfigError, InputError, WeightsError
-from .features.video_features import VideoFeatures
-from .hub.locate import locate_model
-from .hub.publish import push
-from .hub.upload import PushReport
-from .models.encoder import VideoEncoder
-from .models.predictor import Predictor
-from .runtime.devices import best_device
-from .runtime.progress import progress_bar
-from .video.clips import ClipLoader, WindowedVideo, WindowLoader, check_decoder, check_rates
-from .video.inputs import split_batch
-from .video.sampling import Sampling
-from .video.transforms import normalize
-from .video.windows import Windowing, as_seconds, settle_windows
-from .weights.cards import model_card
-from .weights.directory import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
-from .weights.provenance import descended
+from .._version import __version__
+from ..config.choices import Decoder, EncoderWeights, Pooling, Tail
+from ..config.schema import to_dict
+from ..config.training import MAX_FRAMES, ModelConfig, PreprocessConfig
+from ..errors import ConfigError, InputError, WeightsError
+from ..features.video_features import VideoFeatures
+from ..hub.locate import locate_model
+from ..hub.publish import push
+from ..hub.upload import PushReport
+from ..models.encoder import VideoEncoder
+from ..models.predictor import Predictor
+from ..runtime.devices import best_device
+from ..runtime.progress import progress_bar
+from ..video.clips import ClipLoader, WindowedVideo, WindowLoader, check_decoder, check_rates
+from ..video.inputs import split_batch
+from ..video.sampling import Sampling
+from ..video.transforms import normalize
+from ..video.windows import Windowing, as_seconds, settle_windows
+from ..weights.cards import model_card
+from ..weights.directory import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
+from ..weights.provenance import descended
 
 _MAX_FUTURE = 1024
 """Tubelets that predictions reach at most, counted from a clip's start."""

@@ -19,25 +19,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
-from .config.registry import DEFAULT_MODEL
-from .corpus.find import find_clips
-from .corpus.snapshot import Clip, clip_changes, describe_clips, setting_changes
-from .embed_options import EmbedOptions
-from .encoding import Encoding
-from .errors import OutputError, ResumeError, WeightsError
-from .features.embeddings import ERRORS, sidecar
-from .journal import Part, Workspace
+from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from ...config.registry import DEFAULT_MODEL
+from ...corpus.find import find_clips
+from ...corpus.snapshot import Clip, clip_changes, describe_clips, setting_changes
+from ...errors import OutputError, ResumeError, WeightsError
+from ...features.embeddings import ERRORS, sidecar
+from ...runtime.files import digest_of, sha256_of
+from ...runtime.signals import stop_on_signal
+from ...video.safety import PathLike
+from ...weights.description import Shape, local_directory, read_shape
+from .batches import Encoding
 from .ledger import Ledger
-from .outputs import Extension, check_output, existing_output, finish, publish
-from .runtime.files import digest_of, sha256_of
-from .runtime.signals import stop_on_signal
-from .video.safety import PathLike
-from .weights.description import Shape, local_directory, read_shape
+from .options import EmbedOptions
+from .output import Extension, check_output, existing_output, finish, publish
+from .workspace import Part, Workspace
 
 if TYPE_CHECKING:
-    from .api import VJEPA
-    from .video.clips import ClipLoader, WindowLoader
+    from ...video.clips import ClipLoader, WindowLoader
+    from ..vjepa import VJEPA
 
 
 FORMAT_VERSION = 2
@@ -329,7 +329,7 @@ def _result(
 
 
 def _locate_model(options: EmbedOptions) -> Path:
-    from .hub.locate import locate_model
+    from ...hub.locate import locate_model
 
     return locate_model(options.model, revision=options.revision)
 
@@ -346,8 +346,8 @@ def _environment(options: EmbedOptions) -> dict[str, str]:
     """Return what changes the last bits of features: versions, and the kind of processor."""
     import torch
 
-    from ._version import __version__
-    from .runtime.devices import best_device
+    from ..._version import __version__
+    from ...runtime.devices import best_device
 
     device = best_device(options.device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
@@ -357,7 +357,7 @@ def _environment(options: EmbedOptions) -> dict[str, str]:
 
 def _load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoader | WindowLoader]:
     """Load the model, and check against it what can only be checked now."""
-    from .api import VJEPA
+    from ..vjepa import VJEPA
 
     model = VJEPA.from_pretrained(directory, weights=options.weights, device=options.device)
     if options.layers is not None:
@@ -379,7 +379,7 @@ def _load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoad
 
 def _sampling(loader: ClipLoader | WindowLoader) -> dict[str, Any]:
     """Return the settings that were left to the model, or follow from others."""
-    from .video.clips import WindowLoader
+    from ...video.clips import WindowLoader
 
     if not isinstance(loader, WindowLoader):
         return {"num_frames": loader.sampling.num_frames}
@@ -427,7 +427,7 @@ def _about(
     loader: ClipLoader | WindowLoader,
 ) -> dict[str, Any]:
     """Return what the meta file says of an output, besides counts and checksums."""
-    from .config.schema import to_dict
+    from ...config.schema import to_dict
 
     about = {
         "format_version": FORMAT_VERSION,

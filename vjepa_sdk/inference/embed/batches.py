@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .corpus.snapshot import Clip
-from .embed_options import EmbedOptions
-from .errors import VJEPAError, printable
-from .features.formats import Row
+from ...corpus.snapshot import Clip
+from ...errors import VJEPAError, printable
+from ...features.formats import Row
+from ...runtime.progress import ProgressBar, progress_bar
+from ...runtime.signals import StopRequest
+from ...runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
 from .ledger import Ledger, Outcome
-from .runtime.progress import ProgressBar, progress_bar
-from .runtime.signals import StopRequest
-from .runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
+from .options import EmbedOptions
 
 if TYPE_CHECKING:
-    from .api import VJEPA
-    from .video.clips import ClipLoader, WindowLoader
+    from ...video.clips import ClipLoader, WindowLoader
+    from ..vjepa import VJEPA
 
 _MAX_FRAMES = 1 << 48  # of a video
 
@@ -100,7 +100,7 @@ class Encoding:
 
     def run(self, stop: StopRequest) -> bool:
         """Encode what no part has; False if a signal came before the end."""
-        from .video.clips import WindowLoader
+        from ...video.clips import WindowLoader
 
         self._ledger.check_failures()
         started = time.monotonic()

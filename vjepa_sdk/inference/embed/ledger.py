@@ -14,11 +14,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .config.choices import Dtype
-from .embed_options import EmbedOptions
-from .errors import VideoDecodeError
-from .features.formats import Row, check_shapes, from_bytes, json_line, to_bytes
-from .journal import Part, Workspace
+from ...config.choices import Dtype
+from ...errors import VideoDecodeError
+from ...features.formats import Row, check_shapes, from_bytes, json_line, to_bytes
+from .options import EmbedOptions
+from .workspace import Part, Workspace
 
 PART_SECONDS, PART_BYTES = 5.0, 64 << 20  # what a kill may cost; they have no influence on the output
 
