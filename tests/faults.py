@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vjepa_sdk import checkpoint
+from vjepa_sdk.training import checkpoint
 
 _CALLS = ("fsync", "rename", "replace", "unlink", "rmdir", "mkdir")
 

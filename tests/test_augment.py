@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vjepa_sdk import augment as module
-from vjepa_sdk.augment import augment
+from vjepa_sdk.training.data import augment as module
+from vjepa_sdk.training.data.augment import augment
 
 OFF = {"color_jitter": 0.0, "rand_augment": False, "random_erasing": 0.0}
 ON = [{"color_jitter": 0.4}, {"rand_augment": True}, {"random_erasing": 1.0}]

@@ -20,8 +20,9 @@ import torch
 from faults import fail, faults
 from tiny_runs import launcher_in
 
-from vjepa_sdk import checkpoint as module
-from vjepa_sdk.checkpoint import (
+from vjepa_sdk.errors import CheckpointError, GuardError
+from vjepa_sdk.training import checkpoint as module
+from vjepa_sdk.training.checkpoint import (
     Checkpoint,
     CheckpointSaver,
     load_latest,
@@ -29,7 +30,6 @@ from vjepa_sdk.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from vjepa_sdk.errors import CheckpointError, GuardError
 
 
 def state(step: int) -> Checkpoint:

@@ -18,12 +18,13 @@ from media import write_audio, write_video
 from tiny_models import save_tiny
 
 import vjepa_sdk
-from vjepa_sdk import cli, trainer
+from vjepa_sdk import cli
 from vjepa_sdk.config.documents import to_toml
 from vjepa_sdk.config.recipes import train_config
 from vjepa_sdk.corpus import check
 from vjepa_sdk.inference.embed import job as embed
 from vjepa_sdk.runtime.lock import Lock
+from vjepa_sdk.training import trainer
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from media import read_numbers, write_video
 from PIL import Image
 
-from vjepa_sdk.clips import ClipCutter, ClipRequest, even_indices, official_indices
 from vjepa_sdk.config.training import DataConfig
 from vjepa_sdk.errors import VideoDecodeError
+from vjepa_sdk.training.data.cutter import ClipCutter, ClipRequest, even_indices, official_indices
 
 
 def generator(seed: int = 0) -> torch.Generator:

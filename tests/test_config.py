@@ -22,7 +22,7 @@ from vjepa_sdk.config.training import (
     TrainConfig,
 )
 from vjepa_sdk.errors import ConfigError
-from vjepa_sdk.steps import hyperparameters
+from vjepa_sdk.training.step import hyperparameters
 
 
 @pytest.mark.parametrize("name", RECIPES)

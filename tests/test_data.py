@@ -19,13 +19,13 @@ from media import write_video
 from PIL import Image
 from tiny_models import IMAGE
 
-from vjepa_sdk import data as module
 from vjepa_sdk import pretrain
 from vjepa_sdk.config.training import DataConfig, MaskConfig, SourceConfig, TrainConfig
-from vjepa_sdk.data import BadClips, Batch, TrainingData
 from vjepa_sdk.errors import ConfigError, GuardError
-from vjepa_sdk.order import ClipOrder, derive_seed
 from vjepa_sdk.runtime.workers import pool as workers
+from vjepa_sdk.training.data import batches as module
+from vjepa_sdk.training.data.batches import BadClips, Batch, TrainingData
+from vjepa_sdk.training.data.order import ClipOrder, derive_seed
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tiny_runs import metrics, run_config, write_clips
 
 from vjepa_sdk.config.documents import to_toml
-from vjepa_sdk.distributed import Group, join_group
 from vjepa_sdk.errors import ConfigError
+from vjepa_sdk.training.distributed import Group, join_group
 
 THREE_STEPS = """
 import sys

@@ -13,7 +13,7 @@ from vjepa_sdk.models.jepa import distance_to_nearest, layer_norm_levels
 from vjepa_sdk.models.layers import gather_tokens
 from vjepa_sdk.models.masks import Masks
 from vjepa_sdk.models.predictor import Predictor
-from vjepa_sdk.steps import ForwardPass, hyperparameters, make_optimizer, train_step
+from vjepa_sdk.training.step import ForwardPass, hyperparameters, make_optimizer, train_step
 
 TRACED = ("vjepa1_tiny", "vjepa2_tiny", "vjepa21_tiny", "ijepa_tiny")
 CASES = (*TRACED, "vjepa21_tiny_distilled")

@@ -14,11 +14,12 @@ import pytest
 import torch
 from tiny_runs import assert_same_run, metrics, run_config, run_in_two, weights, with_stills, write_clips, write_stills
 
-from vjepa_sdk import pretrain, trainer
+from vjepa_sdk import pretrain
 from vjepa_sdk.errors import GuardError, VJEPAError
-from vjepa_sdk.guards import CollapseError, CollapseGuard, Guards, SkippedSteps, Spread
 from vjepa_sdk.models.jepa import JEPA, Losses
-from vjepa_sdk.trainer import Trainer
+from vjepa_sdk.training import trainer
+from vjepa_sdk.training.guards import CollapseError, CollapseGuard, Guards, SkippedSteps, Spread
+from vjepa_sdk.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

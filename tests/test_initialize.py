@@ -17,15 +17,16 @@ from tiny_models import IMAGE, VIDEO, save_tiny
 from tiny_runs import MODEL, metrics, newest, run_config, write_clips
 from torch import Tensor
 
-from vjepa_sdk import VJEPA, initialize, pretrain
-from vjepa_sdk.checkpoint import load_latest, optimizer_tensors
+from vjepa_sdk import VJEPA, pretrain
 from vjepa_sdk.config.training import ModelConfig, ObjectiveConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, ResumeError, WeightsError
-from vjepa_sdk.initialize import Origin
-from vjepa_sdk.initialize import initialize as run_initialize
 from vjepa_sdk.models.jepa import JEPA
 from vjepa_sdk.runtime.files import sha256_of
-from vjepa_sdk.steps import make_optimizer
+from vjepa_sdk.training import initialize
+from vjepa_sdk.training.checkpoint import load_latest, optimizer_tensors
+from vjepa_sdk.training.initialize import Origin
+from vjepa_sdk.training.initialize import initialize as run_initialize
+from vjepa_sdk.training.step import make_optimizer
 from vjepa_sdk.weights.convert import convert
 
 TABLES = ("pos_embed", "predictor_pos_embed")

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from vjepa_sdk.config.training import ModelConfig, ObjectiveConfig
-from vjepa_sdk.guards import spread
 from vjepa_sdk.models.jepa import JEPA, distance_to_nearest, layer_norm_levels, variance_covariance
 from vjepa_sdk.models.layers import gather_tokens
 from vjepa_sdk.models.masks import Masks
+from vjepa_sdk.training.guards import spread
 
 MODEL = ModelConfig(
     img_size=32,

@@ -14,8 +14,8 @@ import pytest
 from tiny_runs import Launcher, assert_same_run, launcher_in, metrics, run_config, wait_for_lines, write_clips
 
 from vjepa_sdk import VJEPA, pretrain
-from vjepa_sdk.checkpoint import load_latest
 from vjepa_sdk.config.documents import to_toml
+from vjepa_sdk.training.checkpoint import load_latest
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vjepa_sdk.errors import WriteError
-from vjepa_sdk.metrics import MetricsLog
+from vjepa_sdk.training.metrics import MetricsLog
 
 
 def steps(path: Path) -> list[int]:

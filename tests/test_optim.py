@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from vjepa_sdk.optim import adamw, cosine, linear, set_hyperparameters, warmup_then
+from vjepa_sdk.training.optim import adamw, cosine, linear, set_hyperparameters, warmup_then
 
 
 def learning_rate(step: int, schedule: str, **changes: float) -> float:

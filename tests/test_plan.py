@@ -22,11 +22,11 @@ from vjepa_sdk import pretrain, train_config
 from vjepa_sdk.config.recipes import RECIPES
 from vjepa_sdk.config.training import DataConfig, ImagesConfig, MaskConfig, ObjectiveConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, InputError
-from vjepa_sdk.masking import draw_image_masks, draw_masks
 from vjepa_sdk.models.jepa import JEPA
-from vjepa_sdk.plan import Plan, decoding_seconds, plan
-from vjepa_sdk.plan_text import plan_lines, size_text, time_text
-from vjepa_sdk.steps import autocast
+from vjepa_sdk.training.data.masking import draw_image_masks, draw_masks
+from vjepa_sdk.training.plan.estimate import Plan, decoding_seconds, plan
+from vjepa_sdk.training.plan.report import plan_lines, size_text, time_text
+from vjepa_sdk.training.step import autocast
 
 BASE = TrainConfig(
     model=dataclasses.replace(VIDEO, img_size=96, embed_dim=48, depth=3, predictor_embed_dim=24, predictor_depth=2),

@@ -17,16 +17,16 @@ from PIL import Image
 from tiny_models import VIDEO
 
 from vjepa_sdk import cli, pretrain, train_config
-from vjepa_sdk import preflight as preflight_module
 from vjepa_sdk.config.recipes import RECIPES
 from vjepa_sdk.config.training import DataConfig, MaskConfig, TrainConfig
 from vjepa_sdk.corpus.survey import sample_headers
-from vjepa_sdk.distributed import Group
 from vjepa_sdk.errors import ConfigError, VideoDecodeError, WriteError
-from vjepa_sdk.memory import available_memory, check_memory
-from vjepa_sdk.plan import plan
-from vjepa_sdk.preflight import Preflight, measure_speed, preflight
-from vjepa_sdk.trainer import Trainer
+from vjepa_sdk.training.distributed import Group
+from vjepa_sdk.training.plan import preflight as preflight_module
+from vjepa_sdk.training.plan.estimate import plan
+from vjepa_sdk.training.plan.memory import available_memory, check_memory
+from vjepa_sdk.training.plan.preflight import Preflight, measure_speed, preflight
+from vjepa_sdk.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 GIB = 2**30
@@ -54,7 +54,7 @@ def config(clips: Path, out: Path, **changes: object) -> TrainConfig:
 
 @pytest.fixture(autouse=True)
 def all_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    caplog.set_level(logging.INFO, logger="vjepa_sdk.preflight")
+    caplog.set_level(logging.INFO, logger="vjepa_sdk.training.plan.preflight")
     level = logging.getLogger("vjepa_sdk").level
     yield
     # the command line sets it for its process, which here goes on with other tests

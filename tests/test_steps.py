@@ -10,11 +10,11 @@ from tiny_models import VIDEO
 from torch import Tensor
 
 from vjepa_sdk.config.training import OptimConfig, TrainConfig
-from vjepa_sdk.guards import gradient_norms
-from vjepa_sdk.masking import draw_masks
 from vjepa_sdk.models.jepa import JEPA
 from vjepa_sdk.models.masks import Masks
-from vjepa_sdk.steps import ForwardPass, NonFiniteError, make_optimizer, make_scaler, train_step
+from vjepa_sdk.training.data.masking import draw_masks
+from vjepa_sdk.training.guards import gradient_norms
+from vjepa_sdk.training.step import ForwardPass, NonFiniteError, make_optimizer, make_scaler, train_step
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(model=VIDEO, optim=OptimConfig(lr=1e-3, max_grad_norm=1.0), steps=10, batch_size=4)

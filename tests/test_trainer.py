@@ -31,13 +31,13 @@ from vjepa_sdk import VJEPA, pretrain
 from vjepa_sdk.config.documents import to_toml
 from vjepa_sdk.config.schema import from_dict, to_dict
 from vjepa_sdk.config.training import DataConfig, ImagesConfig, OptimConfig, SourceConfig, TrainConfig
-from vjepa_sdk.distributed import Group
 from vjepa_sdk.errors import CheckpointError, ConfigError, GuardError, InUseError, OutputError, ResumeError
-from vjepa_sdk.loader import StepBatch
-from vjepa_sdk.resume import changed_settings
 from vjepa_sdk.runtime.lock import Lock
 from vjepa_sdk.runtime.signals import StopRequest
-from vjepa_sdk.trainer import Trainer
+from vjepa_sdk.training.data.loader import StepBatch
+from vjepa_sdk.training.distributed import Group
+from vjepa_sdk.training.resume import changed_settings
+from vjepa_sdk.training.trainer import Trainer
 from vjepa_sdk.weights.cards import training_card
 
 

@@ -23,7 +23,7 @@ from tiny_models import VIDEO
 
 from vjepa_sdk import pretrain
 from vjepa_sdk.config.training import DataConfig, ImagesConfig, MaskConfig, OptimConfig, TrainConfig
-from vjepa_sdk.trainer import PretrainResult, Trainer
+from vjepa_sdk.training.trainer import PretrainResult, Trainer
 
 MODEL = dataclasses.replace(VIDEO, img_size=64)
 
@@ -112,7 +112,7 @@ def run_in_two(config: TrainConfig, *, step: int, **changes: object) -> Pretrain
 
 _SERVER = """
 import ctypes, json, os, signal, sys, traceback
-import av, tomli_w, vjepa_sdk.cli, vjepa_sdk.trainer
+import av, tomli_w, vjepa_sdk.cli, vjepa_sdk.training.trainer
 
 for line in sys.stdin:
     request = json.loads(line)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .inference.embed.job import embed_files
     from .inference.probe import Probe
     from .inference.vjepa import VJEPA
-    from .trainer import pretrain
+    from .training.trainer import pretrain
 
 _HOMES = {
     "VJEPA": "inference.vjepa",
@@ -33,7 +33,7 @@ _HOMES = {
     "embed_files": "inference.embed.job",
     "list_models": "config.registry",
     "load_embeddings": "hub.locate",
-    "pretrain": "trainer",
+    "pretrain": "training.trainer",
     "push": "hub.publish",
     "train_config": "config.recipes",
     "write_card": "hub.publish",

@@ -293,8 +293,8 @@ def pretrain(
     if plan:
         _print_plan(resolved, world_size, as_json)
         return
-    from .distributed import is_first_process
-    from .trainer import pretrain as run_pretraining
+    from .training.distributed import is_first_process
+    from .training.trainer import pretrain as run_pretraining
 
     result = run_pretraining(resolved, resume=resume, show_progress_bar=False if quiet else None)
     if not is_first_process():
@@ -309,8 +309,8 @@ def pretrain(
 
 
 def _print_plan(config: TrainConfig, world_size: int, as_json: bool) -> None:
-    from .plan import plan
-    from .plan_text import plan_lines
+    from .training.plan.estimate import plan
+    from .training.plan.report import plan_lines
 
     planned = plan(config, world_size=world_size)
     _print(planned, as_json, "\n".join(plan_lines(planned)))
@@ -454,4 +454,4 @@ def _set_up_logging(quiet: bool, verbose: bool) -> None:
     logging.getLogger("vjepa_sdk").setLevel(level)
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     # what a long run is told before it starts is for everyone
-    logging.getLogger("vjepa_sdk.preflight").setLevel(logging.ERROR if quiet else logging.INFO)
+    logging.getLogger("vjepa_sdk.training.plan.preflight").setLevel(logging.ERROR if quiet else logging.INFO)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .config.training import MaskConfig, TrainConfig
-from .models.masks import Masks, draw_mask_set
+from ...config.training import MaskConfig, TrainConfig
+from ...models.masks import Masks, draw_mask_set
 from .order import derive_seed
 
 _CLIP_MASKS, _IMAGE_MASKS = 11, 12

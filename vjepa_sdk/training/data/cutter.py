@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...config.training import DataConfig
+from ...video.images import read_image
+from ...video.inputs import is_image
+from ...video.reader import iter_clip, open_video
+from ...video.transforms import RandomCrop, as_frames, crop_in_groups, draw_crop
 from .augment import augment
-from .config.training import DataConfig
-from .video.images import read_image
-from .video.inputs import is_image
-from .video.reader import iter_clip, open_video
-from .video.transforms import RandomCrop, as_frames, crop_in_groups, draw_crop
 
 
 @dataclass(frozen=True)

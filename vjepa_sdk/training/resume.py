@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..config.documents import read_toml
+from ..config.recipes import settings_of_run
+from ..config.schema import differences, from_dict, to_dict
+from ..config.training import TrainConfig
+from ..errors import CheckpointError, OutputError, ResumeError, VJEPAError
+from ..runtime.lock import Lock
 from .checkpoint import Checkpoint, load_latest
-from .config.documents import read_toml
-from .config.recipes import settings_of_run
-from .config.schema import differences, from_dict, to_dict
-from .config.training import TrainConfig
-from .errors import CheckpointError, OutputError, ResumeError, VJEPAError
 from .metrics import last_step
-from .runtime.lock import Lock
 
 # what a continued run may change: where things are, how fast they come, and what is kept
 _MAY_CHANGE = {

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from .errors import WriteError
-from .runtime.files import write_text
+from ..errors import WriteError
+from ..runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 

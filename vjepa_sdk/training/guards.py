@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import get_total_norm
 
-from .errors import GuardError
-from .models.jepa import JEPA
-from .runtime.files import write_json
-from .steps import NonFiniteError
+from ..errors import GuardError
+from ..models.jepa import JEPA
+from ..runtime.files import write_json
+from .step import NonFiniteError
 
 logger = logging.getLogger(__name__)
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from .config.training import DataConfig, TrainConfig
-from .corpus.survey import HeaderSample, sample_headers
+from ...config.training import DataConfig, TrainConfig
+from ...corpus.survey import HeaderSample, sample_headers
+from ...errors import VideoDecodeError, WriteError
+from ...models.layers import transformer_blocks
+from ..step import autocast
 from .costs import Stack
-from .errors import VideoDecodeError, WriteError
+from .estimate import Plan, decoding_seconds
 from .memory import MemoryCheck, _memory_text
-from .models.layers import transformer_blocks
-from .plan import Plan, decoding_seconds
-from .plan_text import disk_text, size_text, time_text
-from .steps import autocast
+from .report import disk_text, size_text, time_text
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from .config.training import Precision, TrainConfig
+from ..config.training import Precision, TrainConfig
+from ..errors import GuardError
+from ..models.jepa import JEPA
+from ..models.masks import Masks
 from .distributed import Group
-from .errors import GuardError
-from .models.jepa import JEPA
-from .models.masks import Masks
 from .optim import adamw, cosine, linear, ramp, set_hyperparameters, warmup_then
 
 

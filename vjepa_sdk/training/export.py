@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .config.training import PreprocessConfig, TrainConfig
+from ..config.training import PreprocessConfig, TrainConfig
+from ..models.jepa import JEPA
+from ..weights.cards import training_card
+from ..weights.directory import save_model_directory
+from ..weights.evaluation import read_metrics
 from .initialize import Origin
-from .models.jepa import JEPA
-from .weights.cards import training_card
-from .weights.directory import save_model_directory
-from .weights.evaluation import read_metrics
 
 
 def export_model(jepa: JEPA, config: TrainConfig, *, step: int, num_videos: int, origin: Origin | None) -> Path:

@@ -12,20 +12,20 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..config.documents import read_toml
+from ..config.registry import MODELS
+from ..config.schema import from_dict
+from ..config.training import ModelConfig, TrainConfig
+from ..errors import ConfigError, WeightsError
+from ..hub.locate import locate_model
+from ..models.jepa import JEPA
+from ..runtime.files import digest_of, sha256_of
+from ..weights import official_layout
+from ..weights.convert import official_networks
+from ..weights.directory import load_model_directory
+from ..weights.tensors import is_pickle, read_headers, weight_files
+from ..weights.unpickle import unpickled
 from .checkpoint import Checkpoint, load_latest, restore_optimizer
-from .config.documents import read_toml
-from .config.registry import MODELS
-from .config.schema import from_dict
-from .config.training import ModelConfig, TrainConfig
-from .errors import ConfigError, WeightsError
-from .hub.locate import locate_model
-from .models.jepa import JEPA
-from .runtime.files import digest_of, sha256_of
-from .weights import official_layout
-from .weights.convert import official_networks
-from .weights.directory import load_model_directory
-from .weights.tensors import is_pickle, read_headers, weight_files
-from .weights.unpickle import unpickled
 
 logger = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ from dataclasses import astuple, dataclass
 
 import torch
 
-from .config.choices import Content
-from .config.schema import check_range
-from .config.training import DataConfig, ImagesConfig, TrainConfig
+from ...config.choices import Content
+from ...config.schema import check_range
+from ...config.training import DataConfig, ImagesConfig, TrainConfig
+from ...models.encoder import VideoEncoder
+from ...models.masks import Masks
+from ...models.predictor import Predictor
+from ..data.batches import check_shares
+from ..data.masking import draw_image_masks, draw_masks
 from .costs import FLOAT32, MaskLengths, Operations, PassMemory, PassShape, pass_memory, pass_operations
-from .data import check_shares
-from .masking import draw_image_masks, draw_masks
-from .models.encoder import VideoEncoder
-from .models.masks import Masks
-from .models.predictor import Predictor
 
 # TFLOP/s that one device is assumed to reach, in float32 and in 16 bits. GPUs: 40 % of the maker's dense peak, not
 # measured. CPU: measured with the recipe `tiny` on an EPYC with AVX-512 and bfloat16 instructions.
@@ -144,7 +144,7 @@ def plan(config: TrainConfig, *, world_size: int = 1) -> Plan:
     """Compute what a pretraining run will cost, without training, clips or allocating the networks.
 
     Mask lengths are those of the run's first steps, drawn by the code that training runs. Operations and memory follow
-    from the shapes (`vjepa_sdk.costs`), parameters are counted on the networks.
+    from the shapes (`vjepa_sdk.training.plan.costs`), parameters are counted on the networks.
 
     Args:
         config: the run; clips and output may be missing.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from .config.training import TrainConfig
-from .errors import ConfigError
-from .plan import MemoryPlan, PassPlan, Plan, plan
-from .plan_text import size_text
+from ...config.training import TrainConfig
+from ...errors import ConfigError
+from .estimate import MemoryPlan, PassPlan, Plan, plan
+from .report import size_text
 
 # a run is refused only if even this share of what it surely holds at one moment, or of what it needs, is too much
 _SURE, _LIKELY = 0.9, 0.85

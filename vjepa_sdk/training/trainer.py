@@ -11,6 +11,15 @@ from typing import Any
 
 import torch
 
+from ..config.documents import to_toml
+from ..config.recipes import settings_of_run
+from ..config.training import TrainConfig
+from ..errors import CheckpointError, ConfigError, GuardError, VJEPAError
+from ..models.jepa import JEPA
+from ..runtime.devices import best_device
+from ..runtime.files import write_text
+from ..runtime.progress import ProgressBar, progress_bar
+from ..runtime.signals import StopRequest, stop_on_signal
 from .checkpoint import (
     Checkpoint,
     CheckpointSaver,
@@ -19,27 +28,18 @@ from .checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from .config.documents import to_toml
-from .config.recipes import settings_of_run
-from .config.training import TrainConfig
-from .data import BadClips
+from .data.batches import BadClips
+from .data.loader import StepBatch, StepLoader
+from .data.order import derive_seed
 from .distributed import Group, join_group
-from .errors import CheckpointError, ConfigError, GuardError, VJEPAError
 from .export import export_model
 from .guards import CollapseError, Guards, Spread, spread, write_nan_report
 from .initialize import Origin, initialize
-from .loader import StepBatch, StepLoader
-from .memory import check_memory
 from .metrics import MetricsLog
-from .models.jepa import JEPA
-from .order import derive_seed
-from .preflight import preflight
+from .plan.memory import check_memory
+from .plan.preflight import preflight
 from .resume import claimed, load_run
-from .runtime.devices import best_device
-from .runtime.files import write_text
-from .runtime.progress import ProgressBar, progress_bar
-from .runtime.signals import StopRequest, stop_on_signal
-from .steps import NonFiniteError, StepReport, make_optimizer, make_scaler, train_step
+from .step import NonFiniteError, StepReport, make_optimizer, make_scaler, train_step
 
 logger = logging.getLogger(__name__)
 

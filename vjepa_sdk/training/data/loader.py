@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config.training import ImagesConfig, PreprocessConfig, TrainConfig
-from .data import BadClips, Batch, TrainingData
-from .distributed import Group
-from .errors import ConfigError
+from ...config.training import ImagesConfig, PreprocessConfig, TrainConfig
+from ...errors import ConfigError
+from ...models.masks import Masks
+from ...video.transforms import normalize
+from ..distributed import Group
+from ..step import ForwardPass
+from .batches import BadClips, Batch, TrainingData
 from .masking import draw_image_masks, draw_masks
-from .models.masks import Masks
 from .order import derive_seed
-from .steps import ForwardPass
-from .video.transforms import normalize
 
 _IMAGES = 20
 

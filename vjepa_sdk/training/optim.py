@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .config.training import LearningRateSchedule
+from ..config.training import LearningRateSchedule
 
 
 def warmup_then(

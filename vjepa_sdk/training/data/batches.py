@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .clips import ClipCutter, ClipRequest
-from .config.schema import check_multiple
-from .config.training import DataConfig
-from .corpus.datasets import list_clips
-from .errors import ConfigError, GuardError
+from ...config.schema import check_multiple
+from ...config.training import DataConfig
+from ...corpus.datasets import list_clips
+from ...errors import ConfigError, GuardError
+from ...runtime.workers.pool import TaskResult, WorkerPool
+from .cutter import ClipCutter, ClipRequest
 from .order import _CLIP, _REPLACEMENT, ClipOrder, derive_seed
-from .runtime.workers.pool import TaskResult, WorkerPool
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from .plan import ASSUMED_FPS, ASSUMED_HEIGHT, ASSUMED_TFLOPS, ASSUMED_WIDTH, DiskPlan, PassPlan, Plan
+from .estimate import ASSUMED_FPS, ASSUMED_HEIGHT, ASSUMED_TFLOPS, ASSUMED_WIDTH, DiskPlan, PassPlan, Plan
 
 _PREFIXES = (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 _UNITS = (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60))

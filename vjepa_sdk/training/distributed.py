@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .errors import ConfigError, VJEPAError
+from ..errors import ConfigError, VJEPAError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 

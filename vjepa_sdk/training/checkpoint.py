@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import CheckpointError, GuardError
-from .runtime.files import sha256_of, sync_directory, sync_file, write_json
-from .weights.tensors import write_tensors
+from ..errors import CheckpointError, GuardError
+from ..runtime.files import sha256_of, sync_directory, sync_file, write_json
+from ..weights.tensors import write_tensors
 
 logger = logging.getLogger(__name__)
 

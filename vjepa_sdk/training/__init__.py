@@ -1,0 +1,1 @@
+"""Pretraining: the life of a run. Imports hub and what lies below it; never inference."""
