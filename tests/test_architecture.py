@@ -57,7 +57,7 @@ HEAVY = "torch, torchvision, timm, av, decord, transformers"
     "statement",
     [
         "import vjepa_sdk",
-        "import contextlib, sys; sys.argv = ['vjepa', '--help']; from vjepa_sdk.cli import main\n"
+        "import contextlib, sys; sys.argv = ['vjepa', '--help']; from vjepa_sdk.cli.app import main\n"
         "with contextlib.suppress(SystemExit): main()",
         "import vjepa_sdk; vjepa_sdk.list_models()",
     ],

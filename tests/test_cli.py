@@ -18,7 +18,7 @@ from media import write_audio, write_video
 from tiny_models import save_tiny
 
 import vjepa_sdk
-from vjepa_sdk import cli
+from vjepa_sdk.cli import app as cli
 from vjepa_sdk.config.documents import to_toml
 from vjepa_sdk.config.recipes import train_config
 from vjepa_sdk.corpus import check

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from loopback_hub import OWNER_TOKEN, LoopbackHub
 
-from vjepa_sdk import VJEPA, cli, doctor
-from vjepa_sdk.doctor import DoctorReport, examine
+from vjepa_sdk import VJEPA
+from vjepa_sdk.cli import app as cli
+from vjepa_sdk.cli import diagnosis as doctor
+from vjepa_sdk.cli.diagnosis import DoctorReport, examine
 from vjepa_sdk.errors import VJEPAError
 
 

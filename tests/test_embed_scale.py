@@ -17,7 +17,8 @@ from corpora import lines
 from media import write_audio, write_video
 from PIL import Image
 
-from vjepa_sdk import VJEPA, cli
+from vjepa_sdk import VJEPA
+from vjepa_sdk.cli import app as cli
 from vjepa_sdk.inference.embed.job import embed_files
 
 

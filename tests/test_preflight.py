@@ -16,7 +16,8 @@ from media import write_audio, write_video
 from PIL import Image
 from tiny_models import VIDEO
 
-from vjepa_sdk import cli, pretrain, train_config
+from vjepa_sdk import pretrain, train_config
+from vjepa_sdk.cli import app as cli
 from vjepa_sdk.config.recipes import RECIPES
 from vjepa_sdk.config.training import DataConfig, MaskConfig, TrainConfig
 from vjepa_sdk.corpus.survey import sample_headers

@@ -23,7 +23,8 @@ from PIL import Image
 from tiny_models import save_tiny
 
 import vjepa_sdk
-from vjepa_sdk import cli, train_config
+from vjepa_sdk import train_config
+from vjepa_sdk.cli import app as cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

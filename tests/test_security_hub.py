@@ -242,7 +242,7 @@ def test_a_gigabyte_of_json_is_not_read(tmp_path: Path) -> None:
 def test_a_long_value_does_not_flood_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vjepa_sdk import cli
+    from vjepa_sdk.cli import app as cli
 
     model = save_tiny(tmp_path / "model", VIDEO)
     data = json.loads((model / "config.json").read_text())

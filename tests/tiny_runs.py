@@ -112,7 +112,7 @@ def run_in_two(config: TrainConfig, *, step: int, **changes: object) -> Pretrain
 
 _SERVER = """
 import ctypes, json, os, signal, sys, traceback
-import av, tomli_w, vjepa_sdk.cli, vjepa_sdk.training.trainer
+import av, tomli_w, vjepa_sdk.cli.app, vjepa_sdk.training.trainer
 
 for line in sys.stdin:
     request = json.loads(line)
@@ -165,7 +165,7 @@ class Launcher:
     def start_run(self, toml: Path, out: Path, *options: str, setup: str = "") -> int:
         """Start `vjepa pretrain`, after some code that prepares the process."""
         argv = ["vjepa", "pretrain", "--config", str(toml), "--out", str(out), "--preset", "tiny", *options]
-        return self.start(f"{setup}\nimport sys\nsys.argv = {argv!r}\nfrom vjepa_sdk.cli import main\nmain()")
+        return self.start(f"{setup}\nimport sys\nsys.argv = {argv!r}\nfrom vjepa_sdk.cli.app import main\nmain()")
 
     def end(self) -> int:
         """Wait for the process; return its exit code, negative if a signal ended it."""

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._version import __version__
-from .config.choices import Decoder, Dtype, EncoderWeights, Layout, OnError, Pooling, Tail
-from .config.documents import read_json, read_toml
-from .config.recipes import RECIPES, settings_of_run, train_config
-from .config.registry import DEFAULT_MODEL, list_models
-from .config.schema import from_dict
-from .config.training import ModelConfig, TrainConfig
-from .errors import (
+from .._version import __version__
+from ..config.choices import Decoder, Dtype, EncoderWeights, Layout, OnError, Pooling, Tail
+from ..config.documents import read_json, read_toml
+from ..config.recipes import RECIPES, settings_of_run, train_config
+from ..config.registry import DEFAULT_MODEL, list_models
+from ..config.schema import from_dict
+from ..config.training import ModelConfig, TrainConfig
+from ..errors import (
     ConfigError,
     GuardError,
     InputError,
@@ -34,7 +34,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from .corpus.check import CheckedFile
+    from ..corpus.check import CheckedFile
 
 app = typer.Typer(
     rich_markup_mode=None,  # its table cuts off the names of options
@@ -150,7 +150,7 @@ def embed(
     verbose: Verbose = False,
 ) -> None:
     """Export features of videos. One row for each clip or window, in the order of the sorted paths."""
-    from .inference.embed.job import embed_files
+    from ..inference.embed.job import embed_files
 
     _set_up_logging(quiet, verbose)
     result = embed_files(
@@ -210,7 +210,7 @@ def check(
     verbose: Verbose = False,
 ) -> None:
     """Find out which videos and images can be decoded. Says why the others cannot."""
-    from .corpus.check import check_files
+    from ..corpus.check import check_files
 
     _set_up_logging(quiet, verbose)
     files = check_files(
@@ -293,8 +293,8 @@ def pretrain(
     if plan:
         _print_plan(resolved, world_size, as_json)
         return
-    from .training.distributed import is_first_process
-    from .training.trainer import pretrain as run_pretraining
+    from ..training.distributed import is_first_process
+    from ..training.trainer import pretrain as run_pretraining
 
     result = run_pretraining(resolved, resume=resume, show_progress_bar=False if quiet else None)
     if not is_first_process():
@@ -309,8 +309,8 @@ def pretrain(
 
 
 def _print_plan(config: TrainConfig, world_size: int, as_json: bool) -> None:
-    from .training.plan.estimate import plan
-    from .training.plan.report import plan_lines
+    from ..training.plan.estimate import plan
+    from ..training.plan.report import plan_lines
 
     planned = plan(config, world_size=world_size)
     _print(planned, as_json, "\n".join(plan_lines(planned)))
@@ -343,7 +343,7 @@ def convert(
     shape = (
         from_dict(ModelConfig, read_json(config) if config.suffix == ".json" else read_toml(config)) if config else arch
     )
-    from .weights.convert import convert as run_conversion
+    from ..weights.convert import convert as run_conversion
 
     report = run_conversion(source, out, arch=shape, layout=layout, weights=weights)
     reasons = Counter(report.dropped.values())
@@ -369,7 +369,7 @@ def push(
 ) -> None:
     """Publish a model, a probe or features on the hub. Log in first: `hf auth login`, or set HF_TOKEN."""
     _set_up_logging(quiet, verbose)
-    from .hub.publish import push as run_push
+    from ..hub.publish import push as run_push
 
     report = run_push(
         path,
@@ -409,7 +409,7 @@ def models(as_json: Json = False) -> None:
 def doctor(as_json: Json = False, verbose: Verbose = False) -> None:
     """Say what works on this machine. Versions, devices, decoders, the hub, its cache; exit code 1 if one fails."""
     _set_up_logging(False, verbose)
-    from .doctor import examine
+    from .diagnosis import examine
 
     report = examine()
     hub, cache = report.hub, report.cache

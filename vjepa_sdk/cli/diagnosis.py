@@ -15,13 +15,13 @@ from typing import get_args
 
 import numpy as np
 
-from ._version import __version__
-from .config.choices import Decoder
-from .config.registry import MODELS
-from .errors import VJEPAError
-from .hub.client import hub_api, is_offline, reason_of
-from .runtime.workers.pool import WorkerPool
-from .video.reader import read_video
+from .._version import __version__
+from ..config.choices import Decoder
+from ..config.registry import MODELS
+from ..errors import VJEPAError
+from ..hub.client import hub_api, is_offline, reason_of
+from ..runtime.workers.pool import WorkerPool
+from ..video.reader import read_video
 
 _PACKAGES = (
     "torch",
@@ -245,8 +245,8 @@ def _existing(place: Path) -> Path:
 
 
 def _sandbox(has_workers: bool) -> dict[str, bool]:
-    from .runtime import sandbox
-    from .weights import unpickle
+    from ..runtime import sandbox
+    from ..weights import unpickle
 
     is_linux = sys.platform == "linux"
     return {

@@ -1,0 +1,1 @@
+"""The `vjepa` command: parse, call one library function, print. Imports everything; nothing imports it."""
