@@ -1,10 +1,11 @@
-"""Imports run in no circle, importing is cheap, and every name in `__all__` exists."""
+"""Imports point down, importing is cheap, and every name in `__all__` exists."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from fnmatch import fnmatch
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -13,6 +14,24 @@ import pytest
 import vjepa_sdk
 
 PACKAGE = Path(vjepa_sdk.__file__).parent
+
+
+ROWS = (
+    {"errors", "_version"},
+    {"config", "runtime"},
+    {"video", "models", "features"},
+    {"corpus", "weights"},
+    {"hub"},
+    {"inference", "training"},
+    {"cli"},
+    {"__main__"},
+)
+"""A file imports from its own wing and from rows before its own."""
+ROW_OF = {wing: number for number, wings in enumerate(ROWS) for wing in wings}
+
+
+def _wing(module: str) -> str:
+    return module.split(".")[0]
 
 
 def _module(path: Path) -> str:
@@ -35,6 +54,22 @@ def _imports(path: Path) -> set[str]:
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 MODULES = {_module(path) for path in FILES}
+
+
+def test_imports_point_down() -> None:
+    upward = {
+        f"{_module(path)} imports {other}"
+        for path in FILES
+        for other in _imports(path)
+        if _wing(other) != _wing(_module(path)) and ROW_OF[_wing(other)] >= ROW_OF[_wing(_module(path))]
+    }
+    assert not upward
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*/**/__init__.py")), ids=lambda path: path.parent.name)
+def test_the_door_of_a_wing_is_one_paragraph(path: Path) -> None:
+    (only,) = ast.parse(path.read_text()).body
+    assert isinstance(only, ast.Expr) and isinstance(only.value, ast.Constant) and "\n\n" not in only.value.value
 
 
 def test_imports_run_in_no_circle() -> None:
@@ -66,3 +101,27 @@ HEAVY = "torch, torchvision, timm, av, decord, transformers"
 def test_cheap_things_load_neither_torch_nor_a_decoder(statement: str) -> None:
     check = f"\nimport sys; loaded = {{*'{HEAVY}'.split(', ')}} & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", statement + check], check=True, capture_output=True)
+
+
+LIGHT = (
+    "errors _version config.* runtime.* video.safety video.containers video.pyav_reader video.decord_reader "
+    "video.images video.reader video.sampling video.windows features.* corpus.* weights.layout weights.description "
+    "weights.official_layout weights.transformers_layout weights.evaluation weights.cards hub.* inference.embed.* cli.*"
+).split()
+"""Decoding processes and early refusals rest on these: they must not wait for torch."""
+HEAVY_AMONG_THEM = {"runtime.devices", "hub.publish"}
+
+
+def test_light_modules_load_without_torch_or_a_decoder() -> None:
+    light = [f"vjepa_sdk.{name}" for name in sorted(MODULES) if any(fnmatch(name, pattern) for pattern in LIGHT)]
+    names = [name for name in light if name.removeprefix("vjepa_sdk.") not in HEAVY_AMONG_THEM]
+    code = f"""
+import importlib, sys
+for name in {names!r}:
+    importlib.import_module(name)
+    loaded = {{*"{HEAVY}".split(", ")}} & set(sys.modules)
+    if loaded:
+        sys.exit(f"{{name}} loads {{loaded}}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

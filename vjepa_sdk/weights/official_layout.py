@@ -10,12 +10,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from ..config.recipes import MODELS as SHAPES
 from ..config.training import ModelConfig
 from ..errors import ConfigError, WeightsError
 from .layout import TensorSource
-from .tensors import Stored
+
+if TYPE_CHECKING:
+    from .tensors import Stored
 
 ENCODERS = {"target": ("target_encoder", "ema_encoder"), "context": ("encoder",)}
 """Top-level keys of the two encoders; distilled V-JEPA 2.1 calls the target `ema_encoder`."""
