@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vjepa_sdk.config.training import MaskConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from vjepa_sdk.config.model import ModelConfig
+from vjepa_sdk.config.training import MaskConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from vjepa_sdk.models.jepa import JEPA
 from vjepa_sdk.models.masks import Masks
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
+from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import VJEPAError
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor

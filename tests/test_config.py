@@ -10,17 +10,10 @@ from typing import Any
 import pytest
 
 from vjepa_sdk.config.documents import read_toml, to_toml
+from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
 from vjepa_sdk.config.recipes import MODELS, RECIPES, train_config
 from vjepa_sdk.config.schema import from_dict, to_dict
-from vjepa_sdk.config.training import (
-    DataConfig,
-    MaskConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
-    PreprocessConfig,
-    TrainConfig,
-)
+from vjepa_sdk.config.training import DataConfig, MaskConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError
 from vjepa_sdk.training.step import hyperparameters
 

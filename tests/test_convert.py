@@ -14,8 +14,8 @@ from goldens import DIRECTORY, TOLERANCE, load_golden, model_config
 from pickling import in_this_process
 from safetensors.torch import save_file
 
+from vjepa_sdk.config.model import ModelConfig
 from vjepa_sdk.config.registry import MODELS
-from vjepa_sdk.config.training import ModelConfig
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, WeightsError
 from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.models.attentive_probe import ProbeConfig

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
 from vjepa_sdk.config.registry import MODELS, list_models
-from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.hub.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder

@@ -18,7 +18,8 @@ from tiny_runs import MODEL, metrics, newest, run_config, write_clips
 from torch import Tensor
 
 from vjepa_sdk import VJEPA, pretrain
-from vjepa_sdk.config.training import ModelConfig, ObjectiveConfig, TrainConfig
+from vjepa_sdk.config.model import ModelConfig
+from vjepa_sdk.config.training import ObjectiveConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, ResumeError, WeightsError
 from vjepa_sdk.models.jepa import JEPA
 from vjepa_sdk.runtime.files import sha256_of

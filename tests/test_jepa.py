@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from vjepa_sdk.config.training import ModelConfig, ObjectiveConfig
+from vjepa_sdk.config.model import ModelConfig
+from vjepa_sdk.config.training import ObjectiveConfig
 from vjepa_sdk.models.jepa import JEPA, distance_to_nearest, layer_norm_levels, variance_covariance
 from vjepa_sdk.models.layers import gather_tokens
 from vjepa_sdk.models.masks import Masks

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 
 from vjepa_sdk import VJEPA, pretrain
-from vjepa_sdk.config.training import DataConfig, MaskConfig, ModelConfig, ObjectiveConfig, OptimConfig, TrainConfig
+from vjepa_sdk.config.model import ModelConfig
+from vjepa_sdk.config.training import DataConfig, MaskConfig, ObjectiveConfig, OptimConfig, TrainConfig
 
 sys.path.append(str(Path(__file__).parent.parent / "examples"))
 

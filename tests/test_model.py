@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import VIDEO as TINY
 
-from vjepa_sdk.config.training import ModelConfig
+from vjepa_sdk.config.model import ModelConfig
 from vjepa_sdk.errors import InputError
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.positions import resize_sincos, rope_table, sincos_table

@@ -10,7 +10,7 @@ import torch
 from goldens import TOLERANCE, Golden, load_golden, model_config
 from torch import Tensor
 
-from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
+from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import InputError, WeightsError
 from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.models.encoder import VideoEncoder

@@ -13,7 +13,7 @@ from pickling import in_this_process
 from torch import Tensor
 from torch.nn import functional as F
 
-from vjepa_sdk.config.training import ModelConfig
+from vjepa_sdk.config.model import ModelConfig
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.inference.probe import probe_tokens
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig

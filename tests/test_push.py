@@ -19,7 +19,7 @@ from tiny_models import VIDEO, save_tiny
 import vjepa_sdk
 from vjepa_sdk import VJEPA, push
 from vjepa_sdk.cli import app as cli
-from vjepa_sdk.config.training import PreprocessConfig
+from vjepa_sdk.config.model import PreprocessConfig
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
 from vjepa_sdk.hub.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder

@@ -20,7 +20,7 @@ import torch
 from pickling import in_this_process
 from safetensors.torch import save_file
 
-from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
+from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import VJEPAError, WeightsError
 from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.models.encoder import VideoEncoder

@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from vjepa_sdk.config.training import ModelConfig, PreprocessConfig
+from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.inference.probe import probe_tokens
 from vjepa_sdk.models.encoder import VideoEncoder

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .config.model import ModelConfig, PreprocessConfig
     from .config.recipes import train_config
     from .config.registry import list_models
-    from .config.training import ModelConfig, PreprocessConfig, TrainConfig
+    from .config.training import TrainConfig
     from .corpus.check import check_files
     from .errors import VJEPAError
     from .features.video_features import VideoFeatures
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "VJEPA": "inference.vjepa",
-    "ModelConfig": "config.training",
-    "PreprocessConfig": "config.training",
+    "ModelConfig": "config.model",
+    "PreprocessConfig": "config.model",
     "Probe": "inference.probe",
     "TrainConfig": "config.training",
     "VJEPAError": "errors",

@@ -16,10 +16,11 @@ import typer
 from .._version import __version__
 from ..config.choices import Decoder, Dtype, EncoderWeights, Layout, OnError, Pooling, Tail
 from ..config.documents import read_json, read_toml
+from ..config.model import ModelConfig
 from ..config.recipes import RECIPES, settings_of_run, train_config
 from ..config.registry import DEFAULT_MODEL, list_models
 from ..config.schema import from_dict
-from ..config.training import ModelConfig, TrainConfig
+from ..config.training import TrainConfig
 from ..errors import (
     ConfigError,
     GuardError,

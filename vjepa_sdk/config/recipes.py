@@ -9,17 +9,9 @@ from typing import Any
 
 from ..errors import ConfigError, OutputError
 from .documents import read_toml, with_overrides
+from .model import ModelConfig
 from .schema import from_dict, to_dict, unknown
-from .training import (
-    DataConfig,
-    ImagesConfig,
-    MaskConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    OptimConfig,
-    TrainConfig,
-    paper_masks,
-)
+from .training import DataConfig, ImagesConfig, MaskConfig, ObjectiveConfig, OptimConfig, TrainConfig, paper_masks
 
 
 def _shape(dim: int, depth: int, heads: int, ratio: float = 4.0) -> ModelConfig:

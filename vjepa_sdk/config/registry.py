@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .training import Family
+from .model import Family
 
 BUNDLED = Path(__file__).parents[1] / "pretrained"
 DEFAULT_MODEL = "vjepa-tiny"

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from .._version import __version__
 from ..config.choices import Decoder, EncoderWeights, Pooling, Tail
+from ..config.model import MAX_FRAMES, ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
-from ..config.training import MAX_FRAMES, ModelConfig, PreprocessConfig
 from ..errors import ConfigError, InputError, WeightsError
 from ..features.video_features import VideoFeatures
 from ..hub.locate import locate_model

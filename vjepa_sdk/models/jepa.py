@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config.training import ModelConfig, ObjectiveConfig
+from ..config.model import ModelConfig
+from ..config.training import ObjectiveConfig
 from .encoder import VideoEncoder
 from .layers import gather_tokens
 from .masks import Masks

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config.training import RopeLayout
+from ..config.model import RopeLayout
 
 Grid = tuple[int, int, int]
 """Tokens of a clip as (frames, rows, columns)."""

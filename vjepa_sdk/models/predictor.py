@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..config.training import ModelConfig
+from ..config.model import ModelConfig
 from .layers import gather_tokens, init_weights, run_block, transformer_blocks
 from .positions import Grid, extend_sincos, rope_table, sincos_buffer
 

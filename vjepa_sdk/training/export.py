@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..config.training import PreprocessConfig, TrainConfig
+from ..config.model import PreprocessConfig
+from ..config.training import TrainConfig
 from ..models.jepa import JEPA
 from ..weights.cards import training_card
 from ..weights.directory import save_model_directory

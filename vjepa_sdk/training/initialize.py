@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..config.documents import read_toml
+from ..config.model import ModelConfig
 from ..config.registry import MODELS
 from ..config.schema import from_dict
-from ..config.training import ModelConfig, TrainConfig
+from ..config.training import TrainConfig
 from ..errors import ConfigError, WeightsError
 from ..hub.locate import locate_model
 from ..models.jepa import JEPA

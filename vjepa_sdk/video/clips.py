@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..config.choices import Decoder
-from ..config.training import PreprocessConfig
+from ..config.model import PreprocessConfig
 from ..errors import ConfigError, InputError
 from .inputs import FrameSource, is_image, load_frames, open_frames
 from .sampling import Sampling

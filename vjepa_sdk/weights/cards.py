@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..config.documents import to_toml
+from ..config.model import ModelConfig, PreprocessConfig
 from ..config.registry import MODELS
-from ..config.training import DataConfig, ModelConfig, PreprocessConfig, TrainConfig
+from ..config.training import DataConfig, TrainConfig
 from .evaluation import EvaluationResult
 from .layout import HERE
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config.choices import EncoderWeights, Layout
+from ..config.model import ModelConfig, PreprocessConfig
 from ..config.registry import MODELS
-from ..config.training import ModelConfig, PreprocessConfig
 from ..errors import ConfigError, InputError, OutputError, WeightsError, WriteError
 from ..models.attentive_probe import AttentiveProbe, ProbeConfig
 from ..models.encoder import VideoEncoder

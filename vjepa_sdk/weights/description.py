@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 from ..config.choices import EncoderWeights
 from ..config.documents import read_json
+from ..config.model import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from ..config.registry import MODELS
 from ..config.schema import from_dict, unknown
-from ..config.training import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from ..errors import ConfigError, WeightsError, naming
 from . import transformers_layout
 from .layout import CONFIG_NAME

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config.choices import EncoderWeights
+from ..config.model import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
-from ..config.training import FORMAT_VERSION, ModelConfig, PreprocessConfig
 from ..errors import WeightsError, WriteError, naming
 from ..models.encoder import VideoEncoder
 from ..models.predictor import Predictor

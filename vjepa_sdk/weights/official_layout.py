@@ -12,8 +12,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from ..config.model import ModelConfig
 from ..config.recipes import MODELS as SHAPES
-from ..config.training import ModelConfig
 from ..errors import ConfigError, WeightsError
 from .layout import TensorSource
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from ..config.model import FORMAT_VERSION
 from ..config.schema import from_dict, to_dict, unknown
-from ..config.training import FORMAT_VERSION
 from ..errors import ConfigError, WriteError, naming
 from ..models.attentive_probe import AttentiveProbe, ProbeConfig
 from ..runtime.files import atomic_path, write_json, write_text

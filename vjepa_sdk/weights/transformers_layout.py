@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from ..config.choices import EncoderWeights
+from ..config.model import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, PreprocessConfig
 from ..config.schema import from_dict
-from ..config.training import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, PreprocessConfig
 from ..errors import ConfigError
 from .layout import TensorSource
 

@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import ColorJitter, RandAugment, RandomErasing  # type: ignore[attr-defined]
 
-from ...config.training import IMAGENET_MEAN
+from ...config.model import IMAGENET_MEAN
 
 _ERASED: Any = [round(255 * mean) for mean in IMAGENET_MEAN]
 

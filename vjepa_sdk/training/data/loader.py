@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...config.training import ImagesConfig, PreprocessConfig, TrainConfig
+from ...config.model import PreprocessConfig
+from ...config.training import ImagesConfig, TrainConfig
 from ...errors import ConfigError
 from ...models.masks import Masks
 from ...video.transforms import normalize

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ...config.training import ModelConfig, ObjectiveConfig, Precision
+from ...config.model import ModelConfig
+from ...config.training import ObjectiveConfig, Precision
 
 FLOAT32 = 4
 # products of all pairs of tokens: scores and values forward; backward the scores once more and four gradients
