@@ -14,7 +14,7 @@ from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import ModelConfig, push, train_config, write_card
 from vjepa_sdk.config.documents import to_toml
-from vjepa_sdk.config.registry import MODELS
+from vjepa_sdk.config.registry import KNOWN_MODELS
 from vjepa_sdk.errors import ConfigError
 from vjepa_sdk.weights.cards import model_card, training_card
 from vjepa_sdk.weights.convert import convert
@@ -77,7 +77,9 @@ def test_a_licence_is_named_as_the_hub_names_it(licence: Any, expected: dict[str
     assert {key: value for key, value in data.items() if key.startswith("license")} == expected
 
 
-@pytest.mark.parametrize("model", [model for model in MODELS.values() if model.is_on_hub], ids=lambda model: model.name)
+@pytest.mark.parametrize(
+    "model", [model for model in KNOWN_MODELS.values() if model.is_on_hub], ids=lambda model: model.name
+)
 def test_a_converted_official_model_names_the_official_repository(model: Any) -> None:
     data = front_matter(model_card(VIDEO, provenance={"architecture": model.name, "licence": model.licence}))
     assert data["base_model"] == model.source and data["license"] == model.licence.lower()

@@ -168,7 +168,7 @@ def test_the_command_prints_json(clip: Path) -> None:
 def test_the_command_needs_no_torch(clip: Path) -> None:
     program = f"""
 import sys
-from vjepa_sdk.check import check_files
+from vjepa_sdk.corpus.check import check_files
 print(len(check_files({str(clip)!r}, num_workers=0)), "torch" in sys.modules)
 """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "1 False\n"

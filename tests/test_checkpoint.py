@@ -210,7 +210,7 @@ from pathlib import Path
 import torch
 from faults import Faults, die
 from test_checkpoint import state
-from vjepa_sdk.checkpoint import save_checkpoint
+from vjepa_sdk.training.checkpoint import save_checkpoint
 Faults({k}, die)
 save_checkpoint(Path({directory!r}), state(2), keep=1)
 """

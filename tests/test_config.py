@@ -11,7 +11,7 @@ import pytest
 
 from vjepa_sdk.config.documents import read_toml, to_toml
 from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
-from vjepa_sdk.config.recipes import MODELS, RECIPES, train_config
+from vjepa_sdk.config.recipes import RECIPES, SHAPES, train_config
 from vjepa_sdk.config.schema import from_dict, to_dict
 from vjepa_sdk.config.training import DataConfig, MaskConfig, ObjectiveConfig, OptimConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError
@@ -33,7 +33,7 @@ def test_what_may_be_none_is_none_by_default(cls: type) -> None:
 
 
 def test_model_presets_have_the_official_shapes() -> None:
-    shapes = {name: (model.embed_dim, model.depth, model.num_heads) for name, model in MODELS.items()}
+    shapes = {name: (model.embed_dim, model.depth, model.num_heads) for name, model in SHAPES.items()}
     assert shapes == {
         "vit_tiny": (192, 12, 3),
         "vit_small": (384, 12, 6),
@@ -43,8 +43,8 @@ def test_model_presets_have_the_official_shapes() -> None:
         "vit_giant": (1408, 40, 22),
         "vit_gigantic": (1664, 48, 26),
     }
-    assert int(1408 * MODELS["vit_giant"].mlp_ratio) == 6144
-    assert int(1664 * MODELS["vit_gigantic"].mlp_ratio) == 8192
+    assert int(1408 * SHAPES["vit_giant"].mlp_ratio) == 6144
+    assert int(1664 * SHAPES["vit_gigantic"].mlp_ratio) == 8192
 
 
 def test_configurations_are_frozen() -> None:

@@ -23,7 +23,7 @@ from vjepa_sdk import pretrain
 from vjepa_sdk.config.training import DataConfig, MaskConfig, SourceConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, GuardError
 from vjepa_sdk.runtime.workers import pool as workers
-from vjepa_sdk.training.data import batches as module
+from vjepa_sdk.training.data import order
 from vjepa_sdk.training.data.batches import BadClips, Batch, TrainingData
 from vjepa_sdk.training.data.order import ClipOrder, derive_seed
 
@@ -214,7 +214,7 @@ def test_each_source_is_walked_in_epochs_without_repeats(
 ) -> None:
     sizes, weights = zip(*sources, strict=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_DRAWS", 32)
+        patch.setattr(order, "_DRAWS", 32)
         walked = list(ClipOrder(sizes, weights, seed).walk(0, 230))
         assert list(ClipOrder(sizes, weights, seed).walk(start, 230)) == walked[start:]
     for source, size in enumerate(sizes):

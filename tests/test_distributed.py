@@ -24,10 +24,10 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import VIDEO
 from vjepa_sdk.config import OptimConfig, TrainConfig
-from vjepa_sdk.distributed import join_group
-from vjepa_sdk.jepa import JEPA
-from vjepa_sdk.masks import Masks
-from vjepa_sdk.steps import ForwardPass, make_optimizer, train_step
+from vjepa_sdk.training.distributed import join_group
+from vjepa_sdk.models.jepa import JEPA
+from vjepa_sdk.models.masks import Masks
+from vjepa_sdk.training.step import ForwardPass, make_optimizer, train_step
 
 config = TrainConfig(model=VIDEO, optim=OptimConfig(lr=1e-3, max_grad_norm=1.0), steps=10)
 torch.manual_seed(0)

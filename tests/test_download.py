@@ -587,7 +587,7 @@ def test_digests_that_we_know_beforehand_must_be_the_hubs(
         licence="MIT", revision=commit_of(served), file_sha256={WEIGHTS: right},
     )  # fmt: skip
     served.add(NAME, {"config.json": b"moved on"})
-    monkeypatch.setitem(registry.MODELS, "mine", info)
+    monkeypatch.setitem(registry.KNOWN_MODELS, "mine", info)
     assert VJEPA.from_pretrained("mine", device="cpu").provenance["commit"] == info.revision
     wrong = {WEIGHTS: "0" * 64}
     with pytest.raises(WeightsError, match=rf"has sha256 {right}, must have sha256 {'0' * 64}"):
@@ -682,7 +682,8 @@ def test_a_hub_without_encryption_needs_consent(monkeypatch: pytest.MonkeyPatch)
 
 LOADER = """
 import logging, sys
-from vjepa_sdk.download import choose_model_files, fetch
+from vjepa_sdk.hub.download import fetch
+from vjepa_sdk.hub.locate import choose_model_files
 logging.basicConfig()
 print(fetch("me/model", choose=choose_model_files).directory)
 """

@@ -370,7 +370,7 @@ class TestEarlyErrors:
         source = clips if inputs == "clips" else clips.parent / inputs
         program = f"""
             import shutil, sys
-            from vjepa_sdk.embed import embed_files
+            from vjepa_sdk import embed_files
             if {free}:
                 usage = shutil.disk_usage("/")._replace(free={free})
                 shutil.disk_usage = lambda path: usage

@@ -73,10 +73,14 @@ class Killer:
         try:
             os.setpgid(0, 0)
             signal.alarm(300)  # rather fail than hang
-            encode, commit, publish = encoding.Encoding._encode, journal.Workspace.commit, journal.Workspace.publish
+            encode, commit, publish = (
+                encoding.Encoding._encode,
+                journal.Workspace.commit,
+                journal.Workspace.replace_output,
+            )
             encoding.Encoding._encode = _telling(encode, writer, after=b"e")
             journal.Workspace.commit = _telling(commit, writer, before=b"[", after=b"]")  # type: ignore[method-assign]
-            journal.Workspace.publish = _telling(publish, writer, before=b"p")  # type: ignore[method-assign]
+            journal.Workspace.replace_output = _telling(publish, writer, before=b"p")  # type: ignore[method-assign]
             os.fsync = lambda descriptor: time.sleep(0.004)  # a slow disk, so that kills hit commits as well
             self._run(out, num_workers=num_workers)
             os._exit(0)

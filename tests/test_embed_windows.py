@@ -21,7 +21,7 @@ from media import write_video
 from tiny_models import IMAGE, save_tiny
 
 from vjepa_sdk import VJEPA, load_embeddings
-from vjepa_sdk.corpus.lists import Source
+from vjepa_sdk.corpus.lists import ClipSource
 from vjepa_sdk.corpus.snapshot import describe_clips
 from vjepa_sdk.errors import ConfigError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.inference.embed import batches as encoding
@@ -204,7 +204,7 @@ class TestFailures:
         self, model: Path, clips: Path
     ) -> None:
         loader = VJEPA.from_pretrained(model, device="cpu").window_loader(window_seconds=0.4)
-        (clip,) = describe_clips([Source(path=str(clips / f"{LONGEST}.mp4"), id="a")])
+        (clip,) = describe_clips([ClipSource(path=str(clips / f"{LONGEST}.mp4"), id="a")])
         assert next(encoding._WindowReader(loader)(encoding._Windows(0, clip, 2))) is None
 
     def test_a_job_that_stops_at_failures_goes_on_once_they_are_allowed(

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
-from vjepa_sdk.config.registry import MODELS, list_models
+from vjepa_sdk.config.registry import KNOWN_MODELS, list_models
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.hub.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder
@@ -176,7 +176,7 @@ def test_a_non_commercial_licence_is_stated_before_a_download(
 
 
 def test_names_are_unique_and_bundled_models_come_first() -> None:
-    assert len(MODELS) == len(list_models())
+    assert len(KNOWN_MODELS) == len(list_models())
     assert [model.is_bundled for model in list_models()] == sorted((m.is_bundled for m in list_models()), reverse=True)
     assert all(dataclasses.asdict(model)["licence"] for model in list_models())
 

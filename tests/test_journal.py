@@ -12,7 +12,7 @@ import pytest
 
 from vjepa_sdk.errors import InUseError, OutputError
 from vjepa_sdk.inference.embed.workspace import Part, Workspace
-from vjepa_sdk.runtime import files as storage
+from vjepa_sdk.runtime import lock
 from vjepa_sdk.runtime.files import digest_of
 
 PLAN = {"clips": ["a", "b"], "batch_size": 2}
@@ -165,7 +165,7 @@ def test_a_lock_that_outlives_its_owner_by_an_instant_is_waited_for(directory: P
 def test_only_one_thread_at_a_time_owns_a_workspace_that_comes_and_goes(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.0)
     owners, overlaps, wins = [], [], []
 
     def compete() -> None:
@@ -212,7 +212,7 @@ def files(directory: Path, tmp_path: Path) -> list[tuple[str, Path]]:
 
 def test_publish_replaces_the_old_files_and_ends_the_job(directory: Path, files: list[tuple[str, Path]]) -> None:
     with Workspace(directory) as work:
-        work.publish(files)
+        work.replace_output(files)
     assert [final.read_text() for _, final in files] == ["new", "new"]
     assert not directory.exists()
 
@@ -221,7 +221,7 @@ def test_publish_touches_nothing_unless_all_files_are_there(directory: Path, fil
     (directory / "index").unlink()
     with Workspace(directory) as work:
         with pytest.raises(OutputError, match="cannot write"):
-            work.publish(files)
+            work.replace_output(files)
         assert not work.is_committed
     assert [final.read_text() for _, final in files] == ["old", "old"]
 
@@ -239,12 +239,12 @@ def test_a_publication_that_was_cut_short_is_finished_by_the_next_owner(
 
     with monkeypatch.context() as patch, Workspace(directory) as work, pytest.raises(OutputError, match="cut"):
         patch.setattr(os, "replace", failing)
-        work.publish(files)
+        work.replace_output(files)
     texts = {final.read_text() for _, final in files if final.exists()}
     assert len(texts) <= 1, "old and new must never stand side by side"
     with Workspace(directory) as work:
         assert work.is_committed == (calls > 0)
-        work.publish(files)
+        work.replace_output(files)
     assert [final.read_text() for _, final in files] == ["new", "new"]
     assert not directory.exists()
 

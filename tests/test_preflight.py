@@ -23,6 +23,7 @@ from vjepa_sdk.config.training import DataConfig, MaskConfig, TrainConfig
 from vjepa_sdk.corpus.survey import sample_headers
 from vjepa_sdk.errors import ConfigError, VideoDecodeError, WriteError
 from vjepa_sdk.training.distributed import Group
+from vjepa_sdk.training.plan import memory
 from vjepa_sdk.training.plan import preflight as preflight_module
 from vjepa_sdk.training.plan.estimate import plan
 from vjepa_sdk.training.plan.memory import available_memory, check_memory
@@ -70,7 +71,7 @@ def look(config: TrainConfig, paths: list[Path]) -> Preflight:
 @pytest.fixture
 def has_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     def set_memory(size: float) -> None:
-        monkeypatch.setattr(preflight_module, "available_memory", lambda device: int(size))
+        monkeypatch.setattr(memory, "available_memory", lambda device: int(size))
 
     return set_memory
 

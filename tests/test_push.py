@@ -448,7 +448,8 @@ from vjepa_sdk import push
 print(*(push(sys.argv[1], "me/model").changed for _ in range(2)))
 """
 PULL = """
-from vjepa_sdk.download import choose_model_files, fetch
+from vjepa_sdk.hub.download import fetch
+from vjepa_sdk.hub.locate import choose_model_files
 print(fetch("me/model", choose=choose_model_files).directory)
 """
 

@@ -37,7 +37,13 @@ def test_values_of_a_row_are_those_that_encode_returns(tmp_path: Path, pooling: 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[]", "must hold an object"), ('{"model": 3}', "model=3 must be an object"), ('{"model": {"dept": 3}}', "dept")],
+    [
+        ("[]", "must hold an object"),
+        ("{}", "neither format_version nor model_type"),
+        ('{"format_version": 1, "encoder_weights": "target", "model": 3}', "model=3 must be an object"),
+        ('{"format_version": 1, "encoder_weights": "target", "model": {"dept": 3}}', "dept"),
+        ('{"format_version": 2, "encoder_weights": "target"}', "format_version=2 must be 1"),
+    ],
 )
 def test_configurations_that_are_not_valid(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.json").write_text(text)
@@ -46,7 +52,7 @@ def test_configurations_that_are_not_valid(tmp_path: Path, text: str, message: s
 
 
 def test_a_directory_without_configuration(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"config\.json: cannot be read"):
+    with pytest.raises(ConfigError, match=r"holds no config\.json"):
         read_shape(tmp_path)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from .._version import __version__
 from ..config.choices import Decoder
-from ..config.registry import MODELS
+from ..config.registry import KNOWN_MODELS
 from ..errors import VJEPAError
 from ..hub.client import hub_api, is_offline, reason_of
 from ..runtime.workers.pool import WorkerPool
@@ -47,7 +47,7 @@ _SAMPLES = {
     "gif": ("gif", "gif", {}),
 }
 """Encoder, container and options of a small video of each codec."""
-_ASKED_FOR = MODELS["vjepa2-vitl16"].source
+_ASKED_FOR = KNOWN_MODELS["vjepa2-vitl16"].source
 """A repository that is public on the hub; a mirror may not have it, and says so as a hub does."""
 _NUM_FRAMES = 4
 _MAX_REASON = 200

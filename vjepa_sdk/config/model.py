@@ -9,7 +9,7 @@ from ..errors import ConfigError
 from .choices import CropOffset
 from .schema import check_multiple, check_range, check_types
 
-FORMAT_VERSION = 1
+MODEL_FORMAT = 1
 MAX_FRAMES = 4096
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

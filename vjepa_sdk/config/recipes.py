@@ -18,7 +18,7 @@ def _shape(dim: int, depth: int, heads: int, ratio: float = 4.0) -> ModelConfig:
     return ModelConfig(embed_dim=dim, depth=depth, num_heads=heads, mlp_ratio=ratio)
 
 
-MODELS: dict[str, ModelConfig] = {
+SHAPES: dict[str, ModelConfig] = {
     "vit_tiny": _shape(192, 12, 3),
     "vit_small": _shape(384, 12, 6),
     "vit_base": _shape(768, 12, 12),
@@ -33,7 +33,7 @@ MODELS: dict[str, ModelConfig] = {
 def _vjepa(encoder: str, *, img_size: int = 224, batch_size: int = 3072, micro_batch_size: int = 24) -> TrainConfig:
     """V-JEPA 1 (arXiv 2404.08471, appendix; `configs/pretrain/*.yaml`): 90,000 steps of VideoMix2M."""
     return TrainConfig(
-        model=replace(MODELS[encoder], img_size=img_size, position="sincos", predictor_num_heads=16),
+        model=replace(SHAPES[encoder], img_size=img_size, position="sincos", predictor_num_heads=16),
         masks=paper_masks("truncate"),
         objective=ObjectiveConfig(ema_start=0.998, ema_end=1.0),
         data=DataConfig(index_rule="official", antialias=False, num_workers=8),
@@ -50,7 +50,7 @@ def _vjepa(encoder: str, *, img_size: int = 224, batch_size: int = 3072, micro_b
 def _vjepa2(encoder: str) -> TrainConfig:
     """V-JEPA 2, first phase (arXiv 2506.09985; `configs/train/*/pretrain-256px-16f.yaml`): 12k + 228k steps."""
     return TrainConfig(
-        model=replace(MODELS[encoder], num_mask_tokens=10),
+        model=replace(SHAPES[encoder], num_mask_tokens=10),
         masks=paper_masks("truncate"),
         objective=ObjectiveConfig(mask_token="shared", ema_start=0.99925, ema_end=0.99925),
         data=DataConfig(fps=4.0, index_rule="official", antialias=False, num_workers=8),
@@ -96,7 +96,7 @@ def _vjepa21(encoder: str, level_layers: tuple[int, ...], *, micro_batch_size: i
     return replace(
         first,
         model=replace(
-            MODELS[encoder],
+            SHAPES[encoder],
             rope_layout="interleaved",
             rope_grid=16,
             predictor_rope_grid=16,
@@ -142,7 +142,7 @@ def _ijepa(encoder: str, *, patch_size: int) -> TrainConfig:
     """I-JEPA (arXiv 2301.08243, appendix A; `configs/in1k_vith14_ep300.yaml`): 300 epochs of ImageNet-1k."""
     return TrainConfig(
         model=replace(
-            MODELS[encoder],
+            SHAPES[encoder],
             img_size=224,
             num_frames=1,
             tubelet_size=1,
@@ -167,7 +167,7 @@ def _one_gpu(encoder: str, *, micro_batch_size: int, predictor_depth: int = 12) 
     first = _vjepa2(encoder)
     return replace(
         first,
-        model=replace(MODELS[encoder], img_size=224, predictor_depth=predictor_depth),
+        model=replace(SHAPES[encoder], img_size=224, predictor_depth=predictor_depth),
         masks=paper_masks("columns"),
         objective=replace(first.objective, ema_start=0.998, ema_end=1.0),
         data=DataConfig(fps=4.0, num_workers=8),

@@ -117,7 +117,7 @@ _MODELS = (
     _ijepa("ijepa-vitg16-22k", "ijepa_vitg16_22k", "IN22K-vit.g.16-600e", 1_011_092_608, 1408, 224),
 )  # fmt: skip
 
-MODELS: dict[str, ModelInfo] = {model.name: model for model in _MODELS}
+KNOWN_MODELS: dict[str, ModelInfo] = {model.name: model for model in _MODELS}
 
 
 def list_models() -> list[ModelInfo]:

@@ -17,7 +17,7 @@ from ..video.images import STILL_SUFFIXES, list_frame_directory, read_frame_dire
 from ..video.reader import open_video
 from ..video.safety import PathLike
 from .find import find_clips
-from .lists import Source
+from .lists import ClipSource
 
 Kind = Literal["video", "frames", "image"]
 
@@ -104,7 +104,7 @@ class _Request:
     """Of the last part that is wanted."""
 
 
-def _kind(clip: Source) -> Kind:
+def _kind(clip: ClipSource) -> Kind:
     if os.path.isdir(clip.path):
         return "frames"
     return "image" if os.path.splitext(clip.path)[1].lower() in STILL_SUFFIXES else "video"

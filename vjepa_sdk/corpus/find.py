@@ -19,7 +19,7 @@ from ..errors import InputError, printable
 from ..video.images import STILL_SUFFIXES
 from ..video.reader import VIDEO_SUFFIXES
 from ..video.safety import PathLike, check_is_path
-from .lists import LIST_SUFFIXES, Source, default_id, read_sources, whole
+from .lists import LIST_SUFFIXES, ClipSource, default_id, read_sources, whole
 
 logger = logging.getLogger(__name__)
 
@@ -55,13 +55,13 @@ class Folder:
 class Found:
     """What the inputs of a command hold; what of it are clips depends on the model."""
 
-    named: list[Source] = field(default_factory=list)
+    named: list[ClipSource] = field(default_factory=list)
     """Files and frame directories that were named one by one."""
     folders: list[Folder] = field(default_factory=list)
     num_links: int = 0
     """Symbolic links that were left out."""
 
-    def clips(self, images: Images) -> list[Source]:
+    def clips(self, images: Images) -> list[ClipSource]:
         """Return the clips, sorted by path and time, each once.
 
         Raises:
@@ -233,10 +233,10 @@ def _are_numbered(stems: list[str]) -> bool:
     return len(stems) > 1 and None not in matches and len({match.groups() for match in matches if match}) == 1
 
 
-def _unique(sources: list[Source]) -> list[Source]:
+def _unique(sources: list[ClipSource]) -> list[ClipSource]:
     """Drop repeats, refuse ids that stand for two clips, and sort."""
-    kept: dict[tuple[object, ...], Source] = {}
-    owners: dict[str, Source] = {}
+    kept: dict[tuple[object, ...], ClipSource] = {}
+    owners: dict[str, ClipSource] = {}
     here = Path.cwd()
     for source in sources:
         # a relative path and its absolute form are one clip; the first spelling stays
@@ -254,12 +254,12 @@ def _unique(sources: list[Source]) -> list[Source]:
     return sorted(kept.values(), key=_order)
 
 
-def _order(source: Source) -> tuple[str, float, float, str]:
+def _order(source: ClipSource) -> tuple[str, float, float, str]:
     end = float("inf") if source.end_seconds is None else source.end_seconds
     return source.path, source.start_seconds or 0.0, end, source.id
 
 
-def _span(source: Source) -> str:
+def _span(source: ClipSource) -> str:
     if source.start_seconds is None and source.end_seconds is None:
         return source.path
     return f"{source.path} from {source.start_seconds or 0:g} to {source.end_seconds or 'its end'} s"

@@ -30,7 +30,7 @@ LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class ClipSource:
     """One clip to read: a file or a directory of frames, all of it or a part."""
 
     path: str
@@ -49,12 +49,12 @@ def default_id(path: str, start_seconds: float | None, end_seconds: float | None
     return f"{path}#t={start}{end}" if start or end else path
 
 
-def whole(path: str | os.PathLike[str]) -> Source:
+def whole(path: str | os.PathLike[str]) -> ClipSource:
     """Return the clip that is all of a file or frame directory."""
-    return Source(path=os.fspath(path), id=os.fspath(path))
+    return ClipSource(path=os.fspath(path), id=os.fspath(path))
 
 
-def read_sources(path: Path) -> list[Source]:
+def read_sources(path: Path) -> list[ClipSource]:
     """Read the clips of a list; what its suffix does not say is plain text.
 
     Raises:
@@ -127,7 +127,7 @@ def _text(path: Path) -> str:
         raise InputError(f"{printable(path)}: cannot be read ({error.strerror}); check its permissions") from error
 
 
-def _source(path: Path, number: int, row: Mapping[str, Any]) -> Source:
+def _source(path: Path, number: int, row: Mapping[str, Any]) -> ClipSource:
     where = f"{printable(path)}: line {number}"
     for column in row:
         # a misspelt column would silently give whole videos instead of parts
@@ -141,7 +141,7 @@ def _source(path: Path, number: int, row: Mapping[str, Any]) -> Source:
     given = row.get("id")
     if given is not None and not isinstance(given, str | int):
         raise InputError(f"{where}: id={given!r} must be a text; correct it")
-    return Source(
+    return ClipSource(
         path=name,
         id=str(given) if given not in (None, "") else default_id(name, start, end),
         start_seconds=start,

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..video.images import list_frame_directory
-from .lists import Source
+from .lists import ClipSource
 
 _EDGE_BYTES = 64 << 10
 
@@ -33,7 +33,7 @@ class Clip:
     """Over the first and last 64 KiB of a file, over names, sizes and times of frames; empty if it cannot be read."""
 
 
-def describe_clips(sources: Iterable[Source]) -> list[Clip]:
+def describe_clips(sources: Iterable[ClipSource]) -> list[Clip]:
     """Look at files without decoding them; one that cannot be read is described as empty, decoding tells why."""
     looks: dict[str, tuple[int, int, str]] = {}  # many parts may share a file
     clips = []

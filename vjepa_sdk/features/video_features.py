@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import ConfigError, InputError, OutputError
 from ..runtime.files import atomic_path, disk_errors
 
-FORMAT_VERSION = 1
+FEATURES_FORMAT = 1
 SUFFIXES = (".npz", ".safetensors")
 
 _DTYPES = {"embeddings": "float32", "start_seconds": "float64", "end_seconds": "float64", "frame_indices": "int64"}
@@ -69,7 +69,7 @@ class VideoFeatures:
         if not path.parent.is_dir():
             raise OutputError(f"{path}: its directory does not exist; make it with mkdir -p {path.parent}")
         arrays = {name: np.ascontiguousarray(getattr(self, name), np.dtype(dtype)) for name, dtype in _DTYPES.items()}
-        meta = json.dumps({**self.meta, "format_version": FORMAT_VERSION}, sort_keys=True)
+        meta = json.dumps({**self.meta, "format_version": FEATURES_FORMAT}, sort_keys=True)
         with disk_errors(path), atomic_path(path) as temporary:
             if path.suffix == ".npz":
                 with open(temporary, "xb") as file:
@@ -93,8 +93,8 @@ class VideoFeatures:
             arrays, text = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
             meta = json.loads(text)
             version = meta.pop("format_version")
-            if version != FORMAT_VERSION:
-                raise ValueError(f"format_version={version!r} must be {FORMAT_VERSION}, upgrade vjepa-sdk")
+            if version != FEATURES_FORMAT:
+                raise ValueError(f"format_version={version!r} must be {FEATURES_FORMAT}, upgrade vjepa-sdk")
             return cls(**arrays, meta=meta)
         except FileNotFoundError as error:
             raise InputError(f"{path}: does not exist; VideoFeatures.save writes it") from error

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from .._version import __version__
-from ..config.registry import MODELS
+from ..config.registry import KNOWN_MODELS
 from ..errors import ConfigError, VJEPAError, WeightsError, WriteError
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ def _explained(error: BaseException, repository: str, revision: str | None, is_u
 
 
 def _nearest(repository: str) -> str:
-    known = [model.source for model in MODELS.values() if model.is_on_hub]
+    known = [model.source for model in KNOWN_MODELS.values() if model.is_on_hub]
     near = difflib.get_close_matches(repository, known, n=1, cutoff=0.8)
     return f" (did you mean {near[0]!r}?)" if near and near[0] != repository else ""
 

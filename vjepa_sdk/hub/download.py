@@ -100,18 +100,18 @@ def fetch(
     if not re.fullmatch(r"[\w][\w./-]*", revision, re.ASCII) or ".." in revision:
         raise ConfigError(f"{repository}: revision={revision!r} must be a branch, tag or commit")
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
-    source = _Source(repository, repo_type, revision, cache, hub_api(token))
+    wanted = _Revision(repository, repo_type, revision, cache, hub_api(token))
     if local_files_only or is_offline():
         if force_download:
             raise ConfigError("force_download=True needs the network; leave out local_files_only and HF_HUB_OFFLINE")
-        return source.cached(choose)
-    if COMMIT.fullmatch(revision) and not force_download and source.at(revision).is_verified():
-        return source.at(revision)
-    return source.fetched(choose, check, known_sha256 or {}, force_download)
+        return wanted.cached(choose)
+    if COMMIT.fullmatch(revision) and not force_download and wanted.at(revision).is_verified():
+        return wanted.at(revision)
+    return wanted.fetched(choose, check, known_sha256 or {}, force_download)
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Revision:
     """One revision of a repository, and the cache its files go into."""
 
     repository: str

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config.documents import MAX_CONFIG_BYTES, read_json
-from ..config.registry import MODELS
+from ..config.registry import KNOWN_MODELS
 from ..errors import ConfigError, InputError, WeightsError, naming
 from ..features.embeddings import META_SUFFIX, Embeddings, sidecar
 from ..features.formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
@@ -53,7 +53,7 @@ def locate_model(
     if name_or_path and Path(name_or_path).is_dir():
         _refuse_revision(revision, name_or_path)
         return Path(name_or_path)
-    known = MODELS.get(name_or_path)
+    known = KNOWN_MODELS.get(name_or_path)
     if known is not None and known.is_bundled:
         _refuse_revision(revision, name_or_path)
         return known.directory
@@ -65,7 +65,7 @@ def locate_model(
     repository = known.source if known is not None else name_or_path
     if not is_repository_id(repository) or Path(repository).is_file():
         raise _unknown_model(repository)
-    info = known or next((model for model in MODELS.values() if model.source == repository), None)
+    info = known or next((model for model in KNOWN_MODELS.values() if model.source == repository), None)
     state_licence(repository, info.licence if info is not None else None)
 
     def check(directory: Path) -> None:
@@ -95,8 +95,8 @@ def _unknown_model(place: str | Path) -> ConfigError:
     name = str(place)
     if Path(name).is_file():
         return ConfigError(f"{name!r} is a file; pass a model directory, or run `vjepa convert` on an official file")
-    near = difflib.get_close_matches(name, MODELS, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"available: {', '.join(MODELS)}"
+    near = difflib.get_close_matches(name, KNOWN_MODELS, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"available: {', '.join(KNOWN_MODELS)}"
     return ConfigError(f"unknown model {name!r}; {hint} (or pass a directory or a hub id such as owner/name)")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..config.documents import read_toml
 from ..config.model import ModelConfig
-from ..config.registry import MODELS
+from ..config.registry import KNOWN_MODELS
 from ..config.schema import from_dict
 from ..config.training import TrainConfig
 from ..errors import ConfigError, WeightsError
@@ -143,7 +143,7 @@ def _read_directory(name: str, path: Path) -> _Found:
         ).encoder.state_dict()
     if first.predictor is not None:
         networks["predictor"] = first.predictor.state_dict()
-    published = [model.licence for model in MODELS.values() if name in (model.name, model.source)]
+    published = [model.licence for model in KNOWN_MODELS.values() if name in (model.name, model.source)]
     digests = {file.name: sha256_of(file) for file in files}
     origin = Origin(
         source=path.resolve().name if path.exists() else name,
@@ -168,7 +168,7 @@ def _read_official(path: Path, *, near: Path) -> _Found:
             shapes[ours] = {plain: stored[full].shape for plain, full in names.items()}
             networks[key] = dict(_as_ours(plain, tensors[stored[full].path][full]) for plain, full in names.items())
     fits = official_layout.fitting(shapes["encoder"], shapes["predictor"])
-    licences = {MODELS[name].licence for name in fits}
+    licences = {KNOWN_MODELS[name].licence for name in fits}
     origin = Origin(path.name, sha256_of(path), licence=licences.pop() if len(licences) == 1 else None)
     return _Found(networks, tuple(fits.values()), origin, {})
 

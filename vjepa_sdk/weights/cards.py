@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config.documents import to_toml
 from ..config.model import ModelConfig, PreprocessConfig
-from ..config.registry import MODELS
+from ..config.registry import KNOWN_MODELS
 from ..config.training import DataConfig, TrainConfig
 from .evaluation import EvaluationResult
 from .layout import HERE
@@ -206,7 +206,7 @@ def _hub_licence(provenance: Mapping[str, Any]) -> tuple[str | None, str | None]
 
 def _base_model(provenance: Mapping[str, Any]) -> str | None:
     """Return the hub repository that a model was made from: stated, or that of the official checkpoint."""
-    info = MODELS.get(str(provenance.get("architecture", "")))
+    info = KNOWN_MODELS.get(str(provenance.get("architecture", "")))
     stated = provenance.get("base_model", info.source if info is not None and info.is_on_hub else None)
     return stated if isinstance(stated, str) else None
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config.choices import EncoderWeights, Layout
 from ..config.model import ModelConfig, PreprocessConfig
-from ..config.registry import MODELS
+from ..config.registry import KNOWN_MODELS
 from ..errors import ConfigError, InputError, OutputError, WeightsError, WriteError
 from ..models.attentive_probe import AttentiveProbe, ProbeConfig
 from ..models.encoder import VideoEncoder
@@ -333,7 +333,7 @@ def _architecture(
 
 def _provenance(source: Path, name: str) -> dict[str, Any]:
     facts = {"source": source.name, "sha256": sha256_of(source), "architecture": name}
-    published = [MODELS[alias] for alias in name.split(" or ") if alias in MODELS]
+    published = [KNOWN_MODELS[alias] for alias in name.split(" or ") if alias in KNOWN_MODELS]
     for info in published:
         if info.sha256 not in ("", facts["sha256"]):
             logger.warning("%s: sha256 %s is not that of %s, %s", source, facts["sha256"], info.url, info.sha256)

@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 from ..config.choices import EncoderWeights
 from ..config.documents import read_json
-from ..config.model import FORMAT_VERSION, ModelConfig, PreprocessConfig
-from ..config.registry import MODELS
+from ..config.model import MODEL_FORMAT, ModelConfig, PreprocessConfig
+from ..config.registry import KNOWN_MODELS
 from ..config.schema import from_dict, unknown
 from ..errors import ConfigError, WeightsError, naming
 from . import transformers_layout
@@ -43,7 +43,7 @@ def local_directory(model: str) -> Path | None:
     directory = Path(os.path.expanduser(model))
     if model and directory.is_dir():
         return directory
-    known = MODELS.get(model)
+    known = KNOWN_MODELS.get(model)
     return known.directory if known is not None and known.is_bundled else None
 
 
@@ -111,9 +111,9 @@ def check_ours(data: Mapping[str, Any]) -> tuple[ModelConfig, PreprocessConfig]:
     for key in data:
         if key not in _CONFIG_KEYS:
             raise ConfigError(unknown(f"key {key!r}", key, _CONFIG_KEYS))
-    if data.get("format_version") != FORMAT_VERSION:
+    if data.get("format_version") != MODEL_FORMAT:
         raise ConfigError(
-            f"format_version={data.get('format_version')!r} must be {FORMAT_VERSION}; a newer vjepa-sdk may read it"
+            f"format_version={data.get('format_version')!r} must be {MODEL_FORMAT}; a newer vjepa-sdk may read it"
         )
     held = data.get("encoder_weights")
     if held not in get_args(EncoderWeights):

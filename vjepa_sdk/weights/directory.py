@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.choices import EncoderWeights
-from ..config.model import FORMAT_VERSION, ModelConfig, PreprocessConfig
+from ..config.model import MODEL_FORMAT, ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
 from ..errors import WeightsError, WriteError, naming
 from ..models.encoder import VideoEncoder
@@ -156,7 +156,7 @@ def save_model_directory(
         for key, value in module.state_dict().items():
             tensors[f"{name}.{key}"] = value.detach().to("cpu", dtype or value.dtype).contiguous()
     data = {
-        "format_version": FORMAT_VERSION,
+        "format_version": MODEL_FORMAT,
         "model": to_dict(config),
         "preprocess": to_dict(preprocess),
         "encoder_weights": encoder_weights,

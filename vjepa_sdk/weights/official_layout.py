@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from ..config.model import ModelConfig
-from ..config.recipes import MODELS as SHAPES
+from ..config.recipes import SHAPES
 from ..errors import ConfigError, WeightsError
 from .layout import TensorSource
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..config.model import FORMAT_VERSION
+from ..config.model import MODEL_FORMAT
 from ..config.schema import from_dict, to_dict, unknown
 from ..errors import ConfigError, WriteError, naming
 from ..models.attentive_probe import AttentiveProbe, ProbeConfig
@@ -81,7 +81,7 @@ def save_probe(
         WriteError: the directory cannot be written.
     """
     directory = Path(directory)
-    data = {"format_version": FORMAT_VERSION, "probe": to_dict(probe.config), "provenance": dict(provenance)}
+    data = {"format_version": MODEL_FORMAT, "probe": to_dict(probe.config), "provenance": dict(provenance)}
     if labels:
         data["labels"] = list(labels)
     tensors = {name: value.detach().cpu().contiguous() for name, value in probe.state_dict().items()}
@@ -128,9 +128,9 @@ def _from_ours(data: Mapping[str, Any]) -> tuple[ProbeConfig, tuple[str, ...], M
     for key in data:
         if key not in _CONFIG_KEYS:
             raise ConfigError(unknown(f"key {key!r}", key, _CONFIG_KEYS))
-    if data.get("format_version") != FORMAT_VERSION:
+    if data.get("format_version") != MODEL_FORMAT:
         raise ConfigError(
-            f"format_version={data.get('format_version')!r} must be {FORMAT_VERSION}; a newer vjepa-sdk may read it"
+            f"format_version={data.get('format_version')!r} must be {MODEL_FORMAT}; a newer vjepa-sdk may read it"
         )
     config = from_dict(ProbeConfig, data["probe"], where="probe.")
     labels, provenance = data.get("labels", []), data.get("provenance", {})

@@ -32,7 +32,7 @@ from ...weights.description import Shape, local_directory, read_shape
 from .batches import Encoding
 from .ledger import Ledger
 from .options import EmbedOptions
-from .output import Extension, check_output, existing_output, finish, publish
+from .output import Extension, check_output, existing_output, finish, write_output
 from .workspace import Part, Workspace
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from ..vjepa import VJEPA
 
 
-FORMAT_VERSION = 2
+OUTPUT_FORMAT = 2
 
 Inputs = PathLike | Iterable[PathLike]
 
@@ -239,7 +239,7 @@ class _Job:
     def plan(self) -> dict[str, Any]:
         """What makes two jobs the same in one environment, as plain data."""
         return {
-            "format_version": FORMAT_VERSION,
+            "format_version": OUTPUT_FORMAT,
             "settings": self.settings,
             "extends": self.extends,
             "inputs": [asdict(clip) for clip in self.clips],
@@ -254,7 +254,7 @@ class _Job:
         old = work.read_plan()
         if old is None:
             return None
-        new = {"format_version": FORMAT_VERSION}
+        new = {"format_version": OUTPUT_FORMAT}
         changes = setting_changes({"format_version": old["format_version"]}, new)
         if not changes:  # another format may lack what is compared here
             changes += setting_changes(old["settings"], self.settings)
@@ -297,7 +297,7 @@ def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started
         )
         if is_complete:
             about = _about(result, job, {**environment, "num_threads": threads}, model, loader)
-            publish(job.out, work, ledger.parts, clips=job.clips, extension=extension, about=about)
+            write_output(job.out, work, ledger.parts, clips=job.clips, extension=extension, about=about)
     return result
 
 
@@ -430,7 +430,7 @@ def _about(
     from ...config.schema import to_dict
 
     about = {
-        "format_version": FORMAT_VERSION,
+        "format_version": OUTPUT_FORMAT,
         "seconds": round(result.seconds, 3),
         "clips_seconds": round(result.clips_seconds, 3),
         "decode_wait_seconds": round(result.decode_wait_seconds, 3),

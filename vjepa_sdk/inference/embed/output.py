@@ -179,7 +179,7 @@ def _read_meta(out: Path) -> dict[str, Any] | None:
     return meta if is_ours else None
 
 
-def publish(
+def write_output(
     out: Path,
     work: Workspace,
     parts: Sequence[Part],
@@ -224,7 +224,7 @@ def publish(
 
 def finish(out: Path, work: Workspace) -> None:
     """Move an output that is complete but for this into place."""
-    work.publish([*((name, sidecar(out, name)) for name in (INDEX, ERRORS, INPUTS, META)), (_FEATURES, out)])
+    work.replace_output([*((name, sidecar(out, name)) for name in (INDEX, ERRORS, INPUTS, META)), (_FEATURES, out)])
 
 
 @dataclass(frozen=True)

@@ -180,10 +180,11 @@ class Workspace:
 
     @property
     def is_committed(self) -> bool:
-        """Whether a run was killed while it published: the new output counts, call `publish` again before all else."""
+        """Whether a run was killed while it published: the new output counts, call `replace_output`
+        again before all else."""
         return (self.directory / _COMMIT).exists()
 
-    def publish(self, files: Sequence[tuple[str, Path]]) -> None:
+    def replace_output(self, files: Sequence[tuple[str, Path]]) -> None:
         """Replace an output by finished files of this directory, and forget the job.
 
         The old output goes first and the new one comes last, so that neither ever stands beside files that belong to
