@@ -25,7 +25,7 @@ import pytest
 import torch
 from corpora import FILES, NUM_CLIPS, Embed, contents, interrupt
 
-from vjepa_sdk.cli.app import IN_USE
+from vjepa_sdk.cli.exit_codes import IN_USE
 from vjepa_sdk.errors import InUseError, OutputError, WriteError
 from vjepa_sdk.inference.embed import batches as encoding
 from vjepa_sdk.inference.embed import job as embed

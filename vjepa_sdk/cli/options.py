@@ -1,0 +1,34 @@
+"""Options that several commands have, and how they print and log."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+INPUTS_HELP = "Files, directories (searched recursively), patterns, and lists of clips: .txt, .csv or .jsonl."
+
+FollowSymlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Read what symbolic links point to.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, warnings only for failures.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
+
+
+def print_result(result: Any, as_json: bool, text: str) -> None:
+    """Print the result of a command: the dataclass as JSON, or what it means as text."""
+    print(json.dumps(dataclasses.asdict(result), default=os.fspath, indent=2) if as_json else text)
+
+
+def set_up_logging(quiet: bool, verbose: bool) -> None:
+    """Send log records to stderr: errors alone, warnings, or everything."""
+    level = logging.INFO if verbose else logging.ERROR if quiet else logging.WARNING
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vjepa: %(message)s")
+    logging.getLogger("vjepa_sdk").setLevel(level)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
+    # what a long run is told before it starts is for everyone
+    logging.getLogger("vjepa_sdk.training.plan.preflight").setLevel(logging.ERROR if quiet else logging.INFO)
