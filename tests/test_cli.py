@@ -18,11 +18,12 @@ from media import write_audio, write_video
 from tiny_models import save_tiny
 
 import vjepa_sdk
-from vjepa_sdk.cli import app as cli
+from vjepa_sdk.cli import app, exit_codes
+from vjepa_sdk.cli.embed import embed
 from vjepa_sdk.config.documents import to_toml
 from vjepa_sdk.config.recipes import train_config
 from vjepa_sdk.corpus import check
-from vjepa_sdk.inference.embed import job as embed
+from vjepa_sdk.inference.embed import job
 from vjepa_sdk.runtime.lock import Lock
 from vjepa_sdk.training import trainer
 
@@ -44,7 +45,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     """Run the command in this process and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["vjepa", *map(str, arguments)])
     try:
-        cli.main()
+        app.main()
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return 0
@@ -54,7 +55,7 @@ def test_embed_writes_one_row_per_clip(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "feats.npy"
-    assert run(monkeypatch, "embed", clips, "--out", out, "--model", model, "--num-workers", "0") == cli.COMPLETE
+    assert run(monkeypatch, "embed", clips, "--out", out, "--model", model, "--num-workers", "0") == exit_codes.COMPLETE
     printed = capsys.readouterr()
     assert printed.out == f"{out}: 3 rows\n"
     summary = r"vjepa: 3 clips in [\d.]+ s, [\d.e+]+ clips/s; the encoder waited [\d.]+ s for decoding\n"
@@ -68,7 +69,7 @@ def test_embed_of_corrupt_clips_skips_them_and_says_so(
     (bad := tmp_path / "bad.mp4").write_text("not a video")
     out = tmp_path / "feats.npy"
     code = run(monkeypatch, "embed", clips, bad, "--out", out, "--model", model, "--num-workers", "0")
-    assert code == cli.SOME_SKIPPED
+    assert code == exit_codes.SOME_SKIPPED
     assert "3 rows, 1 skipped" in capsys.readouterr().out
     errors = [json.loads(line) for line in (tmp_path / "feats.errors.jsonl").read_text().splitlines()]
     assert [error["path"] for error in errors] == [str(bad)]
@@ -93,7 +94,7 @@ def test_every_embed_option_is_a_keyword_of_the_library_call(monkeypatch: pytest
         calls.append((arguments, keywords))
         raise Stop
 
-    monkeypatch.setattr(embed, "embed_files", record)
+    monkeypatch.setattr(job, "embed_files", record)
     options = (
         "--model m --revision r --weights context --pooling temporal --num-frames 4 --fps 2.5 --batch-size 3 "
         "--layers 1,2 --window-seconds 3 --stride-seconds 1.5 --tail drop "
@@ -102,7 +103,7 @@ def test_every_embed_option_is_a_keyword_of_the_library_call(monkeypatch: pytest
     ).split()
     monkeypatch.setattr(sys, "argv", ["vjepa", "embed", "a", "b", "--out", str(tmp_path / "x.npy"), *options])
     with pytest.raises(Stop):
-        cli.main()
+        app.main()
     [(arguments, keywords)] = calls
     assert arguments == (["a", "b"], tmp_path / "x.npy")
     assert keywords == {
@@ -160,7 +161,7 @@ def test_extending_with_other_settings_is_refused_with_its_own_exit_code(
 ) -> None:
     arguments = ("embed", clips, "--out", tmp_path / "feats.npy", "--model", model, "--num-workers", "0")
     run(monkeypatch, *arguments)
-    assert run(monkeypatch, *arguments, "--extend", "--pooling", "none") == cli.RESUME_REFUSED
+    assert run(monkeypatch, *arguments, "--extend", "--pooling", "none") == exit_codes.RESUME_REFUSED
     assert "pooling: mean -> none" in capsys.readouterr().err
 
 
@@ -176,11 +177,11 @@ def _inputs(directory: Path) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("bad", "code", "message"),
     [
-        ("absent.mp4", cli.USAGE, "absent.mp4: does not exist"),
-        ("empty", cli.USAGE, "empty: "),
-        ("text.mp4", cli.FAILED, "text.mp4"),
-        ("zero.mp4", cli.FAILED, "zero.mp4"),
-        ("audio.mp4", cli.FAILED, "audio.mp4"),
+        ("absent.mp4", exit_codes.USAGE, "absent.mp4: does not exist"),
+        ("empty", exit_codes.USAGE, "empty: "),
+        ("text.mp4", exit_codes.FAILED, "text.mp4"),
+        ("zero.mp4", exit_codes.FAILED, "zero.mp4"),
+        ("audio.mp4", exit_codes.FAILED, "audio.mp4"),
     ],
 )
 def test_unusable_inputs_are_one_line_and_leave_no_features(
@@ -227,7 +228,7 @@ def test_bad_options_are_one_line_and_write_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with_model = options if "--model" in options else (*options, "--model", str(model))
-    assert run(monkeypatch, "embed", clips, *with_model) == cli.USAGE
+    assert run(monkeypatch, "embed", clips, *with_model) == exit_codes.USAGE
     errors = capsys.readouterr().err
     assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors
     assert list(tmp_path.iterdir()) == []
@@ -237,7 +238,7 @@ def test_existing_output_is_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, model: Path, tmp_path: Path
 ) -> None:
     (out := tmp_path / "feats.npy").write_bytes(b"mine")
-    assert run(monkeypatch, "embed", clips, "--out", out, "--model", model) == cli.USAGE
+    assert run(monkeypatch, "embed", clips, "--out", out, "--model", model) == exit_codes.USAGE
     assert "--overwrite" in capsys.readouterr().err
     assert out.read_bytes() == b"mine"
 
@@ -247,7 +248,7 @@ def test_the_same_command_again_is_already_complete(
 ) -> None:
     arguments = ("embed", clips, "--out", tmp_path / "feats.npy", "--model", model, "--num-workers", "0")
     run(monkeypatch, *arguments)
-    assert run(monkeypatch, *arguments) == cli.COMPLETE
+    assert run(monkeypatch, *arguments) == exit_codes.COMPLETE
     assert "already complete, 3 rows" in capsys.readouterr().out
 
 
@@ -261,7 +262,7 @@ def test_pretrain_trains_and_exports(
     ).split()
     settings = [part for setting in small for part in ("--set", setting)]
     out = tmp_path / "run"
-    assert run(monkeypatch, "pretrain", clips, "--preset", "tiny", "--out", out, *settings) == cli.COMPLETE
+    assert run(monkeypatch, "pretrain", clips, "--preset", "tiny", "--out", out, *settings) == exit_codes.COMPLETE
     assert capsys.readouterr().out == f"{out / 'model'}: trained 2 steps\n"
     assert vjepa_sdk.VJEPA.from_pretrained(out / "model").config.depth == 4
 
@@ -303,7 +304,7 @@ def test_resume_in_a_directory_without_a_run_leaves_no_trace(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, tmp_path: Path
 ) -> None:
     for options in ((), (clips, "--preset", "tiny")):
-        assert run(monkeypatch, "pretrain", *options, "--out", tmp_path / "typo", "--resume") == cli.USAGE
+        assert run(monkeypatch, "pretrain", *options, "--out", tmp_path / "typo", "--resume") == exit_codes.USAGE
         assert "holds no run to resume; leave out --resume" in capsys.readouterr().err
     assert not (tmp_path / "typo").exists()
 
@@ -311,10 +312,10 @@ def test_resume_in_a_directory_without_a_run_leaves_no_trace(
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--preset", "huge"), cli.USAGE, "unknown recipe 'huge'; available: tiny"),
-        (("--set", "optim.lrr=1"), cli.USAGE, "unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
-        (("--config", "absent.toml"), cli.USAGE, "absent.toml: cannot read the configuration"),
-        (("--resume",), cli.USAGE, "holds no run to resume"),
+        (("--preset", "huge"), exit_codes.USAGE, "unknown recipe 'huge'; available: tiny"),
+        (("--set", "optim.lrr=1"), exit_codes.USAGE, "unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
+        (("--config", "absent.toml"), exit_codes.USAGE, "absent.toml: cannot read the configuration"),
+        (("--resume",), exit_codes.USAGE, "holds no run to resume"),
     ],
 )
 def test_pretrain_mistakes_are_one_line(
@@ -335,7 +336,7 @@ def test_pretrain_in_a_used_directory_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], clips: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "thesis.txt").touch()
-    assert run(monkeypatch, "pretrain", clips, "--out", tmp_path) == cli.USAGE
+    assert run(monkeypatch, "pretrain", clips, "--out", tmp_path) == exit_codes.USAGE
     assert "is not empty; pass --resume to continue it, or choose another --out" in capsys.readouterr().err
 
 
@@ -344,8 +345,8 @@ def test_locked_output_has_its_own_exit_code(monkeypatch: pytest.MonkeyPatch, cl
         with Lock(tmp_path / "lock"), Lock(tmp_path / "lock"):
             pass
 
-    monkeypatch.setattr(embed, "embed_files", refuse)
-    assert run(monkeypatch, "embed", clips, "--out", tmp_path / "feats.npy") == cli.IN_USE
+    monkeypatch.setattr(job, "embed_files", refuse)
+    assert run(monkeypatch, "embed", clips, "--out", tmp_path / "feats.npy") == exit_codes.IN_USE
 
 
 def test_models_lists_the_bundled_one_first(
@@ -363,8 +364,8 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 
 
 def test_unknown_options_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run(monkeypatch, "embed", "x", "--outt", "y") == cli.USAGE
-    assert run(monkeypatch) == cli.USAGE
+    assert run(monkeypatch, "embed", "x", "--outt", "y") == exit_codes.USAGE
+    assert run(monkeypatch) == exit_codes.USAGE
 
 
 def test_names_with_escape_codes_do_not_reach_the_terminal(
@@ -388,20 +389,20 @@ def test_convert_writes_a_model_directory_and_says_what_was_dropped(
     )
     checkpoint = Path(__file__).parent / "golden" / "vjepa2_tiny.pth.tar"
     out = tmp_path / "model"
-    assert run(monkeypatch, "convert", checkpoint, out, "--config", shape) == cli.COMPLETE
+    assert run(monkeypatch, "convert", checkpoint, out, "--config", shape) == exit_codes.COMPLETE
     printed = capsys.readouterr().out
     assert printed.startswith(f"{out}: model custom, 120 tensors\n") and "not weights" in printed
     assert vjepa_sdk.VJEPA.from_pretrained(out).config.embed_dim == 48
-    assert run(monkeypatch, "convert", out, tmp_path / "theirs", "--layout", "transformers") == cli.COMPLETE
+    assert run(monkeypatch, "convert", out, tmp_path / "theirs", "--layout", "transformers") == exit_codes.COMPLETE
     assert (tmp_path / "theirs" / "video_preprocessor_config.json").is_file()
 
 
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        ((), cli.USAGE, "the file does not tell its number of heads"),
-        (("--arch", "vjepa2-vitl17"), cli.USAGE, "did you mean 'vjepa2-vitl16"),
-        (("--arch", "vjepa2-vitl16", "--config", "x.toml"), cli.USAGE, "exclude each other; pass one"),
+        ((), exit_codes.USAGE, "the file does not tell its number of heads"),
+        (("--arch", "vjepa2-vitl17"), exit_codes.USAGE, "did you mean 'vjepa2-vitl16"),
+        (("--arch", "vjepa2-vitl16", "--config", "x.toml"), exit_codes.USAGE, "exclude each other; pass one"),
     ],
 )
 def test_convert_mistakes_are_one_line_and_write_nothing(
@@ -424,11 +425,11 @@ def test_plan_needs_neither_clips_nor_output(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     options = ("--plan", "--preset", "vjepa2-vitl16", "--world-size", "8")
-    assert run(monkeypatch, "pretrain", *options) == cli.COMPLETE
+    assert run(monkeypatch, "pretrain", *options) == exit_codes.COMPLETE
     text = capsys.readouterr().out
     assert text.startswith("run         vjepa2-vitl16: 240,000 steps in bfloat16\n")
     assert "3,072 a step, in 16 passes of 24 on each of 8 devices" in text
-    assert run(monkeypatch, "pretrain", *options, "--json") == cli.COMPLETE
+    assert run(monkeypatch, "pretrain", *options, "--json") == exit_codes.COMPLETE
     planned = json.loads(capsys.readouterr().out)
     assert planned["parameters"]["context_encoder"] == 303_885_312 and planned["world_size"] == 8
     assert list(tmp_path.iterdir()) == []
@@ -451,7 +452,7 @@ def test_settings_reach_the_plan(monkeypatch: pytest.MonkeyPatch, capsys: pytest
 def test_plan_mistakes_are_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
 ) -> None:
-    assert run(monkeypatch, "pretrain", "list.csv", *options) == cli.USAGE
+    assert run(monkeypatch, "pretrain", "list.csv", *options) == exit_codes.USAGE
     errors = capsys.readouterr().err
     assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors
 
@@ -460,5 +461,5 @@ def test_help_names_every_option_in_full_however_narrow_the_terminal() -> None:
     environment = {**os.environ, "COLUMNS": "80"}
     command = [sys.executable, "-m", "vjepa_sdk", "embed", "--help"]
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    options = {name.replace("_", "-") for name in inspect.signature(cli.embed).parameters} - {"inputs", "as-json"}
+    options = {name.replace("_", "-") for name in inspect.signature(embed).parameters} - {"inputs", "as-json"}
     assert not {name for name in options if f"--{name} " not in shown}

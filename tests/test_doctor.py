@@ -12,7 +12,7 @@ import pytest
 from loopback_hub import OWNER_TOKEN, LoopbackHub
 
 from vjepa_sdk import VJEPA
-from vjepa_sdk.cli import app as cli
+from vjepa_sdk.cli import app
 from vjepa_sdk.cli import diagnosis as doctor
 from vjepa_sdk.cli.diagnosis import DoctorReport, examine
 from vjepa_sdk.errors import VJEPAError
@@ -27,7 +27,7 @@ def offline() -> DoctorReport:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     monkeypatch.setattr(sys, "argv", ["vjepa", "doctor", *arguments])
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        app.main()
     return int(caught.value.code or 0)
 
 

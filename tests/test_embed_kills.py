@@ -213,15 +213,16 @@ def test_a_command_killed_in_mid_run_is_finished_by_the_library(
     """A process that was not forked from this one, the whole way through the command line."""
     program = f"""
         import sys, time
-        from vjepa_sdk import cli, encoding, ledger
-        ledger.PART_SECONDS, encode = 0.0, encoding.Encoding._encode
+        from vjepa_sdk.cli import app
+        from vjepa_sdk.inference.embed import batches, ledger
+        ledger.PART_SECONDS, encode = 0.0, batches.Encoding._encode
         def slow(*args, **options):
             time.sleep(0.2)
             return encode(*args, **options)
-        encoding.Encoding._encode = slow
+        batches.Encoding._encode = slow
         sys.argv = ["vjepa", "embed", {str(clips)!r}, "--out", "feats.npy", "--model", {str(model)!r},
                     "--batch-size", "4", "--num-workers", "0"]
-        cli.main()
+        app.main()
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path)
     journal = tmp_path / "feats.npy.work" / "journal.jsonl"

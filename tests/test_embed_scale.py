@@ -18,7 +18,7 @@ from media import write_audio, write_video
 from PIL import Image
 
 from vjepa_sdk import VJEPA
-from vjepa_sdk.cli import app as cli
+from vjepa_sdk.cli import app, exit_codes
 from vjepa_sdk.inference.embed.job import embed_files
 
 
@@ -58,7 +58,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     monkeypatch.setattr(sys, "argv", ["vjepa", *map(str, arguments)])
     with pytest.raises(SystemExit) as exit_:
-        cli.main()
+        app.main()
     return int(exit_.value.code or 0)
 
 
@@ -79,14 +79,14 @@ def test_bad_clips_are_all_listed_and_change_no_other_row(
     for number, name in enumerate(names):
         shutil.copy(parts / f"{number % 10}.mp4", directory / name)
     options = ("--model", model, "--num-workers", str(num_workers), "-q")
-    assert run(monkeypatch, "embed", directory, "--out", tmp_path / "clean.npy", *options) == cli.COMPLETE
+    assert run(monkeypatch, "embed", directory, "--out", tmp_path / "clean.npy", *options) == exit_codes.COMPLETE
     kinds = list(DAMAGE)
     bad = dict(zip(random.Random(0).sample(names, num_bad), kinds * num_bad, strict=False))
     for name, kind in bad.items():
         path = directory / name
         path.write_bytes(DAMAGE[kind][0](path.read_bytes(), parts))
     out = tmp_path / "feats.npy"
-    assert run(monkeypatch, "embed", directory, "--out", out, *options) == cli.SOME_SKIPPED
+    assert run(monkeypatch, "embed", directory, "--out", out, *options) == exit_codes.SOME_SKIPPED
     failures = {Path(line["path"]).name: line["reason"] for line in lines(out, "errors.jsonl")}
     assert failures.keys() == bad.keys()
     for name, kind in bad.items():
@@ -95,8 +95,8 @@ def test_bad_clips_are_all_listed_and_change_no_other_row(
     assert np.load(out).tobytes() == np.load(tmp_path / "clean.npy")[good].tobytes()
     assert [Path(line["path"]).name for line in lines(out, "index.jsonl")] == [names[number] for number in good]
     code = run(monkeypatch, "embed", directory, "--out", tmp_path / "few.npy", "--max-failures", "5%", *options)
-    assert code == cli.FAILED
-    assert run(monkeypatch, "check", directory, "--num-workers", str(num_workers), "-q") == cli.SOME_SKIPPED
+    assert code == exit_codes.FAILED
+    assert run(monkeypatch, "check", directory, "--num-workers", str(num_workers), "-q") == exit_codes.SOME_SKIPPED
 
 
 class Usage:

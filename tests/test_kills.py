@@ -171,7 +171,7 @@ def test_signal_saves_and_asks_to_be_run_again(
 
 SLOW_SAVES = """
 import time
-from vjepa_sdk import checkpoint
+from vjepa_sdk.training import checkpoint
 original = checkpoint.write_tensors
 def slow(path, tensors):
     time.sleep(0.2)
@@ -200,7 +200,7 @@ def test_second_signal_during_a_save_damages_nothing(
 
 HANGING_CLIP = """
 import time
-from vjepa_sdk import data
+from vjepa_sdk.training.data import batches as data
 original, calls = data.ClipCutter.__call__, []
 def hanging(self, request):
     calls.append(request)
@@ -225,7 +225,7 @@ def test_signal_while_waiting_for_a_clip_saves_at_once(
 
 SWALLOWING_DECODER = """
 import os, signal
-from vjepa_sdk import data
+from vjepa_sdk.training.data import batches as data
 from vjepa_sdk.errors import VideoDecodeError
 original, calls = data.ClipCutter.__call__, []
 def swallowing(self, request):
@@ -251,7 +251,7 @@ def test_signal_while_a_clip_is_decoded_makes_no_bad_clip(
 
 FAILING_SAVES = """
 from faults import fail
-from vjepa_sdk import checkpoint
+from vjepa_sdk.training import checkpoint
 original, calls = checkpoint.write_tensors, []
 def failing(path, tensors):
     calls.append(path)

@@ -17,7 +17,7 @@ from PIL import Image
 from tiny_models import VIDEO
 
 from vjepa_sdk import pretrain, train_config
-from vjepa_sdk.cli import app as cli
+from vjepa_sdk.cli import app, exit_codes
 from vjepa_sdk.config.recipes import RECIPES
 from vjepa_sdk.config.training import DataConfig, MaskConfig, TrainConfig
 from vjepa_sdk.corpus.survey import sample_headers
@@ -109,8 +109,8 @@ def test_command_line_shows_it_unless_quiet(
         out = str(tmp_path / f"run{len(quiet)}")
         monkeypatch.setattr(sys, "argv", ["vjepa", "pretrain", str(clips), "--out", out, *settings, *quiet])
         with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        assert exit_.value.code == cli.COMPLETE
+            app.main()
+        assert exit_.value.code == exit_codes.COMPLETE
         assert [record.getMessage().split()[0].rstrip(":") for record in caplog.records] == starts
 
 
@@ -225,8 +225,8 @@ def test_unreadable_clips_exit_as_failed(
     (tmp_path / "text.mp4").write_text("not a video")
     monkeypatch.setattr(sys, "argv", ["vjepa", "pretrain", str(tmp_path), "--out", str(tmp_path / "run"), "-q"])
     with pytest.raises(SystemExit) as exit_:
-        cli.main()
-    assert exit_.value.code == cli.FAILED
+        app.main()
+    assert exit_.value.code == exit_codes.FAILED
     assert capsys.readouterr().err.count("\n") == 1
 
 

@@ -18,7 +18,7 @@ from tiny_models import VIDEO, save_tiny
 
 import vjepa_sdk
 from vjepa_sdk import VJEPA, push
-from vjepa_sdk.cli import app as cli
+from vjepa_sdk.cli import app
 from vjepa_sdk.config.model import PreprocessConfig
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
 from vjepa_sdk.hub.locate import locate_model
@@ -419,7 +419,7 @@ def run_push(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Run `vjepa push` in this process, and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["vjepa", "push", *arguments])
     with pytest.raises(SystemExit) as caught:
-        cli.main()
+        app.main()
     return int(caught.value.code or 0)
 
 

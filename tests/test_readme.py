@@ -24,7 +24,7 @@ from tiny_models import save_tiny
 
 import vjepa_sdk
 from vjepa_sdk import train_config
-from vjepa_sdk.cli import app as cli
+from vjepa_sdk.cli import app, exit_codes
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -158,7 +158,7 @@ def test_linked_classes_and_functions_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", LINKED, ids=name_of)
 def test_commands_and_options_exist_even_in_blocks_that_are_not_run(page: Path) -> None:
-    known = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    known = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
     text = page.read_text(encoding="utf-8")
     calls = re.findall(r"^\$ (vjepa .*)$", text, re.M) + re.findall(r"`(vjepa [^`\n]+)`", text)
     for call in calls:
@@ -170,8 +170,16 @@ def test_commands_and_options_exist_even_in_blocks_that_are_not_run(page: Path) 
 
 def test_exit_codes_are_those_of_the_command_line() -> None:
     listed = re.findall(r"^\| (\d+) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
-    codes = (cli.COMPLETE, cli.FAILED, cli.USAGE, cli.SOME_SKIPPED, cli.IN_USE, cli.RESUME_REFUSED, cli.GUARDED)
-    assert [int(code) for code in listed] == [*codes, cli.STOPPED, 130]
+    codes = (
+        exit_codes.COMPLETE,
+        exit_codes.FAILED,
+        exit_codes.USAGE,
+        exit_codes.SOME_SKIPPED,
+        exit_codes.IN_USE,
+        exit_codes.RESUME_REFUSED,
+        exit_codes.GUARDED,
+    )
+    assert [int(code) for code in listed] == [*codes, exit_codes.STOPPED, 130]
 
 
 def test_the_picture_of_masks_is_what_the_example_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

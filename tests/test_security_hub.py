@@ -242,13 +242,13 @@ def test_a_gigabyte_of_json_is_not_read(tmp_path: Path) -> None:
 def test_a_long_value_does_not_flood_the_terminal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from vjepa_sdk.cli import app as cli
+    from vjepa_sdk.cli import app
 
     model = save_tiny(tmp_path / "model", VIDEO)
     data = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**data, "encoder_weights": "\x1b[2J" + "x" * 100_000}))
     monkeypatch.setattr(sys, "argv", ["vjepa", "push", str(model), "me/model", "--dry-run"])
     with pytest.raises(SystemExit):
-        cli.main()
+        app.main()
     printed = capsys.readouterr().err
     assert len(printed) < 3000 and "\x1b" not in printed
