@@ -23,6 +23,8 @@ ROWS = (
     {"corpus", "weights"},
     {"hub"},
     {"inference", "training"},
+    {"downstream"},
+    {"viz"},
     {"cli"},
     {"__main__"},
 )
