@@ -26,6 +26,6 @@ def _unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored],
 def in_this_process() -> Iterator[None]:
     """Make `convert` and `initialize` read without a child until the block ends."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("convert", "initialize"):
+        for module in ("weights.convert", "training.initialize"):
             patch.setattr(f"vjepa_sdk.{module}.unpickled", _unpickled)
         yield

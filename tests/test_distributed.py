@@ -23,7 +23,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 from tiny_models import VIDEO
-from vjepa_sdk.config import OptimConfig, TrainConfig
+from vjepa_sdk.config.training import OptimConfig, TrainConfig
 from vjepa_sdk.training.distributed import join_group
 from vjepa_sdk.models.jepa import JEPA
 from vjepa_sdk.models.masks import Masks

@@ -182,8 +182,8 @@ def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
 CONFINED = """
 import json, os, resource, socket, sys
 sys.path.insert(0, sys.argv[1])
-import unpickle
-isolated = unpickle._confine(1000)
+import unpickle_child
+isolated = unpickle_child._confine(1000)
 try:
     socket.create_connection(("127.0.0.1", int(sys.argv[2])), timeout=5)
     reached = True
@@ -217,7 +217,7 @@ LARGE = {"img_size": 32, "num_frames": 2, "embed_dim": 1024, "num_heads": 16, "p
          "predictor_depth": 1, "predictor_num_heads": 2}  # fmt: skip
 PEAK = """
 import resource, sys, torch
-from vjepa_sdk.hub import load_model_directory
+from vjepa_sdk.weights.directory import load_model_directory
 rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 load_model_directory(sys.argv[2], device=torch.device("cpu"))
 before = rss()
