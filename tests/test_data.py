@@ -22,7 +22,7 @@ from tiny_models import IMAGE
 from vjepa_sdk import pretrain
 from vjepa_sdk.config.training import DataConfig, MaskConfig, SourceConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, GuardError
-from vjepa_sdk.runtime.workers import pool as workers
+from vjepa_sdk.runtime.workers.dispatcher import Dispatcher
 from vjepa_sdk.training.data import order
 from vjepa_sdk.training.data.batches import BadClips, Batch, TrainingData
 from vjepa_sdk.training.data.order import ClipOrder, derive_seed
@@ -301,16 +301,16 @@ def test_shares_that_do_not_come_out_list_those_that_do(clips: Path, share: dict
 
 def inject_faults(monkeypatch: pytest.MonkeyPatch, faults: dict[int, signal.Signals]) -> None:
     """Send a signal to the process that has just been given clip number n, counted from 1."""
-    hand_out, handed = workers._Dispatcher._hand_out, itertools.count(1)
+    hand_out, handed = Dispatcher._hand_out, itertools.count(1)
 
-    def hand_out_and_hit(dispatcher: workers._Dispatcher) -> None:
+    def hand_out_and_hit(dispatcher: Dispatcher) -> None:
         idle = {worker for worker in dispatcher._workers if worker.ticket is None}
         hand_out(dispatcher)
         for worker in idle.intersection(dispatcher._workers):
             if worker.ticket is not None and (fault := faults.pop(next(handed), None)):
                 os.kill(worker.process.pid, fault)
 
-    monkeypatch.setattr(workers._Dispatcher, "_hand_out", hand_out_and_hit)
+    monkeypatch.setattr(Dispatcher, "_hand_out", hand_out_and_hit)
 
 
 def test_a_process_that_is_killed_at_work_costs_no_clip(

@@ -19,7 +19,7 @@ from vjepa_sdk import VJEPA
 from vjepa_sdk.errors import ConfigError, InputError, OutputError
 from vjepa_sdk.hub.locate import load_embeddings
 from vjepa_sdk.inference.embed.job import embed_files
-from vjepa_sdk.runtime.workers import pool as workers
+from vjepa_sdk.runtime.workers.pool import WorkerPool
 from vjepa_sdk.video.clips import ClipLoader
 
 
@@ -179,7 +179,7 @@ def test_a_clip_whose_decoder_hangs_is_tried_twice_and_listed(
 ) -> None:
     deadlines = []
 
-    class Pool(workers.WorkerPool[Any]):
+    class Pool(WorkerPool[Any]):
         def __init__(self, task: Any, *, crash_retries: int = 0, **options: Any) -> None:
             deadlines.append((crash_retries, options["deadline_seconds"]))
             super().__init__(task, crash_retries=crash_retries, **options)

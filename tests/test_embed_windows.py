@@ -26,7 +26,8 @@ from vjepa_sdk.corpus.snapshot import describe_clips
 from vjepa_sdk.errors import ConfigError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.inference.embed import batches as encoding
 from vjepa_sdk.inference.embed import ledger
-from vjepa_sdk.runtime.workers import pool as workers
+from vjepa_sdk.runtime.workers.pool import TaskResult, WorkerPool
+from vjepa_sdk.runtime.workers.wire import WorkerResult
 from vjepa_sdk.video.clips import WindowedVideo
 
 LONGEST = NUM_CLIPS - 1  # 21 frames, 10 a second
@@ -53,12 +54,12 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def _third(lie: Callable[..., workers.WorkerResult]) -> Callable[[list[workers.WorkerResult]], Any]:
+def _third(lie: Callable[..., WorkerResult]) -> Callable[[list[WorkerResult]], Any]:
     """Return what tells the truth about all windows but the third."""
     return lambda results: iter([*results[:2], lie(*results[2]), *results[3:]])
 
 
-LIES: dict[str, Callable[[list[workers.WorkerResult]], Any]] = {
+LIES: dict[str, Callable[[list[WorkerResult]], Any]] = {
     "frames that are no list": _third(lambda pixels, info: (pixels, {**info, "frames": "all"})),
     "a frame number that no video has": _third(lambda pixels, info: (pixels, {**info, "frames": [0, 1, 2, 1 << 70]})),
     "more frames than pixels": _third(lambda pixels, info: (pixels, {**info, "frames": [0, 1, 2, 3, 4]})),
@@ -237,7 +238,7 @@ class TestRestarts:
     def test_a_job_with_several_videos_open_goes_on_in_all_of_them(
         self, cut: Embed, tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def turn_about(pool: Any, requests: list[Any], *, prefetch: int) -> Iterator[workers.TaskResult[Any]]:
+        def turn_about(pool: Any, requests: list[Any], *, prefetch: int) -> Iterator[TaskResult[Any]]:
             """Give a result of each request in turn, as processes may that decode equally fast."""
             streams = [pool.map([request], prefetch=prefetch) for request in requests]
             while streams:
@@ -254,7 +255,7 @@ class TestRestarts:
                 os.kill(os.getpid(), signal.SIGINT)
             return encode(self, *args, **options)
 
-        monkeypatch.setattr(workers.WorkerPool, "map_unordered", turn_about)
+        monkeypatch.setattr(WorkerPool, "map_unordered", turn_about)
         monkeypatch.setattr(encoding.Encoding, "_encode", interrupting)
         out, num_parts = tmp_path / "feats.npy", []
         while cut(out).interrupted:
@@ -312,8 +313,8 @@ class TestRestarts:
 def _failing_after(count: int) -> type:
     """Return a pool whose results end with an error that no job expects."""
 
-    class Failing(workers.WorkerPool[Any]):
-        def map(self, *args: Any, **options: Any) -> Iterator[workers.TaskResult[Any]]:
+    class Failing(WorkerPool[Any]):
+        def map(self, *args: Any, **options: Any) -> Iterator[TaskResult[Any]]:
             for number, result in enumerate(super().map(*args, **options)):
                 if number == count:
                     raise RuntimeError("power cut")

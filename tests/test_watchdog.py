@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 
 from vjepa_sdk.errors import VJEPAError
-from vjepa_sdk.runtime.workers import pool as workers
+from vjepa_sdk.runtime.workers import dispatcher as dispatcher_module
+from vjepa_sdk.runtime.workers import pool as pool_module
+from vjepa_sdk.runtime.workers.dispatcher import Dispatcher
 from vjepa_sdk.runtime.workers.pool import WorkerPool
 
 Answer = tuple[np.ndarray, dict[str, Any]]
@@ -66,7 +68,7 @@ def test_processes_that_all_die_at_start_are_an_error(
 
 def test_processes_that_all_hang_at_start_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", _script(tmp_path / "python", "exec sleep 600"))
-    monkeypatch.setattr(workers, "START_UP_SECONDS", 0.3)
+    monkeypatch.setattr(dispatcher_module, "START_UP_SECONDS", 0.3)
     with (
         _pool() as pool,
         pytest.raises(VJEPAError, match=r"did not start, 3 times in a row: it was not ready within 0\.3 s"),
@@ -112,7 +114,7 @@ def test_a_process_that_nothing_can_end_is_left_behind(
         immortal.append(process)
 
     monkeypatch.setattr(subprocess.Popen, "kill", ignore)
-    monkeypatch.setattr(workers, "_KILL_SECONDS", 0.2)
+    monkeypatch.setattr(dispatcher_module, "_KILL_SECONDS", 0.2)
     with _pool(deadline_seconds=1.0) as pool:
         assert _errors(pool, "sleep 600", "a") == [
             "no result within 1 s; the decoder hangs on this file, or needs more deadline_seconds",
@@ -144,16 +146,16 @@ def test_silence_from_all_processes_ends_in_an_error_and_stacks(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     released = threading.Event()
-    wait = workers._Dispatcher._wait_for_events
+    wait = Dispatcher._wait_for_events
 
-    def stuck_dispatcher(dispatcher: workers._Dispatcher) -> None:
+    def stuck_dispatcher(dispatcher: Dispatcher) -> None:
         if dispatcher._workers:
             released.wait(60)
         wait(dispatcher)
 
-    monkeypatch.setattr(workers._Dispatcher, "_wait_for_events", stuck_dispatcher)
+    monkeypatch.setattr(Dispatcher, "_wait_for_events", stuck_dispatcher)
     for name, seconds in (("WATCHDOG_SECONDS", 0.5), ("START_UP_SECONDS", 0.05), ("_KILL_SECONDS", 0.05)):
-        monkeypatch.setattr(workers, name, seconds)
+        monkeypatch.setattr(dispatcher_module, name, seconds)
     with (
         _pool(deadline_seconds=0.05) as pool,
         pytest.raises(VJEPAError, match=r"no result from 1 worker processes for \d+ s; the stacks of all threads are"),
@@ -166,7 +168,7 @@ def test_silence_from_all_processes_ends_in_an_error_and_stacks(
 def test_a_task_that_hangs_in_this_process_is_reported(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "WATCHDOG_SECONDS", 0.2)
+    monkeypatch.setattr(pool_module, "WATCHDOG_SECONDS", 0.2)
     with _pool(0) as pool:
         assert _errors(pool, "a", "sleep 1.5", "b") == [None] * 3
     assert "no result within 0.2 s and num_workers=0, so nothing ends it: sleep 1.5; num_workers=1 would" in caplog.text

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from vjepa_sdk.errors import VideoDecodeError
-from vjepa_sdk.runtime.workers import pool as workers
-from vjepa_sdk.runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
+from vjepa_sdk.runtime.workers import dispatcher
+from vjepa_sdk.runtime.workers.pool import TaskResult, WorkerPool
+from vjepa_sdk.runtime.workers.wire import WorkerResult
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def _send_unasked() -> None:
     for name in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(os.stat(f"/proc/self/fd/{name}").st_mode):
-                message = b'{"info": {}, "error": "made up"}'
+                message = b'{"kind": "error", "info": {}, "error": "made up"}'
                 os.write(int(name), struct.pack("!i", len(message)) + message)
 
 
@@ -220,7 +221,7 @@ def test_a_request_that_is_run_again_after_signs_of_life_repeats_nothing(tmp_pat
 
 @pytest.mark.parametrize("event", ["", "live"])
 def test_a_request_that_never_ends_is_given_up(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "MAX_ANSWERS", 4)
+    monkeypatch.setattr(dispatcher, "MAX_MESSAGES", 4)
     endless = Count("a", 1_000_000_000, {1: "; ".join([event] * 9)})
     with _pool(1) as pool:
         *_, (name, error) = _story(pool.map([endless, Count("b", 0)], prefetch=1))[:-1]

@@ -19,8 +19,8 @@ import pytest
 
 from vjepa_sdk.errors import ConfigError, VideoDecodeError, VJEPAError
 from vjepa_sdk.runtime import sandbox
-from vjepa_sdk.runtime.workers import pool as workers
-from vjepa_sdk.runtime.workers.pool import WorkerPool
+from vjepa_sdk.runtime.workers import child, dispatcher, wire
+from vjepa_sdk.runtime.workers.pool import TaskResult, WorkerPool
 
 Answer = tuple[np.ndarray, dict[str, Any]]
 
@@ -70,7 +70,7 @@ def pools() -> Iterator[dict[int, WorkerPool[Any]]]:
         pool.close()
 
 
-def _values(results: Iterator[workers.TaskResult[Any]]) -> list[int | str | None]:
+def _values(results: Iterator[TaskResult[Any]]) -> list[int | str | None]:
     return [result.error if result.array is None else int(result.array.flat[0]) for result in results]
 
 
@@ -84,7 +84,7 @@ def _is_alive(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
         return False
-    return state != "Z" and "_serve" in Path(f"/proc/{pid}/cmdline").read_text()
+    return state != "Z" and "import serve" in Path(f"/proc/{pid}/cmdline").read_text()
 
 
 def _wait_until_gone(pids: set[int]) -> None:
@@ -163,7 +163,7 @@ def test_a_dying_process_costs_its_task_only(request_: str, error: str, pools: d
 
 
 def test_deaths_in_a_row_stop_the_run_and_scattered_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "MAX_DEATHS", 2)
+    monkeypatch.setattr(dispatcher, "MAX_DEATHS", 2)
     with _pool(1) as pool:
         values = _values(pool.map(["exit 3", "exit 3", 1, "exit 3", "refuse", "exit 3"], prefetch=0))
         assert values.count("decoder process died (exit code 3)") == 4
@@ -325,7 +325,7 @@ def test_children_reach_no_network() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
 def test_children_get_so_much_memory_and_no_more(pools: dict[int, WorkerPool[Any]]) -> None:
-    limit = workers.MAX_TASK_BYTES
+    limit = child.MAX_TASK_BYTES
     values = _values(pools[1].map([f"allocate {limit // 2}", f"allocate {limit + (64 << 20)}", 5], prefetch=0))
     assert (values[0], values[2]) == (0, 5)
     assert re.fullmatch(r".*Unable to allocate .*; pass fewer or smaller frames", str(values[1]))
@@ -345,7 +345,7 @@ class _Child:
 
 
 def _header(**changes: Any) -> bytes:
-    return json.dumps({"dtype": "uint8", "shape": [4], "info": {}, "error": None} | changes).encode()
+    return json.dumps({"kind": "result", "dtype": "uint8", "shape": [4], "info": {}} | changes).encode()
 
 
 @pytest.mark.parametrize(
@@ -355,6 +355,10 @@ def _header(**changes: Any) -> bytes:
         ([b"[" * 100_000], "nested"),
         ([b"[]"], "not an object"),
         ([_header(info=3)], "not an object"),
+        ([_header(kind=None)], "kind 'None' must be one of ready, alive, item, result, end, error"),
+        ([_header(kind="last")], "kind 'last' must be one of"),
+        ([_header(kind=["result"])], "must be one of"),
+        ([_header(kind="item", dtype=None)], "dtype 'None' is not allowed"),
         ([_header(dtype="object")], "dtype 'object' is not allowed"),
         ([_header(dtype=["uint8"])], "is not allowed"),
         ([_header(shape=[-4])], "shape"),
@@ -367,17 +371,29 @@ def _header(**changes: Any) -> bytes:
 )
 def test_an_answer_that_breaks_the_protocol_is_refused(messages: list[bytes], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        workers._read_answer(_Child(*messages))  # type: ignore[arg-type]
+        wire.receive_message(_Child(*messages))  # type: ignore[arg-type]
 
 
 def test_more_bytes_than_announced_are_never_read() -> None:
     with pytest.raises(OSError, match="bad message length"):
-        workers._read_answer(_Child(_header(), b"12345"))  # type: ignore[arg-type]
+        wire.receive_message(_Child(_header(), b"12345"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["ready", "alive", "end"])
+def test_an_array_is_read_where_its_kind_has_one(kind: str) -> None:
+    child = _Child(_header(kind=kind), b"1234")
+    assert wire.receive_message(child).array is None  # type: ignore[arg-type]
+    assert child.messages == [b"1234"]  # which the next read refuses, since it is no header
+
+
+@pytest.mark.parametrize(("kind", "is_last"), [("item", False), ("alive", False), ("result", True), ("end", True)])
+def test_the_kind_tells_whether_a_request_is_done(kind: str, is_last: bool) -> None:
+    assert wire.receive_message(_Child(_header(kind=kind), b"1234")).is_last == is_last  # type: ignore[arg-type]
 
 
 def test_errors_from_a_child_cannot_drive_a_terminal() -> None:
-    answer = workers._read_answer(_Child(_header(error="a\x1b]0;x\n\nb")))  # type: ignore[arg-type]
-    assert answer.error == r"a\x1b]0;x b"
+    message = wire.receive_message(_Child(_header(kind="error", error="a\x1b]0;x\n\nb")))  # type: ignore[arg-type]
+    assert message.error == r"a\x1b]0;x b"
 
 
 def test_a_task_that_cannot_be_loaded_fails_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

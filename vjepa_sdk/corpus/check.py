@@ -12,7 +12,8 @@ import numpy as np
 from ..config.choices import Decoder
 from ..errors import InputError, VJEPAError, printable
 from ..runtime.progress import progress_bar
-from ..runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
+from ..runtime.workers.pool import TaskResult, WorkerPool
+from ..runtime.workers.wire import WorkerResult
 from ..video.images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
 from ..video.reader import open_video
 from ..video.safety import PathLike

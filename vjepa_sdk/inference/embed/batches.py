@@ -21,7 +21,8 @@ from ...errors import VJEPAError, printable
 from ...features.formats import Row
 from ...runtime.progress import ProgressBar, progress_bar
 from ...runtime.signals import StopRequest
-from ...runtime.workers.pool import TaskResult, WorkerPool, WorkerResult
+from ...runtime.workers.pool import TaskResult, WorkerPool
+from ...runtime.workers.wire import WorkerResult
 from .ledger import Ledger, Outcome
 from .options import EmbedOptions
 

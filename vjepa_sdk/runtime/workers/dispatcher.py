@@ -1,0 +1,367 @@
+"""Own the child processes: start them, watch them, kill and replace them, hand out requests, collect results."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Pipe, wait
+from typing import Any
+
+from ...errors import VJEPAError, one_line
+from . import child
+from .wire import GO_ON, Message, receive_message
+
+logger = logging.getLogger(__name__)
+
+START_UP_SECONDS = 120.0  # importing torch on a loaded machine takes long and is nobody's clip's fault
+MAX_FAILED_STARTS = 3  # in a row; the kernel may kill a new process for lack of memory and let the next one live
+MAX_MESSAGES = 5_000_000  # that answer one request; who sends more never ends
+MAX_DEATHS = 10  # of different requests, one after the other; then the requests are not to blame
+WATCHDOG_SECONDS = 600.0
+_KILL_SECONDS = 5.0
+_SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def dump_stacks() -> None:
+    """Write what every thread of this process is doing to the process's stderr."""
+    faulthandler.dump_traceback(file=2)  # the descriptor: sys.stderr may be replaced by an object without one
+
+
+class Ticket:
+    """Stand for one request until its results are in."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.pickled = pickle.dumps(request)  # here, so that an unpicklable request fails in its caller
+        self.results: deque[Message] = deque()
+        """Those that wait for the caller."""
+        self.num_results = 0
+        self.num_crashes = 0
+
+
+class _Worker:
+    """One child and what it is doing."""
+
+    def __init__(self, pickled_task: bytes) -> None:
+        self.connection, theirs = Pipe(duplex=True)
+        # Not multiprocessing.Process: "fork" copies locks held by torch's threads, and "spawn" runs the user's script
+        # a second time in the child.
+        start = f"import sys; sys.path[:] = {sys.path!r}; from {child.__name__} import serve"
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", f"{start}; serve({theirs.fileno()}, {os.getpid()})"],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # the parent's results go to stdout
+                env=_child_environment(),
+                start_new_session=True,  # Ctrl-C is for the parent
+            )
+        self.deadline = time.monotonic() + START_UP_SECONDS
+        self.is_ready = False
+        self.ticket: Ticket | None = None
+        self.num_results = self.num_messages = 0
+        """Of the ticket; messages are results and signs of life."""
+        self.is_paused = False
+        """It has sent a result and waits to be asked for the next."""
+        self.num_tasks = 0
+        with contextlib.suppress(BrokenPipeError):  # it died at once: found when its answer is read
+            self.connection.send_bytes(pickled_task)
+
+    def kill(self) -> None:
+        self.process.kill()
+        try:
+            self.process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:  # it waits in the kernel, for a file server that is gone: nothing ends that
+            logger.warning("process %d does not end when killed and is left behind", self.process.pid)
+        self.connection.close()
+
+    def exit_status(self) -> int | None:
+        """Reap a child that closed its connection."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(1.0)  # its own status says more than that of our SIGKILL
+        self.kill()
+        return self.process.returncode
+
+
+def _child_environment() -> dict[str, str]:
+    """Withhold secrets: a decoder taken over by a hostile file has no use for tokens."""
+    kept = {k: v for k, v in os.environ.items() if not any(word in k.upper() for word in _SECRET_WORDS)}
+    return kept | dict.fromkeys(_THREAD_VARIABLES, "1")
+
+
+class Dispatcher:
+    """Own the children. Its thread starts them, because Linux ends a child with the thread that started it."""
+
+    def __init__(
+        self,
+        pickled_task: bytes,
+        num_workers: int,
+        deadline_seconds: float,
+        max_tasks_per_worker: int,
+        crash_retries: int,
+    ) -> None:
+        self._pickled_task = pickled_task
+        self._num_workers = num_workers
+        self._deadline_seconds = deadline_seconds
+        self._max_tasks_per_worker = max_tasks_per_worker
+        self._crash_retries = crash_retries
+        self._num_failed_starts = 0
+        self._num_deaths = 0
+        self._last_message = time.monotonic()
+        self._workers: list[_Worker] = []
+        self._waiting: deque[Ticket] = deque()
+        self.prefetch = 0
+        """Results of tasks that yield more of which so many may wait for the caller."""
+        self._num_held = 0
+        self._taken: Ticket | None = None
+        """Whose results the caller takes."""
+        self._changed = threading.Condition()
+        self._failure: BaseException | None = None
+        self._is_stopping = False
+        self._woken, self._wake = Pipe(duplex=False)
+        self._is_woken = threading.Event()
+        self._thread = threading.Thread(target=self._dispatch, name="vjepa-workers", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Any) -> Ticket:
+        ticket = Ticket(request)
+        self._waiting.append(ticket)
+        self._wake_up()
+        return ticket
+
+    def run_next(self, request: Any) -> Message:
+        """Run a request ahead of those that wait, and return its result: the caller is waiting for it."""
+        ticket = Ticket(request)
+        self._waiting.appendleft(ticket)
+        self._wake_up()
+        return self.next_result([ticket])[1]
+
+    def _wake_up(self) -> None:
+        # once until it is noticed: a full pipe would block for ever, should the thread have ended
+        if not self._is_woken.is_set():
+            self._is_woken.set()
+            self._wake.send_bytes(b".")
+
+    def next_result(self, tickets: Sequence[Ticket]) -> tuple[Ticket, Message]:
+        """Wait for a result of any of these tickets; the first of them that has one gives it."""
+        # Deadlines see to it that answers keep coming; this finds a thread that no longer watches them.
+        patience = max(WATCHDOG_SECONDS, 3 * (self._deadline_seconds + START_UP_SECONDS))
+        if self._taken is not tickets[0]:
+            self._taken = tickets[0]
+            self._wake_up()  # there is more room for this one
+        with self._changed:
+            self._last_message = time.monotonic()
+            while (ticket := next((each for each in tickets if each.results), None)) is None:
+                if self._failure is not None:
+                    raise VJEPAError(f"worker processes failed: {one_line(self._failure)}") from self._failure
+                silent = time.monotonic() - self._last_message
+                if silent >= patience:
+                    dump_stacks()
+                    raise VJEPAError(
+                        f"no result from {self._num_workers} worker processes for {silent:.0f} s; the stacks of all "
+                        "threads are on stderr; check that the storage answers, then run again"
+                    )
+                self._changed.wait(patience - silent)
+            message = ticket.results.popleft()
+            self._num_held -= not message.is_last
+        if not message.is_last:
+            self._wake_up()  # there is room for another
+        return ticket, message
+
+    def stop(self) -> None:
+        self._is_stopping = True
+        self._wake_up()
+        for worker in list(self._workers):
+            worker.process.kill()  # now, so that the thread does not wait for an answer under way
+        if threading.current_thread() is not self._thread:  # where garbage collection closes a dropped iterator
+            self._thread.join((1 + len(self._workers)) * _KILL_SECONDS)
+        if not self._thread.is_alive():
+            self._wake.close()
+            self._woken.close()
+
+    def _dispatch(self) -> None:
+        try:
+            while not self._is_stopping:
+                self._start_workers()
+                self._hand_out()
+                self._go_on()
+                self._wait_for_events()
+        except BaseException as error:
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+        finally:
+            for worker in self._workers:
+                worker.kill()
+
+    def _start_workers(self) -> None:
+        idle = sum(worker.ticket is None for worker in self._workers)
+        for _ in range(min(len(self._waiting) - idle, self._num_workers - len(self._workers))):
+            self._workers.append(_Worker(self._pickled_task))
+
+    def _hand_out(self) -> None:
+        for worker in list(self._workers):
+            if not (self._waiting and worker.is_ready and worker.ticket is None):
+                continue
+            ticket = self._waiting.popleft()
+            try:
+                worker.connection.send_bytes(ticket.pickled)
+            except OSError:  # it died idle: replaced, and nobody's request is lost
+                self._waiting.appendleft(ticket)
+                self._discard(worker)
+                self._start_workers()
+                continue
+            worker.ticket, worker.num_results, worker.num_messages = ticket, 0, 0
+            worker.deadline = time.monotonic() + self._deadline_seconds
+
+    def _go_on(self) -> None:
+        """Ask for the next results where there is room; a caller that waits always gets one."""
+        for worker in list(self._workers):
+            ticket = worker.ticket
+            if not worker.is_paused or ticket is None:
+                continue
+            # a video that is not its turn yet must not leave the one that is without room to be decoded ahead
+            room = self.prefetch if ticket is self._taken else self.prefetch // 2
+            if ticket.results and self._num_held >= room:
+                continue
+            try:
+                worker.connection.send_bytes(GO_ON)
+            except OSError:
+                self._end(worker, _reason_of_death(worker.exit_status()), is_death=True)
+                continue
+            worker.is_paused, worker.deadline = False, time.monotonic() + self._deadline_seconds
+
+    def _wait_for_events(self) -> None:
+        nearest = min((worker.deadline for worker in self._workers), default=math.inf)
+        seconds = None if math.isinf(nearest) else max(0.0, nearest - time.monotonic())
+        readable = wait([self._woken, *(worker.connection for worker in self._workers)], timeout=seconds)
+        if self._woken in readable:
+            self._woken.recv_bytes()
+            self._is_woken.clear()  # before the next look at the waiting tickets
+        for worker in list(self._workers):
+            if worker.connection in readable:
+                self._receive(worker)
+            elif worker.deadline <= time.monotonic():
+                self._give_up(worker)
+
+    def _receive(self, worker: _Worker) -> None:
+        remaining = min(worker.deadline - time.monotonic(), self._deadline_seconds)
+        try:
+            with _killed_after(worker.process, max(1.0, remaining)):
+                message = receive_message(worker.connection)
+        except (EOFError, OSError):
+            self._end(worker, _reason_of_death(worker.exit_status()), is_death=True)
+            return
+        except ValueError as violation:
+            self._end(worker, f"decoder process sent an invalid answer: {one_line(violation)}")
+            return
+        if not worker.is_ready:
+            self._greet(worker, message)
+            return
+        is_asked_for = worker.ticket is not None and not worker.is_paused and worker.num_messages < MAX_MESSAGES
+        if message.kind == "ready" or not is_asked_for:
+            self._end(worker, "decoder process sent more than it was asked for")
+            return
+        self._num_deaths = 0
+        self._take(worker, message)
+        worker.num_tasks += message.is_last
+        if worker.num_tasks >= self._max_tasks_per_worker:
+            self._discard(worker)
+
+    def _greet(self, worker: _Worker, message: Message) -> None:
+        """Hear what a child says first: that it is ready, or why the task cannot be loaded."""
+        if message.kind == "error":
+            raise VJEPAError(f"the task cannot be loaded in a worker process: {message.error}")
+        if message.kind != "ready":
+            self._end(worker, f"it said {message.kind!r} before it was ready")
+            return
+        worker.is_ready, worker.deadline = True, math.inf
+        self._num_failed_starts = 0
+
+    def _give_up(self, worker: _Worker) -> None:
+        if worker.is_ready:
+            seconds = f"{self._deadline_seconds:g} s"
+            self._end(
+                worker, f"no result within {seconds}; the decoder hangs on this file, or needs more deadline_seconds"
+            )
+        else:
+            self._end(worker, f"it was not ready within {START_UP_SECONDS:g} s")
+
+    def _end(self, worker: _Worker, error: str, *, is_death: bool = False) -> None:
+        """Replace a worker that failed; its task, and only that, is run again or fails with it."""
+        self._discard(worker)
+        if self._is_stopping:
+            return
+        if not worker.is_ready:
+            self._num_failed_starts += 1
+            if self._num_failed_starts == MAX_FAILED_STARTS:
+                raise VJEPAError(
+                    f"a worker process did not start, {MAX_FAILED_STARTS} times in a row: {error}; "
+                    "num_workers=0 runs without any"
+                )
+            logger.warning("a worker process did not start: %s; starting another", error)
+        elif worker.ticket is not None and worker.ticket.num_crashes < self._crash_retries:
+            worker.ticket.num_crashes += 1
+            logger.warning("%s; running the task again", error)
+            self._waiting.appendleft(worker.ticket)
+        elif worker.ticket is not None:
+            self._num_deaths = self._num_deaths + 1 if is_death else 0
+            if self._num_deaths > MAX_DEATHS:
+                raise VJEPAError(
+                    f"{self._num_deaths} requests in a row ended their worker process, the last one: {error}; "
+                    "the decoder, or this machine, is broken: try num_workers=1, another decoder, or reinstall it"
+                )
+            self._take(worker, Message(kind="error", error=error))
+
+    def _discard(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.kill()
+
+    def _take(self, worker: _Worker, message: Message) -> None:
+        """Take a message that answers a worker's request: its caller gets it, but for signs of life."""
+        ticket, worker.deadline = worker.ticket, math.inf
+        assert ticket is not None  # what is sent without being asked for ends a worker before
+        worker.num_messages += 1
+        worker.is_paused = not message.is_last
+        if message.kind == "alive":
+            return
+        worker.num_results += 1
+        if message.is_last:
+            worker.ticket = None
+        with self._changed:
+            self._last_message = time.monotonic()
+            if message.is_last or worker.num_results > ticket.num_results:  # else a task that is run again repeats it
+                ticket.results.append(message)
+                ticket.num_results += 1
+                self._num_held += not message.is_last
+            self._changed.notify_all()
+
+
+@contextlib.contextmanager
+def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+    """Kill a child that stalls in the middle of a message, which ends the read with EOFError."""
+    watchdog = threading.Timer(seconds, process.kill)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        yield
+    finally:
+        watchdog.cancel()
+
+
+def _reason_of_death(status: int | None) -> str:
+    if status is None or status == -signal.SIGKILL:
+        return "decoder process was killed (signal 9), probably for lack of memory; use fewer workers"
+    return f"decoder process died (signal {-status})" if status < 0 else f"decoder process died (exit code {status})"
