@@ -1,4 +1,4 @@
-"""Shared fixtures; files in this directory import their helpers (`goldens`, `media`) by plain name."""
+"""Shared fixtures; tests import their helpers in `support` (`goldens`, `media`) by plain name."""
 
 from __future__ import annotations
 

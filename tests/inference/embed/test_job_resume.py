@@ -22,9 +22,8 @@ from tiny_models import VIDEO, save_tiny
 from vjepa_sdk.errors import InputError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.features.embeddings import sidecar
 from vjepa_sdk.hub.locate import load_embeddings
-from vjepa_sdk.inference.embed import batches as encoding
+from vjepa_sdk.inference.embed import batches, workspace
 from vjepa_sdk.inference.embed import job as embed
-from vjepa_sdk.inference.embed import workspace as journal
 from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.video.clips import ClipLoader
 
@@ -141,7 +140,7 @@ class TestResume:
             run(interrupted, model=save_tiny(tmp_path / "other", seed=1))
 
     def test_work_of_another_version_of_the_format_is_refused(self, run: Embed, tmp_path: Path) -> None:
-        with journal.Workspace(tmp_path / "feats.npy.work") as work:
+        with workspace.Workspace(tmp_path / "feats.npy.work") as work:
             work.start({"format_version": 99})
         with pytest.raises(ResumeError, match=r"\(format_version: 99 -> 2\)"):
             run(tmp_path / "feats.npy")
@@ -178,13 +177,13 @@ class TestResume:
     def test_a_resumed_job_computes_on_as_many_threads_as_it_began_with(
         self, run: Embed, interrupted: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        before, used, encode = torch.get_num_threads(), [], encoding.Encoding._encode
+        before, used, encode = torch.get_num_threads(), [], batches.Encoding._encode
 
         def recording(*args: Any, **kwargs: Any) -> Any:
             used.append(torch.get_num_threads())
             return encode(*args, **kwargs)
 
-        monkeypatch.setattr(encoding.Encoding, "_encode", recording)
+        monkeypatch.setattr(batches.Encoding, "_encode", recording)
         torch.set_num_threads(before + 1)
         try:
             run(interrupted)
@@ -230,7 +229,7 @@ class TestSignals:
             os.kill(os.getpid(), signal.SIGTERM)
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(encoding.Encoding, "_encode", impatient)
+            patch.setattr(batches.Encoding, "_encode", impatient)
             run(tmp_path / "feats.npy")
         run(tmp_path / "feats.npy")
         assert contents(tmp_path / "feats.npy") == expected
@@ -455,7 +454,7 @@ class TestExtend:
             run(tmp_path / f"{name}.npy", inputs=[clips / "8.mp4"])
         old = (tmp_path / "cut.npy").read_bytes()
         extend(tmp_path / "whole.npy", inputs=[clips])
-        encode, calls = encoding.Encoding._encode, itertools.count(1)
+        encode, calls = batches.Encoding._encode, itertools.count(1)
 
         def signalling(*args: Any, **kwargs: Any) -> Any:
             if next(calls) == 1:
@@ -463,7 +462,7 @@ class TestExtend:
             return encode(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(encoding.Encoding, "_encode", signalling)
+            patch.setattr(batches.Encoding, "_encode", signalling)
             result = extend(tmp_path / "cut.npy", inputs=[clips])
         assert (result.interrupted, result.rows) == (True, 5)
         assert (tmp_path / "cut.npy").read_bytes() == old

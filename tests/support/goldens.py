@@ -17,7 +17,7 @@ from vjepa_sdk.config.training import MaskConfig, ObjectiveConfig, OptimConfig, 
 from vjepa_sdk.models.jepa import JEPA
 from vjepa_sdk.models.masks import Masks
 
-DIRECTORY = Path(__file__).parent / "golden"
+DIRECTORY = Path(__file__).parents[1] / "golden"
 TOLERANCE = {"atol": 5e-5, "rtol": 0.0}
 
 

@@ -275,7 +275,7 @@ def test_a_parent_that_dies_takes_its_children_along(how: signal.Signals) -> Non
     code = textwrap.dedent(
         """
         import sys
-        from test_workers import _children, _pool
+        from test_pool import _children, _pool
         results = _pool().map([1, "sleep 60", "sleep 60"], prefetch=2)
         next(results)
         print(*_children(), flush=True)
@@ -298,7 +298,7 @@ def test_a_parent_that_dies_takes_its_children_along(how: signal.Signals) -> Non
 def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "print('started')\nfrom test_workers import _pool, _values\n"
+        "print('started')\nfrom test_pool import _pool, _values\n"
         "with _pool(2) as pool:\n    print(_values(pool.map(range(3), prefetch=1)))\n"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vjepa_sdk.weights import unpickle_child as unpickle
+from vjepa_sdk.weights import unpickle_child
 from vjepa_sdk.weights.tensors import Stored, read_headers
 
 
@@ -18,7 +18,7 @@ from vjepa_sdk.weights.tensors import Stored, read_headers
 def _unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], dict[str, Any]]]:
     with tempfile.TemporaryDirectory(dir=near.parent) as directory:
         out = Path(directory) / "tensors.safetensors"
-        facts = unpickle._extract(str(source), str(out))
+        facts = unpickle_child._extract(str(source), str(out))
         yield read_headers([out]), {**facts, "network_isolated": False}
 
 

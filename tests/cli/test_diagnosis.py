@@ -12,8 +12,7 @@ import pytest
 from loopback_hub import OWNER_TOKEN, LoopbackHub
 
 from vjepa_sdk import VJEPA
-from vjepa_sdk.cli import app
-from vjepa_sdk.cli import diagnosis as doctor
+from vjepa_sdk.cli import app, diagnosis
 from vjepa_sdk.cli.diagnosis import DoctorReport, examine
 from vjepa_sdk.errors import VJEPAError
 
@@ -61,8 +60,8 @@ def test_what_confines_strangers_files_is_told(offline: DoctorReport) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch, offline: DoctorReport) -> None:
     """Do not decode again."""
-    monkeypatch.setattr(doctor, "_decoders", lambda: (offline.decoders, True))
-    monkeypatch.setattr(doctor, "_sandbox", lambda has_workers: offline.sandbox)
+    monkeypatch.setattr(diagnosis, "_decoders", lambda: (offline.decoders, True))
+    monkeypatch.setattr(diagnosis, "_sandbox", lambda has_workers: offline.sandbox)
 
 
 def test_a_hub_and_its_cache_are_told(quick: None, hub: LoopbackHub, tmp_path: Path, monkeypatch: Any) -> None:
@@ -111,7 +110,9 @@ def test_a_cache_that_is_no_directory_is_a_problem(
 
 
 def test_a_decoder_that_fails_is_a_problem(quick: None, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    monkeypatch.setattr(doctor, "_decoders", lambda: ({"pyav": {"h264": "broken"}, "decord": {"h264": "broken"}}, True))
+    monkeypatch.setattr(
+        diagnosis, "_decoders", lambda: ({"pyav": {"h264": "broken"}, "decord": {"h264": "broken"}}, True)
+    )
     assert run(monkeypatch, "--json") == 1
     assert json.loads(capsys.readouterr().out)["problems"] == ["pyav cannot read h264: broken"]
 
@@ -120,12 +121,12 @@ def test_processes_that_cannot_be_started_are_a_problem(monkeypatch: pytest.Monk
     def refuse(*_: object, **__: object) -> None:
         raise VJEPAError("no processes")
 
-    monkeypatch.setattr(doctor, "WorkerPool", refuse)
+    monkeypatch.setattr(diagnosis, "WorkerPool", refuse)
     assert "decoding processes cannot be started; pass num_workers=0 (--num-workers 0)" in examine().problems
 
 
 def test_a_missing_package_is_a_problem(quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_version", lambda name: "not installed" if name == "timm" else "1")
+    monkeypatch.setattr(diagnosis, "_version", lambda name: "not installed" if name == "timm" else "1")
     assert examine().problems == ("timm is not installed; install vjepa-sdk again",)
 
 

@@ -387,7 +387,7 @@ def test_convert_writes_a_model_directory_and_says_what_was_dropped(
         "img_size = 64\nnum_frames = 8\nembed_dim = 48\ndepth = 3\nnum_heads = 3\nnum_mask_tokens = 10\n"
         "predictor_embed_dim = 36\npredictor_depth = 2\npredictor_num_heads = 2\n"
     )
-    checkpoint = Path(__file__).parent / "golden" / "vjepa2_tiny.pth.tar"
+    checkpoint = Path(__file__).parents[1] / "golden" / "vjepa2_tiny.pth.tar"
     out = tmp_path / "model"
     assert run(monkeypatch, "convert", checkpoint, out, "--config", shape) == exit_codes.COMPLETE
     printed = capsys.readouterr().out
@@ -413,7 +413,7 @@ def test_convert_mistakes_are_one_line_and_write_nothing(
     code: int,
     message: str,
 ) -> None:
-    checkpoint = Path(__file__).parent / "golden" / "vjepa2_tiny.pth.tar"
+    checkpoint = Path(__file__).parents[1] / "golden" / "vjepa2_tiny.pth.tar"
     assert run(monkeypatch, "convert", checkpoint, tmp_path / "model", *options) == code
     errors = capsys.readouterr().err
     assert errors.startswith("vjepa: ") and errors.count("\n") == 1 and message in errors

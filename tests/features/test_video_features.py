@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from vjepa_sdk import VideoFeatures
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, WriteError
-from vjepa_sdk.runtime import files as storage
+from vjepa_sdk.runtime import files
 
 SUFFIXES = [".npz", ".safetensors"]
 
@@ -74,7 +74,7 @@ def test_a_write_that_fails_leaves_the_older_file(suffix: str, tmp_path: Path, m
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(storage.os, "fsync", refuse)
+    monkeypatch.setattr(files.os, "fsync", refuse)
     with pytest.raises(WriteError, match="cannot write \\(No space left on device\\)"):
         _features(meta={}).save(path)
     assert path.read_bytes() == before

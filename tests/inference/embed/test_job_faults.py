@@ -29,10 +29,10 @@ from vjepa_sdk.cli.exit_codes import IN_USE
 from vjepa_sdk.errors import InUseError, OutputError, WriteError
 from vjepa_sdk.inference.embed import batches as encoding
 from vjepa_sdk.inference.embed import job as embed
-from vjepa_sdk.inference.embed import workspace as journal
+from vjepa_sdk.inference.embed import workspace
 from vjepa_sdk.inference.embed.job import EmbedResult
 from vjepa_sdk.inference.vjepa import VJEPA
-from vjepa_sdk.runtime import files as storage
+from vjepa_sdk.runtime import files
 
 
 def test_every_file_is_on_disk_before_it_gets_its_name_and_the_name_before_the_work_goes(
@@ -117,7 +117,7 @@ class TestOneRunAtATime:
 
     def test_the_owner_is_named(self, run: Embed, tmp_path: Path) -> None:
         with (
-            journal.Workspace(tmp_path / "feats.npy.work"),
+            workspace.Workspace(tmp_path / "feats.npy.work"),
             pytest.raises(InUseError, match=rf"feats\.npy\.work: in use by process {os.getpid()} on "),
         ):
             run(tmp_path / "feats.npy")
@@ -156,7 +156,7 @@ class _Faults:
         def opened(path: Path, mode: str) -> io.BufferedReader | io.BufferedWriter:
             return io.BufferedReader(File(path, mode)) if mode == "rb" else io.BufferedWriter(File(path, mode))
 
-        for module in (journal, storage):
+        for module in (workspace, files):
             patch.setattr(module, "open", opened, raising=False)
 
     def tick(self, before: Callable[[], object] = lambda: None) -> None:

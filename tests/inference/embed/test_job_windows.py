@@ -24,8 +24,7 @@ from vjepa_sdk import VJEPA, load_embeddings
 from vjepa_sdk.corpus.lists import ClipSource
 from vjepa_sdk.corpus.snapshot import describe_clips
 from vjepa_sdk.errors import ConfigError, OutputError, ResumeError, VideoDecodeError
-from vjepa_sdk.inference.embed import batches as encoding
-from vjepa_sdk.inference.embed import ledger
+from vjepa_sdk.inference.embed import batches, ledger
 from vjepa_sdk.runtime.workers.pool import TaskResult, WorkerPool
 from vjepa_sdk.runtime.workers.wire import WorkerResult
 from vjepa_sdk.video.clips import WindowedVideo
@@ -185,7 +184,7 @@ class TestFailures:
         lie: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        honest = encoding._WindowReader.__call__
+        honest = batches._WindowReader.__call__
 
         def lying(self: Any, wanted: Any) -> Any:
             results = [result for result in honest(self, wanted) if result is not None]
@@ -193,7 +192,7 @@ class TestFailures:
                 return iter(results)
             return LIES[lie](results)
 
-        monkeypatch.setattr(encoding._WindowReader, "__call__", lying)
+        monkeypatch.setattr(batches._WindowReader, "__call__", lying)
         assert cut(tmp_path / "feats.npy").failed == 1
         (line,) = lines(tmp_path / "feats.npy", "errors.jsonl")
         assert line["reason"] == "the decoding process sent something other than a clip"
@@ -206,7 +205,7 @@ class TestFailures:
     ) -> None:
         loader = VJEPA.from_pretrained(model, device="cpu").window_loader(window_seconds=0.4)
         (clip,) = describe_clips([ClipSource(path=str(clips / f"{LONGEST}.mp4"), id="a")])
-        assert next(encoding._WindowReader(loader)(encoding._Windows(0, clip, 2))) is None
+        assert next(batches._WindowReader(loader)(batches._Windows(0, clip, 2))) is None
 
     def test_a_job_that_stops_at_failures_goes_on_once_they_are_allowed(
         self, cut: Embed, clips: Path, tmp_path: Path
@@ -248,7 +247,7 @@ class TestRestarts:
                         streams.remove(stream)
                     yield result
 
-        encode, calls = encoding.Encoding._encode, itertools.count(1)
+        encode, calls = batches.Encoding._encode, itertools.count(1)
 
         def interrupting(self: Any, *args: Any, **options: Any) -> Any:
             if next(calls) % 12 == 0:
@@ -256,7 +255,7 @@ class TestRestarts:
             return encode(self, *args, **options)
 
         monkeypatch.setattr(WorkerPool, "map_unordered", turn_about)
-        monkeypatch.setattr(encoding.Encoding, "_encode", interrupting)
+        monkeypatch.setattr(batches.Encoding, "_encode", interrupting)
         out, num_parts = tmp_path / "feats.npy", []
         while cut(out).interrupted:
             num_parts.append(len(list((tmp_path / "feats.npy.work").glob("part-*"))))
@@ -271,7 +270,7 @@ class TestRestarts:
         cut(tmp_path / "whole.npy", inputs=inputs)
         out = tmp_path / "feats.npy"
         with monkeypatch.context() as patch:
-            patch.setattr(encoding, "WorkerPool", _failing_after(7))
+            patch.setattr(batches, "WorkerPool", _failing_after(7))
             with pytest.raises(RuntimeError, match="power cut"):
                 cut(out, inputs=inputs)
         parts = sorted((tmp_path / "feats.npy.work").glob("part-*"))

@@ -15,9 +15,8 @@ from media import numbered_frame, read_number, read_numbers, remux, write_audio,
 from PIL import Image
 
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError
-from vjepa_sdk.video import images, pyav_reader
+from vjepa_sdk.video import images, pyav_reader, safety
 from vjepa_sdk.video import reader as video
-from vjepa_sdk.video import safety as files
 from vjepa_sdk.video.images import list_frame_directory, read_frame_directory, read_image
 from vjepa_sdk.video.reader import open_video, read_video
 from vjepa_sdk.video.sampling import sample_indices
@@ -341,13 +340,13 @@ def test_a_file_without_permission_says_so(clip: Path, monkeypatch: pytest.Monke
     def refuse(*_: object) -> int:  # the tests may run as root, whom chmod does not stop
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(files.os, "open", refuse)
+    monkeypatch.setattr(safety.os, "open", refuse)
     with pytest.raises(VideoDecodeError, match="permission denied"):
         open_video(clip)
 
 
 def test_too_many_pixels_are_refused(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(safety, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(VideoDecodeError, match=r"has more than 3071 pixels per frame \(64x48\)"):
         open_video(clip)
 
@@ -494,7 +493,7 @@ def test_a_truncated_image_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("limit", [15, 7])
 def test_an_image_bomb_is_refused(limit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    for module in (files, images):
+    for module in (safety, images):
         monkeypatch.setattr(module, "MAX_PIXELS", limit)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(VideoDecodeError, match=f"has more than {limit} pixels per frame"):

@@ -200,14 +200,14 @@ def test_second_signal_during_a_save_damages_nothing(
 
 HANGING_CLIP = """
 import time
-from vjepa_sdk.training.data import batches as data
-original, calls = data.ClipCutter.__call__, []
+from vjepa_sdk.training.data import batches
+original, calls = batches.ClipCutter.__call__, []
 def hanging(self, request):
     calls.append(request)
     if len(calls) == 4:
         time.sleep(300)
     return original(self, request)
-data.ClipCutter.__call__ = hanging
+batches.ClipCutter.__call__ = hanging
 """
 
 
@@ -225,9 +225,9 @@ def test_signal_while_waiting_for_a_clip_saves_at_once(
 
 SWALLOWING_DECODER = """
 import os, signal
-from vjepa_sdk.training.data import batches as data
+from vjepa_sdk.training.data import batches
 from vjepa_sdk.errors import VideoDecodeError
-original, calls = data.ClipCutter.__call__, []
+original, calls = batches.ClipCutter.__call__, []
 def swallowing(self, request):
     calls.append(request)
     try:
@@ -236,7 +236,7 @@ def swallowing(self, request):
         return original(self, request)
     except KeyboardInterrupt:
         raise VideoDecodeError("what PyAV says when its reader is interrupted")
-data.ClipCutter.__call__ = swallowing
+batches.ClipCutter.__call__ = swallowing
 """
 
 

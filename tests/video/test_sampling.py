@@ -12,7 +12,7 @@ from media import numbered_frame, read_numbers, write_video
 from PIL import Image
 
 from vjepa_sdk.errors import InputError
-from vjepa_sdk.video import transforms as preprocess
+from vjepa_sdk.video import transforms
 from vjepa_sdk.video.inputs import Frames, load_frames
 from vjepa_sdk.video.sampling import Sampling
 
@@ -107,7 +107,7 @@ def test_frames_are_cropped_in_groups_and_come_in_order(
 ) -> None:
     given, sampling, sizes = video if source == "video" else frames, Sampling(num_frames=num_frames), []
     whole = load_frames(given, sampling)
-    monkeypatch.setattr(preprocess, "_GROUP_BYTES", 3 * whole.pixels[0].nbytes)
+    monkeypatch.setattr(transforms, "_GROUP_BYTES", 3 * whole.pixels[0].nbytes)
 
     def crop(group: torch.Tensor) -> torch.Tensor:
         sizes.append(len(group))

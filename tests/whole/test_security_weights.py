@@ -207,7 +207,7 @@ def test_the_child_has_limits_and_no_network_where_the_kernel_allows() -> None:
     ("count", "seed"), [(200, 0), pytest.param(10_000, 1, marks=pytest.mark.soak)], ids=["200", "10000"]
 )
 def test_mutated_directories_load_or_end_in_our_errors(count: int, seed: int) -> None:
-    script = Path(__file__).with_name("mutants.py")
+    script = Path(__file__).parents[1] / "support" / "mutants.py"
     report = json.loads(_run([str(script), str(count), str(seed)]))
     assert report["faults"] == []
     assert 0 < report["loaded"] < count / 2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_models import save_tiny
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.append(str(EXAMPLES))
 
 from frozen_probe import interval, ridge_probe  # noqa: E402

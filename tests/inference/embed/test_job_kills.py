@@ -22,7 +22,7 @@ import torch
 from corpora import FILES, Embed, contents
 
 from vjepa_sdk.inference.embed import batches as encoding
-from vjepa_sdk.inference.embed import workspace as journal
+from vjepa_sdk.inference.embed import workspace
 
 MODES: dict[str, dict[str, Any]] = {"clips": {}, "windows": {"window_seconds": 0.4, "stride_seconds": 0.2}}
 PARTS = {"clips": 5, "windows": 36}  # nine clips, or their 59 windows, two a batch, each batch a part
@@ -75,12 +75,12 @@ class Killer:
             signal.alarm(300)  # rather fail than hang
             encode, commit, publish = (
                 encoding.Encoding._encode,
-                journal.Workspace.commit,
-                journal.Workspace.replace_output,
+                workspace.Workspace.commit,
+                workspace.Workspace.replace_output,
             )
             encoding.Encoding._encode = _telling(encode, writer, after=b"e")
-            journal.Workspace.commit = _telling(commit, writer, before=b"[", after=b"]")  # type: ignore[method-assign]
-            journal.Workspace.replace_output = _telling(publish, writer, before=b"p")  # type: ignore[method-assign]
+            workspace.Workspace.commit = _telling(commit, writer, before=b"[", after=b"]")  # type: ignore[method-assign]
+            workspace.Workspace.replace_output = _telling(publish, writer, before=b"p")  # type: ignore[method-assign]
             os.fsync = lambda descriptor: time.sleep(0.004)  # a slow disk, so that kills hit commits as well
             self._run(out, num_workers=num_workers)
             os._exit(0)

@@ -19,8 +19,7 @@ from media import write_video
 from tiny_models import save_tiny
 
 from vjepa_sdk.features.embeddings import sidecar
-from vjepa_sdk.inference.embed import batches as encoding
-from vjepa_sdk.inference.embed import ledger
+from vjepa_sdk.inference.embed import batches, ledger
 from vjepa_sdk.inference.embed.job import EmbedResult, embed_files
 from vjepa_sdk.inference.vjepa import VJEPA
 
@@ -99,7 +98,7 @@ def python(program: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
 
 def interrupt(run: Embed, out: Path, monkeypatch: pytest.MonkeyPatch, *, rows: int = 8, **options: Any) -> Path:
     """Send SIGINT while the second batch is encoded."""
-    encode, calls = encoding.Encoding._encode, itertools.count(1)
+    encode, calls = batches.Encoding._encode, itertools.count(1)
 
     def signalling(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == 2:
@@ -107,7 +106,7 @@ def interrupt(run: Embed, out: Path, monkeypatch: pytest.MonkeyPatch, *, rows: i
         return encode(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoding.Encoding, "_encode", signalling)
+        patch.setattr(batches.Encoding, "_encode", signalling)
         result = run(out, **options)
     assert (result.interrupted, result.rows) == (True, rows)
     return out

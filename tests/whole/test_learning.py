@@ -17,7 +17,7 @@ from vjepa_sdk import VJEPA, pretrain
 from vjepa_sdk.config.model import ModelConfig
 from vjepa_sdk.config.training import DataConfig, MaskConfig, ObjectiveConfig, OptimConfig, TrainConfig
 
-sys.path.append(str(Path(__file__).parent.parent / "examples"))
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
 from frozen_probe import interval, ridge_probe
 
