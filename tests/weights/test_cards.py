@@ -15,10 +15,12 @@ from tiny_models import IMAGE, VIDEO, save_tiny
 from vjepa_sdk import ModelConfig, push, train_config, write_card
 from vjepa_sdk.config.documents import to_toml
 from vjepa_sdk.config.registry import KNOWN_MODELS
+from vjepa_sdk.config.schema import to_dict
 from vjepa_sdk.errors import ConfigError
-from vjepa_sdk.weights.cards import model_card, training_card
+from vjepa_sdk.models.attentive_probe import ProbeConfig
+from vjepa_sdk.weights.cards import embeddings_card, model_card, probe_card, training_card
 from vjepa_sdk.weights.convert import convert
-from vjepa_sdk.weights.evaluation import read_metrics
+from vjepa_sdk.weights.evaluation import EvaluationResult, read_metrics
 from vjepa_sdk.weights.layout import HERE
 
 RESULT = {"task": "direction of motion, ridge probe", "dataset": "rendered clips", "metric": "accuracy", "value": 0.145}
@@ -145,6 +147,36 @@ def test_a_strangers_provenance_cannot_break_out_of_its_line() -> None:
     card = model_card(VIDEO, provenance={"made_by": "x\n\n# Owned\n| a |", "licence": "a\nlibrary_name: evil"})
     assert "\n# Owned" not in card
     assert front_matter(card)["library_name"] == "vjepa-sdk"
+
+
+HOSTILE = "x\n\n# Owned\n- owned\n| a | b |\n---\nowned: 1\n{{ 7 * 191 }}{% raw %}"
+
+
+def _skeleton(card: str) -> tuple[object, ...]:
+    """Return what a card is made of: the keys at its top, its headings, and the columns of its tables."""
+    lines = card.split("\n---\n", 1)[1].splitlines()
+    headings = [line for line in lines if line.startswith(("#", "---"))]
+    return sorted(front_matter(card)), headings, [line.count("|") for line in lines if line.startswith("|")]
+
+
+@pytest.mark.parametrize("kind", ["model", "training", "probe", "features"])
+def test_nothing_a_stranger_writes_changes_the_shape_of_a_card(kind: str) -> None:
+    def card(text: str) -> str:
+        provenance = {"made_by": text, text: "y", "licence": text, "data": [{"name": text, "source": text}]}
+        result = EvaluationResult(task=text, dataset=text, metric=text, value=0.5, random_init=0.6, note=text)
+        if kind == "model":
+            return model_card(VIDEO, provenance=provenance, evaluation=[result])
+        if kind == "training":
+            return training_card(train_config(), provenance=provenance, evaluation=[result])
+        if kind == "probe":
+            return probe_card(
+                to_dict(ProbeConfig(embed_dim=32, num_classes=2)), labels=[text] * 2, provenance=provenance
+            )
+        return embeddings_card("feats.npy", {"model": {"name": text, "provenance": provenance}}, rows=2, shape=(24,))
+
+    hostile, harmless = card(HOSTILE), card("x")
+    assert _skeleton(hostile) == _skeleton(harmless)
+    assert "1337" not in hostile and "{{ 7 * 191 }}" in hostile
 
 
 def write_run(run: Path, lines: int) -> Path:

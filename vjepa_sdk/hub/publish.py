@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ..config.documents import read_toml
 from ..config.schema import from_dict
@@ -16,7 +15,7 @@ from ..errors import ConfigError, InputError
 from ..features.embeddings import META_SUFFIX, embedding_files, sidecar
 from ..features.formats import SUFFIXES
 from ..runtime.files import json_text, write_text
-from ..weights.cards import _licence, _listed, model_card, name_of, training_card
+from ..weights.cards import embeddings_card, model_card, name_of, training_card
 from ..weights.description import read_config
 from ..weights.directory import describe, model_files
 from ..weights.evaluation import read_evaluation, read_metrics
@@ -157,43 +156,3 @@ def write_card(directory: str | Path) -> Path:
         )
     write_text(directory / CARD, card)
     return directory / CARD
-
-
-def embeddings_card(name: str, meta: Mapping[str, Any], *, rows: int, shape: Sequence[int]) -> str:
-    """Return the card of an output of `vjepa embed`, in a dataset repository.
-
-    Args:
-        name: of the file of features.
-        meta: content of its `.meta.json`.
-        shape: of one row.
-    """
-    from huggingface_hub import DatasetCardData
-
-    model = dict(meta.get("model", {}))
-    source = {**dict(model.pop("provenance", {})), **{f"model {key}": value for key, value in model.items()}}
-    title = f"Features of videos, {rows} {'row' if rows == 1 else 'rows'}"
-    front = DatasetCardData(tags=["vjepa-sdk", "video", "embeddings"], pretty_name=title)
-    licence = source.get("licence")
-    weights = f" {_licence(source)}" if isinstance(licence, str) else "\n"
-    return f"""---
-{front.to_yaml()}
----
-
-# {title}
-
-A row of `{name}` has {" x ".join(map(str, shape))} numbers. `{name.rpartition(".")[0]}.index.jsonl` says which video,
-and what of it, each row describes.
-
-```python
-from vjepa_sdk import load_embeddings
-
-found = load_embeddings("{HERE}")
-print(found.features.shape, found.index[0]["path"])
-```
-
-## Where they come from
-
-{_listed(source)}
-## Licence
-
-Not stated: add `license:` above. Features may be subject to the rights in the videos and in the model.{weights}"""

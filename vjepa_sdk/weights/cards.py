@@ -1,4 +1,8 @@
-"""Write model cards: what a model is, how to use it, what it was trained on, what it is worth, what it is not for."""
+"""Write model cards: what a model is, how to use it, what it was trained on, what it is worth, what it is not for.
+
+The prose is in `templates/`. Whatever a template prints goes through `_plain`: provenance, labels and measurements may
+come from a stranger's file. Only text that was made here is exempt (`_Ours`).
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,11 @@ _HUB_LICENCES = {
     "unlicense",
 }
 _FAMILIES = {"vjepa": "V-JEPA", "vjepa2": "V-JEPA 2", "vjepa2.1": "V-JEPA 2.1", "ijepa": "I-JEPA"}
+_DATA_COLUMNS = ("name", "clips", "licence", "source")
+
+
+class _Ours(str):
+    """Text that was made here, and may have lines."""
 
 
 def model_card(
@@ -45,35 +54,21 @@ def model_card(
         evaluation: what the model was measured to be worth.
         metrics: lines of the training run's `metrics.jsonl` to show.
     """
-    preprocess = preprocess or PreprocessConfig.for_crop(config.img_size)
     name = f"{_FAMILIES[config.family]} encoder, {config.embed_dim} x {config.depth}"
-    frames, rows, columns = config.grid
-    what = "an image" if config.is_image_model else f"{config.num_frames} frames"
-    return f"""{_front_matter(config, name, provenance, evaluation)}
-# {name}
-
-A vision transformer that turns {what} of {config.img_size} x {config.img_size} pixels into {frames} x {rows} x \
-{columns} tokens of {config.embed_dim} features.
-
-## Use
-
-{_usage(config)}
-## Model
-
-{_architecture(config, preprocess)}
-## Training
-
-{_training(provenance, metrics)}
-## Evaluation
-
-{_evaluation(evaluation)}
-## Limits
-
-{_limits(provenance, evaluation)}
-## Licence
-
-{_licence(provenance)}
-"""
+    values = {
+        "front": _Ours(_front_matter(config, name, provenance, evaluation)),
+        "name": name,
+        "what": "an image" if config.is_image_model else f"{config.num_frames} frames",
+        "config": config,
+        "architecture": _architecture(config, preprocess or PreprocessConfig.for_crop(config.img_size)),
+        "metrics": _metrics(metrics),
+        "data": _data(provenance),
+        "evaluation": [_measured(result) for result in evaluation],
+        "beaten": "; ".join(result.task for result in evaluation if _is_no_better(result)),
+        "provenance": provenance,
+        "licence": provenance.get("licence"),
+    }
+    return _render("model.md.jinja", values)
 
 
 def training_card(
@@ -125,34 +120,61 @@ def probe_card(shape: Mapping[str, Any], *, labels: Sequence[str], provenance: M
         license_name=licence_name,
         base_model=_base_model(provenance),
     )
-    classes = ", ".join(map(_plain, labels[:10])) + (", ..." if len(labels) > 10 else "") if labels else "not named"
-    return f"""{front}
-# Attentive probe, {shape["num_classes"]} classes
+    values = {
+        "front": _Ours(front),
+        "shape": shape,
+        "architecture": [(key.replace("_", " "), value) for key, value in shape.items()],
+        "labels": labels,
+        "provenance": provenance,
+        "licence": provenance.get("licence"),
+    }
+    return _render("probe.md.jinja", values)
 
-Classifies clips by the tokens of a frozen V-JEPA encoder with {shape["embed_dim"]} features a token.
 
-## Use
+def embeddings_card(name: str, meta: Mapping[str, Any], *, rows: int, shape: Sequence[int]) -> str:
+    """Return the card of an output of `vjepa embed`, in a dataset repository.
 
-```python
-from vjepa_sdk import Probe
+    Args:
+        name: of the file of features.
+        meta: content of its `.meta.json`.
+        shape: of one row.
+    """
+    from huggingface_hub import DatasetCardData
 
-probe = Probe.from_pretrained("{HERE}")
-print(len(probe.labels), probe.probe.config)
-```
+    model = dict(meta.get("model", {}))
+    source = {**dict(model.pop("provenance", {})), **{f"model {key}": value for key, value in model.items()}}
+    title = f"Features of videos, {rows} {'row' if rows == 1 else 'rows'}"
+    front = DatasetCardData(tags=["vjepa-sdk", "video", "embeddings"], pretty_name=title)
+    values = {
+        "front": _Ours(f"---\n{front.to_yaml()}\n---\n"),
+        "title": title,
+        "name": name,
+        "stem": name.rpartition(".")[0],
+        "shape": " x ".join(map(str, shape)),
+        "provenance": source,
+        "licence": source.get("licence"),
+    }
+    return _render("features.md.jinja", values)
 
-## Probe
 
-{_table(("", ""), ((key.replace("_", " "), _plain(value)) for key, value in shape.items()))}
-Classes: {classes}.
+def _render(template: str, values: Mapping[str, object]) -> str:
+    # huggingface_hub's ModelCard.from_template would do, were it not for `finalize`, which it does not let through
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-## Where it comes from
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        undefined=StrictUndefined,
+        finalize=lambda value: value if isinstance(value, _Ours) else _plain(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values, here=HERE)
 
-{_listed(provenance) or "Not recorded."}
 
-## Licence
-
-{_licence(provenance)}
-"""
+def _plain(value: object) -> str:
+    """Return text that cannot end a line or a table's cell: provenance may come from a stranger's file."""
+    return " ".join(str(value).replace("|", "/").split())[:200]
 
 
 def _front_matter(
@@ -211,22 +233,7 @@ def _base_model(provenance: Mapping[str, Any]) -> str | None:
     return stated if isinstance(stated, str) else None
 
 
-def _usage(config: ModelConfig) -> str:
-    file = "image.jpg" if config.is_image_model else "clip.mp4"
-    return f"""```console
-$ pip install vjepa-sdk
-```
-
-```python
-from vjepa_sdk import VJEPA
-
-model = VJEPA.from_pretrained("{HERE}")
-features = model.encode("{file}")  # float32 [{config.embed_dim}]
-```
-"""
-
-
-def _architecture(config: ModelConfig, preprocess: PreprocessConfig) -> str:
+def _architecture(config: ModelConfig, preprocess: PreprocessConfig) -> list[tuple[str, str]]:
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (preprocess.mean, preprocess.std))
     tubelet = f"{config.tubelet_size} x {config.patch_size} x {config.patch_size}"
     rope = f"RoPE, {config.rope_layout}" if config.position == "rope" else "sin-cos table"
@@ -240,79 +247,45 @@ def _architecture(config: ModelConfig, preprocess: PreprocessConfig) -> str:
         "preprocessing": f"short side {preprocess.resize_size} px, centre crop {preprocess.crop_size} px, "
         f"mean {mean}, standard deviation {std}",
     }
-    return _table(("", ""), rows.items())
+    return list(rows.items())
 
 
 def _round(count: int) -> str:
     return f"{count / 1e9:.1f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
 
 
-def _training(provenance: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]) -> str:
-    text = _listed(provenance) or "How these weights were made is not recorded.\n"
+def _metrics(metrics: Sequence[Mapping[str, float]]) -> dict[str, list[Any]]:
+    """Return the head and rows of the table of a training run."""
     metrics = [line for line in metrics if line.get("loss") is not None]  # a skipped step has none
-    if metrics:
-        shown = [name for name in _METRICS if name in metrics[-1]]
-        lines = [(line["step"], *(f"{line.get(name, math.nan):.3f}" for name in shown)) for line in metrics]
-        text += "\n" + _table(("step", *(name.replace("_", " ") for name in shown)), lines)
-    return f"{text}\n### Data\n\n{_data(provenance)}"
+    shown = [name for name in _METRICS if metrics and name in metrics[-1]]
+    return {
+        "head": ["step", *(name.replace("_", " ") for name in shown)],
+        "rows": [[line["step"], *(f"{line.get(name, math.nan):.3f}" for name in shown)] for line in metrics],
+    }
 
 
-def _listed(provenance: Mapping[str, Any]) -> str:
-    facts = {key: value for key, value in sorted(provenance.items()) if key not in ("data", "licence")}
-    return "".join(f"- {_plain(key).replace('_', ' ')}: {_plain(value)}\n" for key, value in facts.items())
-
-
-def _plain(value: object) -> str:
-    """Return text that cannot end a line or a table's cell: provenance may come from a stranger's file."""
-    return " ".join(str(value).replace("|", "/").split())[:200]
-
-
-def _data(provenance: Mapping[str, Any]) -> str:
-    """Say what a model was trained on: `provenance["data"]` is a list of `name`, `clips`, `licence`, `source`."""
+def _data(provenance: Mapping[str, Any]) -> list[list[object]]:
+    """Return what a model was trained on: `provenance["data"]` is a list of `name`, `clips`, `licence`, `source`."""
     data = provenance.get("data")
-    columns = ("name", "clips", "licence", "source")
-    if isinstance(data, list) and data and all(isinstance(entry, dict) for entry in data):
-        return _table(columns, ([_plain(entry.get(column, "not stated")) for column in columns] for entry in data))
-    return "Not stated: which videos these weights were trained on, and under which licences they are.\n"
+    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
+        return []
+    return [[entry.get(column, "not stated") for column in _DATA_COLUMNS] for entry in data]
 
 
-def _evaluation(evaluation: Sequence[EvaluationResult]) -> str:
-    if not evaluation:
-        return (
-            "None is recorded. Before you rely on these features, compare them on your data with those of the same "
-            "network with random weights (`VJEPA.untrained`).\n"
-        )
-    rows = []
-    for result in evaluation:
-        span = f" [{result.interval[0]:.3f}, {result.interval[1]:.3f}]" if result.interval else ""
-        random_init = "not measured" if result.random_init is None else f"{result.random_init:.3f}"
-        chance = "" if result.chance is None else f"{result.chance:.3f}"
-        cells = (
-            result.task,
-            result.dataset,
-            result.metric,
-            f"{result.value:.3f}{span}",
-            random_init,
-            chance,
-            result.note,
-        )
-        rows.append([_plain(cell) for cell in cells])
-    head = ("task", "data", "metric", "this model", "random weights", "chance", "note")
-    return f"{_table(head, rows)}\nRandom weights: the same network before any training, evaluated alike.\n"
-
-
-def _limits(provenance: Mapping[str, Any], evaluation: Sequence[EvaluationResult]) -> str:
-    lines = [
-        "The features know what the training videos showed; other cameras, places and people may be described badly.",
-        "They carry the biases of these videos. Do not use them to identify or judge people, or where safety depends "
-        "on them.",
+def _measured(result: EvaluationResult) -> list[str]:
+    """Return the cells of one measurement."""
+    span = f" [{result.interval[0]:.3f}, {result.interval[1]:.3f}]" if result.interval else ""
+    random_init = "not measured" if result.random_init is None else f"{result.random_init:.3f}"
+    chance = "" if result.chance is None else f"{result.chance:.3f}"
+    return [
+        result.task,
+        result.dataset,
+        result.metric,
+        f"{result.value:.3f}{span}",
+        random_init,
+        chance,
+        result.note,
     ]
-    beaten = [result.task for result in evaluation if _is_no_better(result)]
-    if beaten:
-        lines.append(f"No better than random weights at: {_plain('; '.join(beaten))}.")
-    if isinstance(provenance.get("clips_seen"), int):
-        lines.append(f"Trained on {provenance['clips_seen']:,} clips in all; published models saw many millions.")
-    return "".join(f"- {line}\n" for line in lines)
 
 
 def _is_no_better(result: EvaluationResult) -> bool:
@@ -321,16 +294,3 @@ def _is_no_better(result: EvaluationResult) -> bool:
         return False
     gain = result.value - result.random_init
     return gain <= 0 if result.higher_is_better else gain >= 0
-
-
-def _licence(provenance: Mapping[str, Any]) -> str:
-    licence = provenance.get("licence")
-    if not isinstance(licence, str):
-        return "Not stated: without a licence nobody else may use these weights.\n"
-    more = ", for non-commercial use only" if "-NC" in licence.upper() else ""
-    return f"Weights: {_plain(licence)}{more}. The code of vjepa-sdk: Apache-2.0.\n"
-
-
-def _table(head: Sequence[object], rows: Any) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
