@@ -20,6 +20,7 @@ from ..config.model import ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
 from ..errors import ConfigError, WeightsError
 from ..features.video_features import VideoFeatures
+from ..hub.client import HubOptions
 from ..hub.locate import locate_model
 from ..hub.publish import push
 from ..hub.upload import PushReport
@@ -83,14 +84,14 @@ class VJEPA:
         if weights is not None and weights not in get_args(EncoderWeights):
             raise ConfigError(f"weights={weights!r} must be 'target' or 'context'")
         place = best_device(device)
-        directory = locate_model(
-            name_or_path if isinstance(name_or_path, str) else Path(name_or_path),
+        hub = HubOptions(
             revision=revision,
             cache_dir=cache_dir,
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
         )
+        directory = locate_model(name_or_path, hub)
         pretrained = load_model_directory(directory, weights=weights, device=place, dtype=dtype)
         return cls(pretrained, device=place, name=os.fspath(name_or_path))
 

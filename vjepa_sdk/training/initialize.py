@@ -18,6 +18,7 @@ from ..config.registry import KNOWN_MODELS
 from ..config.schema import from_dict
 from ..config.training import TrainConfig
 from ..errors import ConfigError, WeightsError
+from ..hub.client import HubOptions
 from ..hub.locate import locate_model
 from ..models.jepa import JEPA
 from ..runtime.files import digest_of, sha256_of
@@ -132,7 +133,7 @@ def _by_network(checkpoint: Checkpoint) -> dict[str, Mapping[str, Tensor]]:
 
 
 def _read_directory(name: str, path: Path) -> _Found:
-    directory = locate_model(name)
+    directory = locate_model(name, HubOptions())
     first = load_model_directory(directory, device=_CPU)
     files = weight_files(directory)
     held = f"{first.encoder_weights}_encoder"

@@ -329,9 +329,10 @@ def _result(
 
 
 def _locate_model(options: EmbedOptions) -> Path:
+    from ...hub.client import HubOptions
     from ...hub.locate import locate_model
 
-    return locate_model(options.model, revision=options.revision)
+    return locate_model(options.model, HubOptions(revision=options.revision))
 
 
 def _model_sha256(directory: Path) -> str:
