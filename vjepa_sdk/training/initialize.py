@@ -23,7 +23,6 @@ from ..hub.locate import locate_model
 from ..models.jepa import JEPA
 from ..runtime.files import digest_of, sha256_of
 from ..weights import official_layout
-from ..weights.convert import official_networks
 from ..weights.directory import load_model_directory
 from ..weights.tensors import is_pickle, read_headers, weight_files
 from ..weights.unpickle import unpickled
@@ -163,7 +162,7 @@ def _read_official(path: Path, *, near: Path) -> _Found:
         tensors = {file: load_file(file) for file in {each.path for each in stored.values()}}
         networks: dict[str, Mapping[str, Tensor]] = {}
         shapes: dict[str, dict[str, tuple[int, ...]]] = {"predictor": {}}
-        for ours, (place, names) in official_networks(path, stored, {}).items():
+        for ours, (place, names) in official_layout.find_networks(path, stored).items():
             is_target = place in official_layout.ENCODERS["target"]
             key = "predictor" if ours == "predictor" else _ENCODERS[0 if is_target else 1]
             shapes[ours] = {plain: stored[full].shape for plain, full in names.items()}
