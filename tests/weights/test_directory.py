@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import hypothesis
@@ -16,14 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vjepa_sdk import VJEPA, Probe, load_embeddings
 from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
 from vjepa_sdk.config.registry import KNOWN_MODELS, list_models
 from vjepa_sdk.errors import ConfigError, WeightsError
-from vjepa_sdk.hub import locate
 from vjepa_sdk.hub.client import HubOptions
 from vjepa_sdk.hub.locate import locate_model
-from vjepa_sdk.inference import probe, vjepa
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
 from vjepa_sdk.weights.directory import load_model_directory, save_model_directory
@@ -141,45 +136,6 @@ def test_a_file_in_place_of_a_directory_names_convert(tmp_path: Path, monkeypatc
         locate_model("weights/vitl.pt", HubOptions())
     with pytest.raises(ConfigError, match="is a file; .* run `vjepa convert`"):
         locate_model("./weights/vitl.pt", HubOptions())
-
-
-@pytest.mark.parametrize(
-    ("load", "home", "lookup"),
-    [
-        (VJEPA.from_pretrained, vjepa, "locate_model"),
-        (Probe.from_pretrained, probe, "locate_model"),
-        (load_embeddings, locate, "fetch_output"),
-    ],
-    ids=["model", "probe", "embeddings"],
-)
-def test_whatever_loads_from_the_hub_hands_every_option_on(
-    load: Callable[..., Any], home: ModuleType, lookup: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Stop(Exception):
-        pass
-
-    def record(name: str, hub: HubOptions, **_: Any) -> None:
-        handed_on.append((name, hub))
-        raise Stop
-
-    handed_on: list[tuple[str, HubOptions]] = []
-    options: dict[str, Any] = {
-        "revision": "v1",
-        "cache_dir": "c",
-        "token": "t",
-        "local_files_only": True,
-        "force_download": True,
-    }
-    monkeypatch.setattr(home, lookup, record)
-    for given in (options, {}):
-        with pytest.raises(Stop):
-            load("me/thing", **given)
-    assert handed_on == [("me/thing", HubOptions(**options)), ("me/thing", HubOptions())]
-    assert options.keys() == {field.name for field in dataclasses.fields(HubOptions)}
-
-
-def test_a_token_is_in_no_text_about_the_options() -> None:
-    assert "hf_secret" not in str(HubOptions(token="hf_secret"))
 
 
 def test_a_revision_of_a_directory_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
