@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from vjepa_sdk import read_video, sample_indices
 from vjepa_sdk.config.training import MaskConfig, paper_masks
 from vjepa_sdk.models.masks import draw_mask_set
-from vjepa_sdk.video.reader import read_video
-from vjepa_sdk.video.sampling import sample_indices
 
 PATCH, TUBELET = 16, 2
 GRID = (8, 14, 14)

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vjepa_sdk import VJEPA, load_embeddings
-from vjepa_sdk.corpus.find import find_videos
+from vjepa_sdk import VJEPA, find_clips, load_embeddings
 
 
 def main() -> None:
@@ -27,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.among.is_dir():
         model = VJEPA.from_pretrained(arguments.model)
-        paths = [str(path) for path in find_videos([arguments.among])]
+        paths = [clip.path for clip in find_clips(arguments.among, links="named").clips("frames")]
         features = model.encode(paths)
         query = model.encode(arguments.query)
     else:

@@ -5,67 +5,80 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ._version import __version__
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .config.model import ModelConfig, PreprocessConfig
-    from .config.recipes import train_config
-    from .config.registry import list_models
-    from .config.training import TrainConfig
-    from .corpus.check import check_files
-    from .errors import VJEPAError
-    from .features.video_features import VideoFeatures
-    from .hub.locate import load_embeddings
-    from .hub.publish import push, write_card
-    from .inference.embed.job import embed_files
-    from .inference.probe import Probe
-    from .inference.vjepa import VJEPA
-    from .training.trainer import pretrain
+    # `as` tells type checkers that a name is public
+    from .config.model import ModelConfig as ModelConfig
+    from .config.model import PreprocessConfig as PreprocessConfig
+    from .config.recipes import train_config as train_config
+    from .config.registry import ModelInfo as ModelInfo
+    from .config.registry import list_models as list_models
+    from .config.training import TrainConfig as TrainConfig
+    from .corpus.check import CheckedFile as CheckedFile
+    from .corpus.check import check_files as check_files
+    from .corpus.find import FoundClips as FoundClips
+    from .corpus.find import find_clips as find_clips
+    from .corpus.lists import ClipSource as ClipSource
+    from .errors import VJEPAError as VJEPAError
+    from .features.embeddings import Embeddings as Embeddings
+    from .features.video_features import VideoFeatures as VideoFeatures
+    from .hub.locate import load_embeddings as load_embeddings
+    from .hub.publish import push as push
+    from .hub.publish import write_card as write_card
+    from .hub.upload import PushReport as PushReport
+    from .inference.embed.job import EmbedResult as EmbedResult
+    from .inference.embed.job import embed_files as embed_files
+    from .inference.probe import Probe as Probe
+    from .inference.vjepa import VJEPA as VJEPA
+    from .training.plan.estimate import Plan as Plan
+    from .training.plan.estimate import plan as plan
+    from .training.trainer import PretrainResult as PretrainResult
+    from .training.trainer import pretrain as pretrain
+    from .video.reader import read_video as read_video
+    from .video.sampling import sample_indices as sample_indices
 
+# once more, for Python: torch takes seconds to import, and only a name that needs it pays
 _HOMES = {
-    "VJEPA": "inference.vjepa",
+    "CheckedFile": "corpus.check",
+    "ClipSource": "corpus.lists",
+    "EmbedResult": "inference.embed.job",
+    "Embeddings": "features.embeddings",
+    "FoundClips": "corpus.find",
     "ModelConfig": "config.model",
+    "ModelInfo": "config.registry",
+    "Plan": "training.plan.estimate",
     "PreprocessConfig": "config.model",
+    "PretrainResult": "training.trainer",
     "Probe": "inference.probe",
+    "PushReport": "hub.upload",
     "TrainConfig": "config.training",
+    "VJEPA": "inference.vjepa",
     "VJEPAError": "errors",
     "VideoFeatures": "features.video_features",
     "check_files": "corpus.check",
     "embed_files": "inference.embed.job",
+    "find_clips": "corpus.find",
     "list_models": "config.registry",
     "load_embeddings": "hub.locate",
+    "plan": "training.plan.estimate",
     "pretrain": "training.trainer",
     "push": "hub.publish",
+    "read_video": "video.reader",
+    "sample_indices": "video.sampling",
     "train_config": "config.recipes",
     "write_card": "hub.publish",
 }
 
-__all__ = [
-    "VJEPA",
-    "ModelConfig",
-    "PreprocessConfig",
-    "Probe",
-    "TrainConfig",
-    "VJEPAError",
-    "VideoFeatures",
-    "__version__",
-    "check_files",
-    "embed_files",
-    "list_models",
-    "load_embeddings",
-    "pretrain",
-    "push",
-    "train_config",
-    "write_card",
-]
+if not TYPE_CHECKING:
+    # with these a type checker would believe in any name, or in none: it reads no `__all__` that is computed
+    __all__ = ["__version__", *_HOMES]
 
-
-def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; only a name that needs it pays
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return ["__version__", *_HOMES]

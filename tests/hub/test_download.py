@@ -25,6 +25,7 @@ from vjepa_sdk.config import registry
 from vjepa_sdk.errors import ConfigError, WeightsError, WriteError
 from vjepa_sdk.hub import cache as verified
 from vjepa_sdk.hub import client as hub_client
+from vjepa_sdk.hub.client import HubOptions
 from vjepa_sdk.hub.download import fetch
 from vjepa_sdk.hub.locate import choose_model_files
 
@@ -45,8 +46,8 @@ def served(hub: LoopbackHub, model: Path) -> LoopbackHub:
     return hub
 
 
-def get(name: str = NAME, **options: Any) -> Path:
-    return fetch(name, choose=choose_model_files, **options).directory
+def get(name: str = NAME, *, known_sha256: dict[str, str] | None = None, **options: Any) -> Path:
+    return fetch(name, HubOptions(**options), choose=choose_model_files, known_sha256=known_sha256).directory
 
 
 def commit_of(hub: LoopbackHub, branch: str = "main") -> str:
@@ -682,10 +683,11 @@ def test_a_hub_without_encryption_needs_consent(monkeypatch: pytest.MonkeyPatch)
 
 LOADER = """
 import logging, sys
+from vjepa_sdk.hub.client import HubOptions
 from vjepa_sdk.hub.download import fetch
 from vjepa_sdk.hub.locate import choose_model_files
 logging.basicConfig()
-print(fetch("me/model", choose=choose_model_files).directory)
+print(fetch("me/model", HubOptions(), choose=choose_model_files).directory)
 """
 
 

@@ -21,6 +21,7 @@ from vjepa_sdk import VJEPA, push
 from vjepa_sdk.cli import app
 from vjepa_sdk.config.model import PreprocessConfig
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
+from vjepa_sdk.hub.client import HubOptions
 from vjepa_sdk.hub.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
@@ -335,7 +336,7 @@ def test_a_copy_names_what_it_was_made_from(hub: LoopbackHub, model: Path) -> No
 def test_a_conversion_of_a_fetched_model_names_its_source(hub: LoopbackHub, model: Path, tmp_path: Path) -> None:
     convert(model, tmp_path / "theirs", layout="transformers")
     hub.add_directory("me/theirs", tmp_path / "theirs")
-    fetched = locate_model("me/theirs")
+    fetched = locate_model("me/theirs", HubOptions())
     convert(fetched, tmp_path / "ours")
     provenance = json.loads((tmp_path / "ours" / "config.json").read_text())["provenance"]
     assert (provenance["base_model"], provenance["base_commit"]) == ("me/theirs", fetched.name)
@@ -448,9 +449,10 @@ from vjepa_sdk import push
 print(*(push(sys.argv[1], "me/model").changed for _ in range(2)))
 """
 PULL = """
+from vjepa_sdk.hub.client import HubOptions
 from vjepa_sdk.hub.download import fetch
 from vjepa_sdk.hub.locate import choose_model_files
-print(fetch("me/model", choose=choose_model_files).directory)
+print(fetch("me/model", HubOptions(), choose=choose_model_files).directory)
 """
 
 

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
 from vjepa_sdk.config.registry import KNOWN_MODELS, list_models
 from vjepa_sdk.errors import ConfigError, WeightsError
+from vjepa_sdk.hub.client import HubOptions
 from vjepa_sdk.hub.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
@@ -132,30 +133,30 @@ def test_a_file_in_place_of_a_directory_names_convert(tmp_path: Path, monkeypatc
     (tmp_path / "weights" / "vitl.pt").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="'weights/vitl.pt' is a file; .* run `vjepa convert`"):
-        locate_model("weights/vitl.pt")
+        locate_model("weights/vitl.pt", HubOptions())
     with pytest.raises(ConfigError, match="is a file; .* run `vjepa convert`"):
-        locate_model("./weights/vitl.pt")
+        locate_model("./weights/vitl.pt", HubOptions())
 
 
 def test_a_revision_of_a_directory_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(directory.parent.parent)
     for place in (directory, str(directory), f"{directory.parent.name}/model", "vjepa-tiny"):
         with pytest.raises(ConfigError, match="is a directory here, which has no revision='v1'; leave revision out"):
-            locate_model(place, revision="v1")
+            locate_model(place, HubOptions(revision="v1"))
 
 
 def test_an_unknown_name_lists_near_ones() -> None:
     with pytest.raises(ConfigError, match="unknown model 'vjepa2-vitl'; did you mean 'vjepa2-vitl16' or "):
-        locate_model("vjepa2-vitl")
+        locate_model("vjepa2-vitl", HubOptions())
     with pytest.raises(ConfigError, match="unknown model 'qqq'; available: vjepa-tiny, "):
-        locate_model("qqq")
+        locate_model("qqq", HubOptions())
 
 
 def test_a_model_published_only_as_a_pickle_names_file_and_command() -> None:
     with pytest.raises(
         ConfigError, match=r"download https://dl\S+/vitl16.pth.tar and run `vjepa convert .* --arch vjepa-vitl16`"
     ):
-        locate_model("vjepa-vitl16")
+        locate_model("vjepa-vitl16", HubOptions())
 
 
 def test_a_non_commercial_licence_is_stated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -171,7 +172,7 @@ def test_a_non_commercial_licence_is_stated_before_a_download(
     name: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="vjepa_sdk"), pytest.raises(WeightsError, match="not in the cache"):
-        locate_model(name, cache_dir=tmp_path)
+        locate_model(name, HubOptions(cache_dir=tmp_path))
     assert "facebook/ijepa_vith14_1k: these weights are licensed CC-BY-NC-4.0" in caplog.text
 
 

@@ -84,56 +84,6 @@ def test_json_is_the_result(
     assert (result["rows"], result["failed"], result["already_complete"]) == (3, 0, False)
 
 
-def test_every_embed_option_is_a_keyword_of_the_library_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    calls: list[tuple[Any, dict[str, Any]]] = []
-
-    class Stop(Exception):
-        pass
-
-    def record(*arguments: Any, **keywords: Any) -> None:
-        calls.append((arguments, keywords))
-        raise Stop
-
-    monkeypatch.setattr(job, "embed_files", record)
-    options = (
-        "--model m --revision r --weights context --pooling temporal --num-frames 4 --fps 2.5 --batch-size 3 "
-        "--layers 1,2 --window-seconds 3 --stride-seconds 1.5 --tail drop "
-        "--source-fps 9 --normalize-embeddings --dtype float16 --decoder decord --device cpu --num-workers 1 "
-        "--deadline-seconds 9 --max-failures 5% --on-error stop --follow-symlinks --extend --overwrite --quiet"
-    ).split()
-    monkeypatch.setattr(sys, "argv", ["vjepa", "embed", "a", "b", "--out", str(tmp_path / "x.npy"), *options])
-    with pytest.raises(Stop):
-        app.main()
-    [(arguments, keywords)] = calls
-    assert arguments == (["a", "b"], tmp_path / "x.npy")
-    assert keywords == {
-        "model": "m",
-        "revision": "r",
-        "weights": "context",
-        "pooling": "temporal",
-        "layers": [1, 2],
-        "window_seconds": 3.0,
-        "stride_seconds": 1.5,
-        "tail": "drop",
-        "num_frames": 4,
-        "fps": 2.5,
-        "source_fps": 9.0,
-        "batch_size": 3,
-        "normalize_embeddings": True,
-        "dtype": "float16",
-        "decoder": "decord",
-        "device": "cpu",
-        "num_workers": 1,
-        "deadline_seconds": 9.0,
-        "max_failures": "5%",
-        "on_error": "stop",
-        "follow_symlinks": True,
-        "extend": True,
-        "overwrite": True,
-        "show_progress_bar": False,
-    }
-
-
 def test_every_check_option_is_a_keyword_of_the_library_call(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, dict[str, Any]]] = []
 

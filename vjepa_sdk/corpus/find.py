@@ -52,7 +52,7 @@ class Folder:
 
 
 @dataclass
-class Found:
+class FoundClips:
     """What the inputs of a command hold; what of it are clips depends on the model."""
 
     named: list[ClipSource] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Found:
         return f"{where}: no video there; looked for {_suffixes(VIDEO_SUFFIXES)}{hint if has_images else ''}"
 
 
-def find_clips(inputs: PathLike | Iterable[PathLike], *, links: Links = "refuse") -> Found:
+def find_clips(inputs: PathLike | Iterable[PathLike], *, links: Links = "refuse") -> FoundClips:
     """Look up what files, directories, patterns and lists name.
 
     Directories are searched recursively; hidden files in them are left out. A pattern has * ? [, and ** for any depth.
@@ -96,7 +96,7 @@ def find_clips(inputs: PathLike | Iterable[PathLike], *, links: Links = "refuse"
         InputError: a path does not exist or is a symbolic link, a directory or pattern holds neither video nor image,
             or a list is not valid.
     """
-    found = Found()
+    found = FoundClips()
     for item in [inputs] if isinstance(inputs, str | os.PathLike) else inputs:
         check_is_path(item)
         name = str(Path(item))
@@ -132,7 +132,7 @@ def find_stills(inputs: Sequence[PathLike]) -> list[Path]:
     return [Path(source.path) for source in found.clips("stills" if has_images else "none")]
 
 
-def _add_named(found: Found, name: str, links: Links) -> None:
+def _add_named(found: FoundClips, name: str, links: Links) -> None:
     if links == "refuse" and os.path.islink(name):
         raise _link(name)
     if os.path.isdir(name):
@@ -143,7 +143,7 @@ def _add_named(found: Found, name: str, links: Links) -> None:
         found.named.append(whole(name))
 
 
-def _add_list(found: Found, path: Path, links: Links) -> None:
+def _add_list(found: FoundClips, path: Path, links: Links) -> None:
     if not path.is_file():
         raise InputError(f"{printable(path)}: no such list; check the spelling or the working directory")
     sources = read_sources(path)
@@ -157,14 +157,14 @@ def _link(name: str) -> InputError:
     return InputError(f"{printable(name)}: is a symbolic link; pass --follow-symlinks to read what it points to")
 
 
-def _add_directory(found: Found, directory: str, links: Links) -> None:
+def _add_directory(found: FoundClips, directory: str, links: Links) -> None:
     num_links, folders = found.num_links, list(_walk(found, directory, links))
     if not folders:
         raise _found_nothing(f"{printable(directory)}: no video or image in this directory", found, num_links)
     found.folders += folders
 
 
-def _walk(found: Found, directory: str, links: Links) -> Iterator[Folder]:
+def _walk(found: FoundClips, directory: str, links: Links) -> Iterator[Folder]:
     """Yield the folders below a directory that hold videos or images."""
 
     def refuse(error: OSError) -> None:
@@ -195,7 +195,7 @@ def _walk(found: Found, directory: str, links: Links) -> Iterator[Folder]:
             yield folder
 
 
-def _add_pattern(found: Found, pattern: str, links: Links) -> None:
+def _add_pattern(found: FoundClips, pattern: str, links: Links) -> None:
     """Take what a shell would: files, and directories too, unless ** names what is in them anyway."""
     before, num_links = (len(found.named), len(found.folders)), found.num_links
     for name in sorted(glob.iglob(pattern, recursive=True)):
@@ -209,7 +209,7 @@ def _add_pattern(found: Found, pattern: str, links: Links) -> None:
         raise _found_nothing(f"{printable(pattern)}: no video or image matches this pattern", found, num_links)
 
 
-def _found_nothing(what: str, found: Found, num_links: int) -> InputError:
+def _found_nothing(what: str, found: FoundClips, num_links: int) -> InputError:
     """Explain an empty search; `num_links` had been left out before it."""
     skipped = found.num_links - num_links
     hint = f", and left out {skipped} symbolic links (see --follow-symlinks)" if skipped else ""

@@ -13,6 +13,8 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -42,6 +44,17 @@ _BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 _ALLOW_HTTP = "VJEPA_ALLOW_HTTP"
 
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubOptions:
+    """What to fetch from the hub, and how; the arguments of `VJEPA.from_pretrained`."""
+
+    revision: str | None = None
+    cache_dir: str | Path | None = None
+    token: str | None = field(default=None, repr=False)
+    local_files_only: bool = False
+    force_download: bool = False
 
 
 def hub_api(token: str | None) -> HfApi:

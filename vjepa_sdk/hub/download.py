@@ -22,6 +22,7 @@ from .cache import COMMIT, CachedCommit, Digest, discard, stated_digest
 from .client import (
     TIMEOUT_SECONDS,
     TRIES,
+    HubOptions,
     RepoType,
     check_repository_id,
     hub_api,
@@ -66,15 +67,11 @@ def _no_check(_: Path) -> None:
 
 def fetch(
     repository: str,
+    hub: HubOptions,
     *,
     choose: Choice,
     check: Check = _no_check,
     repo_type: RepoType = "model",
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
     known_sha256: Mapping[str, str] | None = None,
 ) -> CachedCommit:
     """Return a commit's files, from the cache if they are there and verified, else from the hub.
@@ -83,9 +80,9 @@ def fetch(
 
     Args:
         repository: `owner/name`.
+        hub: without a `revision`, the branch `main` is meant.
         choose: picks the files; nothing else is fetched.
         check: called when `*.json` are there, and before anything larger is fetched.
-        revision: branch, tag or commit; None: the branch `main`.
         known_sha256: by file, digests that are known beforehand and that the hub must state too.
 
     Raises:
@@ -96,18 +93,18 @@ def fetch(
     from huggingface_hub import constants
 
     check_repository_id(repository)
-    revision = revision or constants.DEFAULT_REVISION
+    revision = hub.revision or constants.DEFAULT_REVISION
     if not re.fullmatch(r"[\w][\w./-]*", revision, re.ASCII) or ".." in revision:
         raise ConfigError(f"{repository}: revision={revision!r} must be a branch, tag or commit")
-    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
-    wanted = _Revision(repository, repo_type, revision, cache, hub_api(token))
-    if local_files_only or is_offline():
-        if force_download:
+    cache = Path(hub.cache_dir or constants.HF_HUB_CACHE).expanduser()
+    wanted = _Revision(repository, repo_type, revision, cache, hub_api(hub.token))
+    if hub.local_files_only or is_offline():
+        if hub.force_download:
             raise ConfigError("force_download=True needs the network; leave out local_files_only and HF_HUB_OFFLINE")
         return wanted.cached(choose)
-    if COMMIT.fullmatch(revision) and not force_download and wanted.at(revision).is_verified():
+    if COMMIT.fullmatch(revision) and not hub.force_download and wanted.at(revision).is_verified():
         return wanted.at(revision)
-    return wanted.fetched(choose, check, known_sha256 or {}, force_download)
+    return wanted.fetched(choose, check, known_sha256 or {}, hub.force_download)
 
 
 @dataclass(frozen=True)

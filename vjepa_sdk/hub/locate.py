@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import zipfile
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +19,20 @@ from ..features.formats import SUFFIXES, check_suffix, iter_rows, load_npy, stac
 from ..weights.description import check_model_config
 from ..weights.layout import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
 from ..weights.provenance import origin_of, state_licence
-from .client import is_repository_id
+from .client import HubOptions, is_repository_id
 from .download import fetch
 
 
 def locate_model(
-    name_or_path: str | Path,
+    name_or_path: str | os.PathLike[str],
+    hub: HubOptions,
     *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
     check_config: Callable[[Mapping[str, Any]], None] = check_model_config,
 ) -> Path:
     """Return the local directory of a model: a path, a known name, or a hub id fetched into the hub's cache.
 
     Args:
+        name_or_path: a path object is never a name or hub id, even if it looks like one.
         check_config: refuses the content of a fetched `config.json`, before any weights are fetched.
 
     Raises:
@@ -42,20 +41,20 @@ def locate_model(
         WeightsError: it cannot be fetched, or is not what the hub says it is.
         WriteError: the cache's disk is full.
     """
-    if isinstance(name_or_path, Path) or name_or_path.startswith((".", "/", "~")):
+    if not isinstance(name_or_path, str) or name_or_path.startswith((".", "/", "~")):
         directory = Path(name_or_path).expanduser()
         if directory.is_file():
-            raise _unknown_model(name_or_path)
+            raise _unknown_model(os.fspath(name_or_path))
         if not directory.is_dir():
             raise ConfigError(f"{directory}: no such directory; pass a model directory or a name from `vjepa models`")
-        _refuse_revision(revision, directory)
+        _refuse_revision(hub.revision, directory)
         return directory
     if name_or_path and Path(name_or_path).is_dir():
-        _refuse_revision(revision, name_or_path)
+        _refuse_revision(hub.revision, name_or_path)
         return Path(name_or_path)
     known = KNOWN_MODELS.get(name_or_path)
     if known is not None and known.is_bundled:
-        _refuse_revision(revision, name_or_path)
+        _refuse_revision(hub.revision, name_or_path)
         return known.directory
     if known is not None and not known.is_on_hub:
         raise ConfigError(
@@ -72,16 +71,12 @@ def locate_model(
         with naming(f"{repository}: {CONFIG_NAME}"):
             check_config(read_json(directory / CONFIG_NAME))
 
-    pinned = revision or (known.revision if known is not None else "")
+    pinned = hub.revision or (known.revision if known is not None else "")
     return fetch(
         repository,
+        replace(hub, revision=pinned or None),
         choose=choose_model_files,
         check=check,
-        revision=pinned or None,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-        force_download=force_download,
         known_sha256=info.file_sha256 if info is not None and pinned == info.revision else {},
     ).directory
 
@@ -91,8 +86,7 @@ def _refuse_revision(revision: str | None, place: str | Path) -> None:
         raise ConfigError(f"{place}: is a directory here, which has no revision={revision!r}; leave revision out")
 
 
-def _unknown_model(place: str | Path) -> ConfigError:
-    name = str(place)
+def _unknown_model(name: str) -> ConfigError:
     if Path(name).is_file():
         return ConfigError(f"{name!r} is a file; pass a model directory, or run `vjepa convert` on an official file")
     near = difflib.get_close_matches(name, KNOWN_MODELS, n=3, cutoff=0.5)
@@ -128,16 +122,7 @@ def choose_model_files(sizes: Mapping[str, int]) -> list[str]:
     return configurations + ([name for name in weights if WEIGHT_NAMES.fullmatch(name)] or weights)
 
 
-def fetch_output(
-    repository: str,
-    *,
-    suffixes: Collection[str],
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-) -> Path:
+def fetch_output(repository: str, hub: HubOptions, *, suffixes: Collection[str]) -> Path:
     """Fetch what `vjepa embed` wrote from a dataset repository, and return the path of its features.
 
     Args:
@@ -150,13 +135,9 @@ def fetch_output(
     kinds = (*suffixes, ".jsonl", META_SUFFIX)
     found = fetch(
         repository,
+        hub,
         choose=lambda sizes: [name for name in sizes if name.endswith(kinds)],
         repo_type="dataset",
-        revision=revision,
-        cache_dir=cache_dir,
-        token=token,
-        local_files_only=local_files_only,
-        force_download=force_download,
     )
     described = sorted(found.directory.glob(f"*{META_SUFFIX}"))
     output = read_json(described[0]).get("output") if len(described) == 1 else None
@@ -196,15 +177,14 @@ def load_embeddings(
         WeightsError: it cannot be fetched, or is not what the hub says it is.
     """
     if _is_on_hub(path):
-        path = fetch_output(
-            str(path),
-            suffixes=SUFFIXES,
+        hub = HubOptions(
             revision=revision,
             cache_dir=cache_dir,
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
         )
+        path = fetch_output(str(path), hub, suffixes=SUFFIXES)
     elif revision is not None:
         raise ConfigError(f"{path}: is no hub id, so it has no revision={revision!r}; leave revision out")
     path = Path(path)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..hub.client import HubOptions
 from ..hub.locate import locate_model
 from ..hub.upload import PushOptions, PushReport, push_directory
 from ..models.attentive_probe import AttentiveProbe
@@ -61,15 +62,14 @@ class Probe:
             ConfigError: an unknown name, or a configuration that is not valid or describes no probe.
             WeightsError: weights that are missing or do not fit their configuration.
         """
-        directory = locate_model(
-            name_or_path if isinstance(name_or_path, str) else Path(name_or_path),
+        hub = HubOptions(
             revision=revision,
             cache_dir=cache_dir,
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
-            check_config=check_probe_config,
         )
+        directory = locate_model(name_or_path, hub, check_config=check_probe_config)
         found = load_probe(directory, device=best_device(device), dtype=dtype)
         return cls(found.probe, found.labels, found.provenance)
 

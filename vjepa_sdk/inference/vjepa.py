@@ -16,10 +16,11 @@ from torch.nn import functional as F
 
 from .._version import __version__
 from ..config.choices import Decoder, EncoderWeights, Pooling, Tail
-from ..config.model import MAX_FRAMES, ModelConfig, PreprocessConfig
+from ..config.model import ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
-from ..errors import ConfigError, InputError, WeightsError
+from ..errors import ConfigError, WeightsError
 from ..features.video_features import VideoFeatures
+from ..hub.client import HubOptions
 from ..hub.locate import locate_model
 from ..hub.publish import push
 from ..hub.upload import PushReport
@@ -27,17 +28,14 @@ from ..models.encoder import VideoEncoder
 from ..models.predictor import Predictor
 from ..runtime.devices import best_device
 from ..runtime.progress import progress_bar
-from ..video.clips import ClipLoader, WindowedVideo, WindowLoader, check_decoder, check_rates
+from ..video.clips import ClipLoader, WindowedVideo, WindowLoader
 from ..video.inputs import split_batch
-from ..video.sampling import Sampling
 from ..video.transforms import normalize
-from ..video.windows import Windowing, as_seconds, settle_windows
 from ..weights.cards import model_card
 from ..weights.directory import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
 from ..weights.provenance import descended
-
-_MAX_FUTURE = 1024
-"""Tubelets that predictions reach at most, counted from a clip's start."""
+from .pooling import check_pooling, pool_tokens, stack_by_shape, stack_rows
+from .prediction import predict_tokens
 
 
 class VJEPA:
@@ -86,14 +84,14 @@ class VJEPA:
         if weights is not None and weights not in get_args(EncoderWeights):
             raise ConfigError(f"weights={weights!r} must be 'target' or 'context'")
         place = best_device(device)
-        directory = locate_model(
-            name_or_path if isinstance(name_or_path, str) else Path(name_or_path),
+        hub = HubOptions(
             revision=revision,
             cache_dir=cache_dir,
             token=token,
             local_files_only=local_files_only,
             force_download=force_download,
         )
+        directory = locate_model(name_or_path, hub)
         pretrained = load_model_directory(directory, weights=weights, device=place, dtype=dtype)
         return cls(pretrained, device=place, name=os.fspath(name_or_path))
 
@@ -223,7 +221,7 @@ class VJEPA:
             InputError: not a video, or an ambiguous layout.
             VideoDecodeError: a file that cannot be decoded.
         """
-        _check_output(pooling, batch_size)
+        check_pooling(pooling, batch_size=batch_size)
         items, is_batch = split_batch(videos, images=self.config.is_image_model)
         load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
         rows: list[Tensor] = []
@@ -231,10 +229,10 @@ class VJEPA:
         with progress_bar("encode", total=len(items), show=show, unit="clip") as bar:
             for first in range(0, len(items), batch_size):
                 clips = [torch.from_numpy(load(item)[0]) for item in items[first : first + batch_size]]
-                for group in _by_shape(clips):
+                for group in stack_by_shape(clips):
                     rows.extend(self.embed_clips(group, pooling=pooling))
                 bar.advance(by=len(clips))
-        features = _stack(rows)
+        features = stack_rows(rows)
         if normalize_embeddings:
             features = F.normalize(features, dim=-1)
         features = features if is_batch else features[0]
@@ -291,7 +289,7 @@ class VJEPA:
             InputError: not one video, or no window in it.
             VideoDecodeError: a file that cannot be decoded.
         """
-        _check_output(pooling, batch_size)
+        check_pooling(pooling, batch_size=batch_size)
         blocks = None if layers is None else self.layer_numbers(layers)
         loader = self.window_loader(
             window_seconds=window_seconds,
@@ -379,29 +377,18 @@ class VJEPA:
         decoder: Decoder = "pyav",
     ) -> WindowLoader:
         """Return what cuts a video into this model's windows, for use in decoding processes; see `extract`."""
-        check_rates(fps=fps, source_fps=source_fps)
-        if num_frames is not None:
-            self._check_num_frames(num_frames)
-        count, length = settle_windows(
-            window_seconds=as_seconds("window_seconds", window_seconds),
+        return WindowLoader.for_model(
+            self.config,
+            self.preprocess,
+            window_seconds=window_seconds,
             num_frames=num_frames,
             fps=fps,
-            default_num_frames=self.config.num_frames,
-        )
-        self._check_num_frames(count)
-        if self.config.is_image_model and count != 1:
-            raise ConfigError(f"num_frames={count} must be 1, since this model encodes images; pass 1 or leave it out")
-        stride = as_seconds("stride_seconds", stride_seconds)
-        windowing = Windowing(
-            num_frames=count,
-            window_seconds=length,
-            stride_seconds=length if stride is None else stride,
+            stride_seconds=stride_seconds,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
             tail=tail,
-            start_seconds=as_seconds("start_seconds", start_seconds),
-            end_seconds=as_seconds("end_seconds", end_seconds),
-        )
-        return WindowLoader(
-            preprocess=self.preprocess, windowing=windowing, decoder=check_decoder(decoder), source_fps=source_fps
+            source_fps=source_fps,
+            decoder=decoder,
         )
 
     def clip_loader(
@@ -413,26 +400,9 @@ class VJEPA:
         decoder: Decoder = "pyav",
     ) -> ClipLoader:
         """Return the function that turns a video into this model's clip, for use in decoding processes."""
-        count = self.config.num_frames if num_frames is None else num_frames
-        self._check_num_frames(count)
-        check_rates(fps=fps, source_fps=source_fps)
-        return ClipLoader(
-            preprocess=self.preprocess,
-            sampling=Sampling(num_frames=count, fps=fps, source_fps=source_fps, decoder=check_decoder(decoder)),
-            tubelet_size=self.config.tubelet_size,
-            takes_images=self.config.is_image_model,
-            has_image_tokenizer=self.config.image_tokenizer,
+        return ClipLoader.for_model(
+            self.config, self.preprocess, num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder
         )
-
-    def _check_num_frames(self, count: int) -> None:
-        tubelet = self.config.tubelet_size
-        if not isinstance(count, int) or count > MAX_FRAMES:
-            raise ConfigError(f"num_frames={count!r} must be an integer of at most {MAX_FRAMES}; pass fewer")
-        if count < 1 or (count % tubelet and not (count == 1 and self.config.image_tokenizer)):
-            below = max(count // tubelet * tubelet, tubelet)
-            raise ConfigError(
-                f"num_frames={count} must be a multiple of tubelet_size={tubelet}; pass {below} or {below + tubelet}"
-            )
 
     def embed_clips(self, clips: Tensor, *, pooling: Pooling = "mean", layers: Sequence[int] | None = None) -> Tensor:
         """Encode clips of cropped pixels `uint8 [B, T, 3, H, W]` and pool their tokens; float32, batch first.
@@ -440,7 +410,7 @@ class VJEPA:
         Args:
             layers: numbers of blocks, from 0; they become the second axis. None: the model's output, without that axis.
         """
-        normalized = normalize(clips.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
+        normalized = self._normalize(clips)
         grid = self.encoder.grid_of(normalized)
         if layers is None:
             return self.pool(self.forward_features(normalized), grid, pooling=pooling)
@@ -450,11 +420,7 @@ class VJEPA:
     @staticmethod
     def pool(tokens: Tensor, grid: tuple[int, int, int], *, pooling: Pooling) -> Tensor:
         """Pool tokens `[B, N, D]` of a grid (frames, rows, columns): `[B, D]`, `[B, T', D]` or `[B, T', H', W', D]`."""
-        tokens = tokens.float()
-        if pooling == "mean":
-            return tokens.mean(dim=1)
-        volume = tokens.view(len(tokens), *grid, -1)
-        return volume.mean(dim=(2, 3)) if pooling == "temporal" else volume
+        return pool_tokens(tokens, grid, pooling=pooling)
 
     @torch.no_grad()
     def forward_features(self, clips: Tensor) -> Tensor:
@@ -532,36 +498,13 @@ class VJEPA:
         if self.predictor is None:
             raise WeightsError("this model has no predictor; load one whose directory holds predictor.* weights")
         if isinstance(video, Tensor) and video.ndim == 5 and video.is_floating_point():
-            return self._predict_clips(self._to_weights(video), context, target, mask_index)
+            clips = self._to_weights(video)
+            return predict_tokens(
+                self.encoder, self.predictor, clips, context=context, target=target, mask_index=mask_index
+            )
         load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
-        pixels = torch.from_numpy(load(video)[0])[None].to(self.device)
-        clips = normalize(pixels, mean=self.preprocess.mean, std=self.preprocess.std)
-        return self._predict_clips(self._to_weights(clips), context, target, mask_index)[0]
-
-    def _predict_clips(self, clips: Tensor, context: object, target: object, mask_index: int) -> Tensor:
-        grid, predictor = self.encoder.grid_of(clips), self.predictor
-        assert predictor is not None
-        is_image = self.config.is_image_model or (self.config.image_tokenizer and clips.shape[2] == 1)
-        # a still has no future
-        last = grid[0] if is_image else max(grid[0], _MAX_FUTURE)
-        visible = _indices("context", context, len(clips), limit=grid[0] * grid[1] * grid[2]).to(self.device)
-        hidden = _indices("target", target, len(clips), limit=last * grid[1] * grid[2]).to(self.device)
-        if any(len(row.unique()) != len(row) for row in visible):
-            raise InputError("context names a token twice; pass each once")
-        if type(mask_index) is not int or not 0 <= mask_index < self.config.num_mask_tokens:
-            raise InputError(f"mask_index={mask_index!r} must be from 0 to {self.config.num_mask_tokens - 1}; pass 0")
-        encode = self.encoder if self.config.predictor_levels == 1 else self.encoder.forward_levels
-        frames = max(grid[0], int(hidden.max()) // (grid[1] * grid[2]) + 1)
-        prediction: Tensor = predictor(
-            encode(clips, visible),
-            visible,
-            hidden,
-            grid=(frames, *grid[1:]),
-            mask_index=mask_index,
-            is_image=is_image,
-            clip_frames=grid[0],
-        )
-        return prediction.float()
+        clips = self._normalize(torch.from_numpy(load(video)[0])[None])
+        return self.predict(clips, context=context, target=target, mask_index=mask_index)[0]
 
     def save_pretrained(
         self,
@@ -588,16 +531,7 @@ class VJEPA:
             WeightsError: the second encoder is no longer where the model was loaded from.
             WriteError: the directory cannot be written.
         """
-        modules: dict[str, torch.nn.Module] = {"encoder": self.encoder}
-        held = self.encoder_weights
-        if both_encoders and (source := self._pretrained.second_encoder) is not None:
-            weight = self.encoder.patch_embed.proj.weight
-            other: EncoderWeights = "context" if held == "target" else "target"
-            second = load_model_directory(source, weights=other, device=torch.device("cpu"), dtype=weight.dtype).encoder
-            target, context = (self.encoder, second) if held == "target" else (second, self.encoder)
-            modules, held = {"encoder": target, "context_encoder": context}, "target"
-        if self.predictor is not None:
-            modules["predictor"] = self.predictor
+        modules, held = self._pretrained.networks(both_encoders=both_encoders)
         provenance = descended(self.provenance, licence=licence)
         return save_model_directory(
             directory,
@@ -656,50 +590,10 @@ class VJEPA:
                 token=token,
             )
 
+    def _normalize(self, pixels: Tensor) -> Tensor:
+        """Turn cropped pixels `uint8 [B, T, 3, H, W]` into clips for `forward_features`."""
+        return normalize(pixels.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
+
     def _to_weights(self, clips: Tensor) -> Tensor:
         weight = self.encoder.patch_embed.proj.weight
         return clips.to(weight.device, weight.dtype)
-
-
-def _check_output(pooling: str, batch_size: int) -> None:
-    if pooling not in get_args(Pooling):
-        raise ConfigError(f"pooling={pooling!r} must be one of {', '.join(get_args(Pooling))}")
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size!r} must be an integer of at least 1; pass 1 or more")
-
-
-def _indices(name: str, values: object, batch: int, *, limit: int) -> Tensor:
-    """Return token numbers as `int64 [B, K]`, checked."""
-    try:
-        index = torch.as_tensor(values).cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name} must be a list of token numbers, [K] or [B, K]: {error}") from error
-    if index.ndim == 1:
-        index = index.expand(batch, -1)
-    if index.ndim != 2 or index.numel() == 0 or len(index) != batch:
-        raise InputError(f"{name} of shape {list(index.shape)} must hold at least one token for each of {batch} clips")
-    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise InputError(f"{name} must be integers [K] or [B, K], got {index.dtype}")
-    index = index.long()
-    if int(index.min()) < 0 or int(index.max()) >= limit:
-        worst = int(index.min()) if int(index.min()) < 0 else int(index.max())
-        raise InputError(f"{name} holds token {worst}; tokens go from 0 to {limit - 1} here")
-    return index
-
-
-def _by_shape(clips: list[Tensor]) -> list[Tensor]:
-    """Stack clips, in order, into runs of one shape: a still among videos has fewer frames."""
-    groups: list[list[Tensor]] = []
-    for clip in clips:
-        if groups and groups[-1][0].shape == clip.shape:
-            groups[-1].append(clip)
-        else:
-            groups.append([clip])
-    return [torch.stack(group) for group in groups]
-
-
-def _stack(rows: list[Tensor]) -> Tensor:
-    shapes = {tuple(row.shape) for row in rows}
-    if len(shapes) > 1:
-        raise InputError(f"stills and videos give features of different shapes {sorted(shapes)}; encode them apart")
-    return torch.stack(rows)

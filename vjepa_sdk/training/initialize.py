@@ -18,11 +18,11 @@ from ..config.registry import KNOWN_MODELS
 from ..config.schema import from_dict
 from ..config.training import TrainConfig
 from ..errors import ConfigError, WeightsError
+from ..hub.client import HubOptions
 from ..hub.locate import locate_model
 from ..models.jepa import JEPA
 from ..runtime.files import digest_of, sha256_of
 from ..weights import official_layout
-from ..weights.convert import official_networks
 from ..weights.directory import load_model_directory
 from ..weights.tensors import is_pickle, read_headers, weight_files
 from ..weights.unpickle import unpickled
@@ -132,7 +132,7 @@ def _by_network(checkpoint: Checkpoint) -> dict[str, Mapping[str, Tensor]]:
 
 
 def _read_directory(name: str, path: Path) -> _Found:
-    directory = locate_model(name)
+    directory = locate_model(name, HubOptions())
     first = load_model_directory(directory, device=_CPU)
     files = weight_files(directory)
     held = f"{first.encoder_weights}_encoder"
@@ -162,7 +162,7 @@ def _read_official(path: Path, *, near: Path) -> _Found:
         tensors = {file: load_file(file) for file in {each.path for each in stored.values()}}
         networks: dict[str, Mapping[str, Tensor]] = {}
         shapes: dict[str, dict[str, tuple[int, ...]]] = {"predictor": {}}
-        for ours, (place, names) in official_networks(path, stored, {}).items():
+        for ours, (place, names) in official_layout.find_networks(path, stored).items():
             is_target = place in official_layout.ENCODERS["target"]
             key = "predictor" if ours == "predictor" else _ENCODERS[0 if is_target else 1]
             shapes[ours] = {plain: stored[full].shape for plain, full in names.items()}

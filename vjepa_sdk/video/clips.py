@@ -1,4 +1,4 @@
-"""Read the clips of a video's windows, in one pass over its frames."""
+"""Turn a video into the clips a model takes: one for the whole, or one for each window in a single pass."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, get_args
 import numpy as np
 from torch import Tensor
 
-from ..config.choices import Decoder
-from ..config.model import PreprocessConfig
+from ..config.choices import Decoder, Tail
+from ..config.model import MAX_FRAMES, ModelConfig, PreprocessConfig
 from ..errors import ConfigError, InputError
 from .inputs import FrameSource, is_image, load_frames, open_frames
 from .sampling import Sampling
 from .transforms import resize_and_crop
-from .windows import Windowing, Windows, plan_windows
+from .windows import Windowing, Windows, as_seconds, plan_windows, settle_windows
 
 
 def cut_clips(frames: Iterator[np.ndarray], frame_indices: np.ndarray) -> Iterator[np.ndarray]:
@@ -83,6 +83,50 @@ class WindowLoader:
     source_fps: float | None = None
     """Frame rate of arrays, lists of images and frame directories."""
 
+    @classmethod
+    def for_model(
+        cls,
+        config: ModelConfig,
+        preprocess: PreprocessConfig,
+        *,
+        window_seconds: float | None,
+        num_frames: int | None,
+        fps: float | None,
+        stride_seconds: float | None,
+        start_seconds: float | None,
+        end_seconds: float | None,
+        tail: Tail,
+        source_fps: float | None,
+        decoder: Decoder,
+    ) -> WindowLoader:
+        """Return what cuts videos into the windows of a model; for the options see `VJEPA.extract`.
+
+        Raises:
+            ConfigError: an option that is not valid, or not for this model.
+        """
+        _check_rates(fps=fps, source_fps=source_fps)
+        if num_frames is not None:
+            _check_num_frames(num_frames, config)
+        count, length = settle_windows(
+            window_seconds=as_seconds("window_seconds", window_seconds),
+            num_frames=num_frames,
+            fps=fps,
+            default_num_frames=config.num_frames,
+        )
+        _check_num_frames(count, config)
+        if config.is_image_model and count != 1:
+            raise ConfigError(f"num_frames={count} must be 1, since this model encodes images; pass 1 or leave it out")
+        stride = as_seconds("stride_seconds", stride_seconds)
+        windowing = Windowing(
+            num_frames=count,
+            window_seconds=length,
+            stride_seconds=length if stride is None else stride,
+            tail=tail,
+            start_seconds=as_seconds("start_seconds", start_seconds),
+            end_seconds=as_seconds("end_seconds", end_seconds),
+        )
+        return cls(preprocess=preprocess, windowing=windowing, decoder=_checked(decoder), source_fps=source_fps)
+
     @property
     def clip_lengths(self) -> tuple[int, ...]:
         """How many frames a clip may have."""
@@ -112,6 +156,33 @@ class ClipLoader:
     """The model's clips are single images (I-JEPA)."""
     has_image_tokenizer: bool
     """Single images have a path of their own in the model (V-JEPA 2.1)."""
+
+    @classmethod
+    def for_model(
+        cls,
+        config: ModelConfig,
+        preprocess: PreprocessConfig,
+        *,
+        num_frames: int | None,
+        fps: float | None,
+        source_fps: float | None,
+        decoder: Decoder,
+    ) -> ClipLoader:
+        """Return what turns a video into the clip of a model; for the options see `VJEPA.encode`.
+
+        Raises:
+            ConfigError: an option that is not valid, or not for this model.
+        """
+        count = config.num_frames if num_frames is None else num_frames
+        _check_num_frames(count, config)
+        _check_rates(fps=fps, source_fps=source_fps)
+        return cls(
+            preprocess=preprocess,
+            sampling=Sampling(num_frames=count, fps=fps, source_fps=source_fps, decoder=_checked(decoder)),
+            tubelet_size=config.tubelet_size,
+            takes_images=config.is_image_model,
+            has_image_tokenizer=config.image_tokenizer,
+        )
 
     @property
     def clip_lengths(self) -> tuple[int, ...]:
@@ -143,13 +214,24 @@ class ClipLoader:
         )
 
 
-def check_rates(*, fps: float | None, source_fps: float | None) -> None:
+def _check_num_frames(count: int, config: ModelConfig) -> None:
+    tubelet = config.tubelet_size
+    if not isinstance(count, int) or count > MAX_FRAMES:
+        raise ConfigError(f"num_frames={count!r} must be an integer of at most {MAX_FRAMES}; pass fewer")
+    if count < 1 or (count % tubelet and not (count == 1 and config.image_tokenizer)):
+        below = max(count // tubelet * tubelet, tubelet)
+        raise ConfigError(
+            f"num_frames={count} must be a multiple of tubelet_size={tubelet}; pass {below} or {below + tubelet}"
+        )
+
+
+def _check_rates(*, fps: float | None, source_fps: float | None) -> None:
     for name, rate in (("fps", fps), ("source_fps", source_fps)):
         if rate is not None and not (isinstance(rate, int | float) and 0 < rate < 1e6):
             raise ConfigError(f"{name}={rate!r} must be a number above 0; pass for example 4")
 
 
-def check_decoder(decoder: Decoder) -> Decoder:
+def _checked(decoder: Decoder) -> Decoder:
     if decoder not in get_args(Decoder):
         raise ConfigError(f"decoder={decoder!r} must be one of {', '.join(get_args(Decoder))}")
     return decoder

@@ -251,7 +251,10 @@ def _convert_model(
     dropped: dict[str, str],
     isolated: bool,
 ) -> ConversionReport:
-    found = official_networks(source, stored, dropped)
+    found = official_layout.find_networks(source, stored)
+    if official_layout.PREDICTOR not in found:
+        left = official_layout.under(stored, official_layout.PREDICTOR).values()
+        dropped |= dict.fromkeys(left, "action-conditioned predictor (V-JEPA 2-AC), which this package does not run")
     shapes = {key: {plain: stored[name].shape for plain, name in names.items()} for key, (_, names) in found.items()}
     name, config = _architecture(arch, shapes)
     held: EncoderWeights = "target" if found["encoder"][0] in official_layout.ENCODERS["target"] else "context"
@@ -282,41 +285,6 @@ def _convert_model(
         card=model_card(config, provenance=provenance),
     )
     return ConversionReport(out, "model", name, _mapped(modules, sources), dropped, isolated)
-
-
-def official_networks(
-    source: Path, stored: Mapping[str, Stored], dropped: dict[str, str]
-) -> dict[str, tuple[str, dict[str, str]]]:
-    """Find the networks of an official checkpoint.
-
-    Args:
-        source: named in messages.
-        stored: what the file holds.
-        dropped: gets the tensors that no network of ours takes, with the reason.
-
-    Returns:
-        for `encoder`, `context_encoder` and `predictor`, as far as they are there: the top-level key in the file, and
-        the tensors below it by plain name.
-
-    Raises:
-        WeightsError: there is no encoder.
-    """
-    held = {
-        key: official_layout.under(stored, key) for key in (*sum(official_layout.ENCODERS.values(), ()), "predictor")
-    }
-    found = {}
-    targets = [key for key in official_layout.ENCODERS["target"] if held[key]]
-    encoders = targets[:1] + [key for key in official_layout.ENCODERS["context"] if held[key]]
-    if not encoders:
-        raise WeightsError(f"{source}: holds no encoder; pass an official checkpoint of V-JEPA or I-JEPA")
-    for ours, key in zip(("encoder", "context_encoder"), encoders, strict=False):
-        found[ours] = (key, held[key])
-    if "action_encoder.weight" in held["predictor"]:
-        reason = "action-conditioned predictor (V-JEPA 2-AC), which this package does not run"
-        dropped.update({name: reason for name in held["predictor"].values()})
-    elif held["predictor"]:
-        found["predictor"] = ("predictor", held["predictor"])
-    return found
 
 
 def _architecture(

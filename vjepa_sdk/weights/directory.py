@@ -60,6 +60,29 @@ class Pretrained:
     second_encoder: Path | None = None
     """Directory that holds the other encoder too, which was not loaded; None: there is none."""
 
+    def networks(self, *, both_encoders: bool) -> tuple[dict[str, nn.Module], EncoderWeights]:
+        """Return the networks by their names in a file, and which of the two encoders `encoder` is.
+
+        Args:
+            both_encoders: read the encoder that was not loaded, if there is one; `encoder` is then the target.
+
+        Raises:
+            WeightsError: it is no longer in `second_encoder`.
+        """
+        networks: dict[str, nn.Module] = {"encoder": self.encoder}
+        held = self.encoder_weights
+        if both_encoders and self.second_encoder is not None:
+            other: EncoderWeights = "context" if held == "target" else "target"
+            dtype = self.encoder.patch_embed.proj.weight.dtype
+            second = load_model_directory(
+                self.second_encoder, weights=other, device=torch.device("cpu"), dtype=dtype
+            ).encoder
+            target, context = (self.encoder, second) if held == "target" else (second, self.encoder)
+            networks, held = {"encoder": target, "context_encoder": context}, "target"
+        if self.predictor is not None:
+            networks["predictor"] = self.predictor
+        return networks, held
+
 
 def load_model_directory(
     directory: str | Path,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..config.model import ModelConfig
@@ -119,6 +120,32 @@ def under(stored: Mapping[str, Stored], key: str) -> dict[str, str]:
             if plain in found:
                 raise WeightsError(f"tensors {found[plain]!r} and {name!r} are one; this is no official checkpoint")
             found[plain] = name
+    return found
+
+
+def find_networks(source: Path, stored: Mapping[str, Stored]) -> dict[str, tuple[str, dict[str, str]]]:
+    """Find the networks of an official checkpoint that are ours too.
+
+    Args:
+        source: named in messages.
+        stored: what the file holds.
+
+    Returns:
+        for `encoder`, `context_encoder` and `predictor`, as far as they are there: the top-level key in the file, and
+        the tensors below it by plain name. `encoder` is the target encoder if there is one. The action-conditioned
+        predictor of V-JEPA 2-AC is left out.
+
+    Raises:
+        WeightsError: there is no encoder.
+    """
+    held = {key: under(stored, key) for key in (*ENCODERS["target"], *ENCODERS["context"], PREDICTOR)}
+    targets = [key for key in ENCODERS["target"] if held[key]]
+    encoders = targets[:1] + [key for key in ENCODERS["context"] if held[key]]
+    if not encoders:
+        raise WeightsError(f"{source}: holds no encoder; pass an official checkpoint of V-JEPA or I-JEPA")
+    found = {ours: (key, held[key]) for ours, key in zip(("encoder", "context_encoder"), encoders, strict=False)}
+    if held[PREDICTOR] and "action_encoder.weight" not in held[PREDICTOR]:
+        found[PREDICTOR] = (PREDICTOR, held[PREDICTOR])
     return found
 
 

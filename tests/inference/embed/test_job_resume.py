@@ -22,8 +22,7 @@ from tiny_models import VIDEO, save_tiny
 from vjepa_sdk.errors import InputError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.features.embeddings import sidecar
 from vjepa_sdk.hub.locate import load_embeddings
-from vjepa_sdk.inference.embed import batches, workspace
-from vjepa_sdk.inference.embed import job as embed
+from vjepa_sdk.inference.embed import batches, environment, workspace
 from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.video.clips import ClipLoader
 
@@ -131,7 +130,7 @@ class TestResume:
             run(interrupted, **options)
 
     def test_other_versions_are_refused(self, run: Embed, interrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(embed, "version", lambda package: "99.0")
+        monkeypatch.setattr(environment, "version", lambda package: "99.0")
         with pytest.raises(ResumeError, match=r"torch: \d+\.\d+\S* -> 99\.0"):
             run(interrupted)
 

@@ -10,10 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +21,15 @@ from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, 
 from ...config.registry import DEFAULT_MODEL
 from ...corpus.find import find_clips
 from ...corpus.snapshot import Clip, clip_changes, describe_clips, setting_changes
-from ...errors import OutputError, ResumeError, WeightsError
+from ...errors import OutputError, ResumeError
 from ...features.embeddings import ERRORS, sidecar
-from ...runtime.files import digest_of, sha256_of
 from ...runtime.signals import stop_on_signal
 from ...video.safety import PathLike
-from ...weights.description import Shape, local_directory, read_shape
+from ...weights.description import Shape, read_shape
 from .batches import Encoding
+from .environment import describe_environment, num_threads, on_threads
 from .ledger import Ledger
+from .model import describe_sampling, find_model, load_model, model_sha256
 from .options import EmbedOptions
 from .output import Extension, check_output, existing_output, finish, write_output
 from .workspace import Part, Workspace
@@ -186,7 +185,8 @@ def embed_files(
     with Workspace(path.with_name(f"{path.name}.work")) as work:
         if work.is_committed:  # a run was killed while it moved its output into place
             finish(path, work)
-        return _embed(options, path, inputs, work, started)
+        result = _embed(options, path, inputs, work, started)
+    return replace(result, seconds=time.monotonic() - started)
 
 
 def _embed(options: EmbedOptions, out: Path, inputs: Inputs, work: Workspace, started: float) -> EmbedResult:
@@ -195,21 +195,19 @@ def _embed(options: EmbedOptions, out: Path, inputs: Inputs, work: Workspace, st
     if output is not None:
         output.check(options.settings, extend=options.extend)
     found = find_clips(inputs, links="follow" if options.follow_symlinks else "refuse")
-    # a revision is for the hub; with a directory it is refused there
-    local = local_directory(options.model) if options.revision is None else None
-    directory = local or _locate_model(options)
+    directory = find_model(options)
     shape = read_shape(directory)
     num_frames = options.frames_per_row(shape.config.num_frames)
     wants_stills = shape.config.is_image_model and not options.has_windows
     clips = describe_clips(found.clips("stills" if wants_stills else "frames"))
-    settings = {**options.settings, "model_sha256": _model_sha256(directory)}
+    settings = {**options.settings, "model_sha256": model_sha256(directory)}
     extension = None
     if output is not None:
         output.check(settings, extend=options.extend, clips=None if options.extend else clips)
         extension = output.extension(clips) if options.extend else None
         output.verify()
         if extension is None or not extension.clips:
-            return _result(out, started, rows=output.rows, failed=output.failed, already_complete=True)
+            return EmbedResult(out=out, rows=output.rows, failed=output.failed, already_complete=True)
     job = _Job(options, out, settings, extension.clips if extension else clips, extension)
     unfinished = job.unfinished(work)
     parts = work.recover() if unfinished is not None else []
@@ -272,26 +270,26 @@ class _Job:
 def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started: float) -> EmbedResult:
     """Encode what no part has, and publish."""
     options, extension = job.options, job.extension
-    environment = _environment(options)
+    environment = describe_environment(options)
     unfinished = job.unfinished(work, environment)
-    model, loader = _load_model(directory, options)
-    threads = _num_threads() if unfinished is None else unfinished["num_threads"]
+    model, loader = load_model(directory, options)
+    threads = num_threads() if unfinished is None else unfinished["num_threads"]
     if unfinished is None:
         parts = []
         work.start({**job.plan, "environment": environment, "num_threads": threads})
     row_shape = None if extension is None else extension.base.row_shape
     ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
     encoding = Encoding(job.clips, model, loader, options=options, ledger=ledger)
-    with stop_on_signal() as stop, _on_threads(threads):
+    with stop_on_signal() as stop, on_threads(threads):
         is_complete = encoding.run(stop)
-        result = _result(
-            job.out,
-            started,
+        result = EmbedResult(
+            out=job.out,
             rows=ledger.rows_on_disk + (extension.base.rows if extension else 0),
             failed=ledger.failed + (extension.num_failed if extension else 0),
             interrupted=not is_complete,
             clips=ledger.num_taken,
             windows=encoding.num_windows,
+            seconds=time.monotonic() - started,
             clips_seconds=encoding.seconds,
             decode_wait_seconds=encoding.decode_wait_seconds,
         )
@@ -299,111 +297,6 @@ def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started
             about = _about(result, job, {**environment, "num_threads": threads}, model, loader)
             write_output(job.out, work, ledger.parts, clips=job.clips, extension=extension, about=about)
     return result
-
-
-def _result(
-    out: Path,
-    started: float,
-    *,
-    rows: int,
-    failed: int,
-    already_complete: bool = False,
-    interrupted: bool = False,
-    clips: int = 0,
-    windows: int = 0,
-    clips_seconds: float = 0.0,
-    decode_wait_seconds: float = 0.0,
-) -> EmbedResult:
-    return EmbedResult(
-        out=out,
-        rows=rows,
-        failed=failed,
-        already_complete=already_complete,
-        interrupted=interrupted,
-        clips=clips,
-        windows=windows,
-        seconds=time.monotonic() - started,
-        clips_seconds=clips_seconds,
-        decode_wait_seconds=decode_wait_seconds,
-    )
-
-
-def _locate_model(options: EmbedOptions) -> Path:
-    from ...hub.locate import locate_model
-
-    return locate_model(options.model, revision=options.revision)
-
-
-def _model_sha256(directory: Path) -> str:
-    """Return one digest over everything that decides a model: its configuration and weights."""
-    files = sorted(path for path in directory.glob("*") if path.suffix in (".json", ".safetensors"))
-    if not files:
-        raise WeightsError(f"{directory}: holds no model; pass a model directory or a name from `vjepa models`")
-    return digest_of({path.name: sha256_of(path) for path in files})
-
-
-def _environment(options: EmbedOptions) -> dict[str, str]:
-    """Return what changes the last bits of features: versions, and the kind of processor."""
-    import torch
-
-    from ..._version import __version__
-    from ...runtime.devices import best_device
-
-    device = best_device(options.device)
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    packages = ["av", "numpy", "torch", *(["decord"] if options.decoder == "decord" else [])]
-    return {"vjepa_sdk": __version__, "device": f"{device.type} {kind}", **{name: version(name) for name in packages}}
-
-
-def _load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoader | WindowLoader]:
-    """Load the model, and check against it what can only be checked now."""
-    from ..vjepa import VJEPA
-
-    model = VJEPA.from_pretrained(directory, weights=options.weights, device=options.device)
-    if options.layers is not None:
-        model.layer_numbers(options.layers)
-    if not options.has_windows:
-        return model, model.clip_loader(
-            num_frames=options.num_frames, fps=options.fps, source_fps=options.source_fps, decoder=options.decoder
-        )
-    return model, model.window_loader(
-        window_seconds=options.window_seconds,
-        num_frames=options.num_frames,
-        fps=options.fps,
-        stride_seconds=options.stride_seconds,
-        tail=options.tail,
-        source_fps=options.source_fps,
-        decoder=options.decoder,
-    )
-
-
-def _sampling(loader: ClipLoader | WindowLoader) -> dict[str, Any]:
-    """Return the settings that were left to the model, or follow from others."""
-    from ...video.clips import WindowLoader
-
-    if not isinstance(loader, WindowLoader):
-        return {"num_frames": loader.sampling.num_frames}
-    names = ("num_frames", "window_seconds", "stride_seconds")
-    return {name: getattr(loader.windowing, name) for name in names}
-
-
-def _num_threads() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
-@contextmanager
-def _on_threads(count: int) -> Iterator[None]:
-    """Compute on as many threads as the job began with: they can change the last bits of a matrix product."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_room(job: _Job, shape: Shape, *, num_frames: int, num_done: int) -> None:
@@ -441,7 +334,7 @@ def _about(
             "encoder_weights": model.encoder_weights,
             "provenance": dict(model.provenance),
         },
-        "settings": {**job.options.settings, **_sampling(loader)},
+        "settings": {**job.options.settings, **describe_sampling(loader)},
         "preprocess": to_dict(model.preprocess),
         "environment": dict(environment),
         "plan": {"settings": job.settings},

@@ -1,0 +1,66 @@
+"""The model of a job: find it, tell it from others by a digest, load it with what reads its clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import WeightsError
+from ...runtime.files import digest_of, sha256_of
+from ...weights.description import local_directory
+from .options import EmbedOptions
+
+if TYPE_CHECKING:
+    from ...video.clips import ClipLoader, WindowLoader
+    from ..vjepa import VJEPA
+
+
+def find_model(options: EmbedOptions) -> Path:
+    """Return the model's directory; the hub's client is imported only for what is not on this disk."""
+    # a revision is for the hub; with a directory it is refused there
+    if options.revision is None and (local := local_directory(options.model)) is not None:
+        return local
+    from ...hub.client import HubOptions
+    from ...hub.locate import locate_model
+
+    return locate_model(options.model, HubOptions(revision=options.revision))
+
+
+def model_sha256(directory: Path) -> str:
+    """Return one digest over everything that decides a model: its configuration and weights."""
+    files = sorted(path for path in directory.glob("*") if path.suffix in (".json", ".safetensors"))
+    if not files:
+        raise WeightsError(f"{directory}: holds no model; pass a model directory or a name from `vjepa models`")
+    return digest_of({path.name: sha256_of(path) for path in files})
+
+
+def load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoader | WindowLoader]:
+    """Load the model, and check against it what can only be checked now."""
+    from ..vjepa import VJEPA
+
+    model = VJEPA.from_pretrained(directory, weights=options.weights, device=options.device)
+    if options.layers is not None:
+        model.layer_numbers(options.layers)
+    if not options.has_windows:
+        return model, model.clip_loader(
+            num_frames=options.num_frames, fps=options.fps, source_fps=options.source_fps, decoder=options.decoder
+        )
+    return model, model.window_loader(
+        window_seconds=options.window_seconds,
+        num_frames=options.num_frames,
+        fps=options.fps,
+        stride_seconds=options.stride_seconds,
+        tail=options.tail,
+        source_fps=options.source_fps,
+        decoder=options.decoder,
+    )
+
+
+def describe_sampling(loader: ClipLoader | WindowLoader) -> dict[str, Any]:
+    """Return the settings that were left to the model, or follow from others."""
+    from ...video.clips import WindowLoader
+
+    if not isinstance(loader, WindowLoader):
+        return {"num_frames": loader.sampling.num_frames}
+    names = ("num_frames", "window_seconds", "stride_seconds")
+    return {name: getattr(loader.windowing, name) for name in names}
