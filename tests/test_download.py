@@ -286,11 +286,32 @@ def test_a_busy_hub_is_asked_again(status: int, path: str, served: LoopbackHub, 
         assert len(clock.waits) == 2
 
 
-def test_a_hub_that_stays_busy_is_given_up(served: LoopbackHub, clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "answer", "tries"),
+    [
+        ("GET", "^/api/models/", {"status": 503}, hub_client.TRIES),
+        ("HEAD", "/resolve/", {"status": 503}, 7),
+        ("HEAD", "/resolve/", {"status": 429}, 7),
+        ("GET", "/large/", {"status": 503}, hub_client.TRIES),
+        ("GET", "/large/", {"status": 429}, 6),
+        ("GET", "/large/", {"body": b"x", "headers": {"Content-Length": "2"}, "drop_after": 0}, 6),
+    ],
+)
+def test_a_hub_that_stays_busy_is_given_up(
+    method: str, path: str, answer: dict[str, Any], tries: int, served: LoopbackHub, clock: Clock
+) -> None:
+    served.fail(path, method=method, times=99, **answer)
+    with pytest.raises(WeightsError, match=r"cannot be reached|asked too often"):
+        get()
+    assert len(served.requested(path, method=method)) == tries, "ours and those of the hub's client must not multiply"
+    assert sum(clock.waits) < 30
+
+
+def test_waits_double_at_most(served: LoopbackHub, clock: Clock) -> None:
     served.fail("^/api/", status=503, times=99)
     with pytest.raises(WeightsError, match=r"cannot be reached \(HTTP 503\)"):
         get()
-    assert len(served.requested("^/api/")) == hub_client.TRIES
+    assert len(clock.waits) == hub_client.TRIES - 1
     assert all(wait <= 2**attempt for attempt, wait in enumerate(clock.waits))
 
 
