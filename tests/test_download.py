@@ -488,6 +488,7 @@ def test_a_file_that_does_not_end_is_not_written_to_the_disk(name: str, served: 
 
 
 def test_a_truncated_file_with_a_right_looking_length_is_refused(served: LoopbackHub, tmp_path: Path) -> None:
+    # this also holds `_WRONG_SIZE` against what the installed client says
     served.fail("/large/", times=9, answer=lambda r: Response(r.status, r.body[:-100], r.headers))
     with pytest.raises(WeightsError, match="me/model: .* should be of size .* but has size .*faulty or forges"):
         get()
@@ -520,6 +521,19 @@ def test_a_hub_cannot_have_files_written_outside_the_cache(
     with pytest.raises(WeightsError, match="does not answer like a hub .*escaped' is no etag or commit"):
         get()
     assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_the_hubs_client_asks_for_etags_where_we_check_them(
+    served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import file_download, hf_hub_download
+
+    hub_client.hub_api(None)
+    checked, asked = file_download.get_hf_file_metadata, []
+    assert checked.is_guarded
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", lambda **asking: asked.append(1) or checked(**asking))
+    hf_hub_download(NAME, "config.json")
+    assert asked, "`hf_hub_download` asks elsewhere now: let `_keep_in_cache` check there"
 
 
 def test_an_etag_that_is_not_the_listed_digest_is_refused(served: LoopbackHub, tmp_path: Path) -> None:

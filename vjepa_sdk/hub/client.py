@@ -68,7 +68,9 @@ def hub_api(token: str | None) -> HfApi:
 def _keep_in_cache() -> None:
     """Make the hub's client refuse answers that would lead it out of its cache.
 
-    It makes file names of the etag and commit that a server states, unchecked; a server could state `../../.bashrc`.
+    It makes file names of the etag and commit that a server states, unchecked (as of 2.4); a server could state
+    `../../.bashrc`. Its own hooks do not keep ours: `set_client_factory` would replace what the user set, for a proxy
+    say, and hooks on `get_session()` are gone once a broken connection makes it start another session.
     """
     from huggingface_hub import errors, file_download
 
