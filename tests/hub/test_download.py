@@ -287,11 +287,32 @@ def test_a_busy_hub_is_asked_again(status: int, path: str, served: LoopbackHub, 
         assert len(clock.waits) == 2
 
 
-def test_a_hub_that_stays_busy_is_given_up(served: LoopbackHub, clock: Clock) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "answer", "tries"),
+    [
+        ("GET", "^/api/models/", {"status": 503}, hub_client.TRIES),
+        ("HEAD", "/resolve/", {"status": 503}, 7),
+        ("HEAD", "/resolve/", {"status": 429}, 7),
+        ("GET", "/large/", {"status": 503}, hub_client.TRIES),
+        ("GET", "/large/", {"status": 429}, 6),
+        ("GET", "/large/", {"body": b"x", "headers": {"Content-Length": "2"}, "drop_after": 0}, 6),
+    ],
+)
+def test_a_hub_that_stays_busy_is_given_up(
+    method: str, path: str, answer: dict[str, Any], tries: int, served: LoopbackHub, clock: Clock
+) -> None:
+    served.fail(path, method=method, times=99, **answer)
+    with pytest.raises(WeightsError, match=r"cannot be reached|asked too often"):
+        get()
+    assert len(served.requested(path, method=method)) == tries, "ours and those of the hub's client must not multiply"
+    assert sum(clock.waits) < 30
+
+
+def test_waits_double_at_most(served: LoopbackHub, clock: Clock) -> None:
     served.fail("^/api/", status=503, times=99)
     with pytest.raises(WeightsError, match=r"cannot be reached \(HTTP 503\)"):
         get()
-    assert len(served.requested("^/api/")) == hub_client.TRIES
+    assert len(clock.waits) == hub_client.TRIES - 1
     assert all(wait <= 2**attempt for attempt, wait in enumerate(clock.waits))
 
 
@@ -468,6 +489,7 @@ def test_a_file_that_does_not_end_is_not_written_to_the_disk(name: str, served: 
 
 
 def test_a_truncated_file_with_a_right_looking_length_is_refused(served: LoopbackHub, tmp_path: Path) -> None:
+    # this also holds `_WRONG_SIZE` against what the installed client says
     served.fail("/large/", times=9, answer=lambda r: Response(r.status, r.body[:-100], r.headers))
     with pytest.raises(WeightsError, match="me/model: .* should be of size .* but has size .*faulty or forges"):
         get()
@@ -500,6 +522,19 @@ def test_a_hub_cannot_have_files_written_outside_the_cache(
     with pytest.raises(WeightsError, match="does not answer like a hub .*escaped' is no etag or commit"):
         get()
     assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_the_hubs_client_asks_for_etags_where_we_check_them(
+    served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import file_download, hf_hub_download
+
+    hub_client.hub_api(None)
+    checked, asked = file_download.get_hf_file_metadata, []
+    assert checked.is_guarded
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", lambda **asking: asked.append(1) or checked(**asking))
+    hf_hub_download(NAME, "config.json")
+    assert asked, "`hf_hub_download` asks elsewhere now: let `_keep_in_cache` check there"
 
 
 def test_an_etag_that_is_not_the_listed_digest_is_refused(served: LoopbackHub, tmp_path: Path) -> None:

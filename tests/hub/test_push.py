@@ -21,6 +21,7 @@ from vjepa_sdk import VJEPA, push
 from vjepa_sdk.cli import app
 from vjepa_sdk.config.model import PreprocessConfig
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError, WriteError
+from vjepa_sdk.hub import client as hub_client
 from vjepa_sdk.hub.client import HubOptions
 from vjepa_sdk.hub.locate import locate_model
 from vjepa_sdk.models.encoder import VideoEncoder
@@ -223,21 +224,28 @@ def test_who_may_not_push_is_told_why(options: dict[str, Any], message: str, hub
 
 
 @pytest.mark.parametrize(
-    ("method", "path"),
+    ("method", "path", "tries"),
     [
-        ("GET", "^/api/models/"),
-        ("POST", "/repos/create"),
-        ("POST", "/branch/"),
-        ("POST", "/preupload/"),
-        ("POST", "/objects/batch"),
-        ("PUT", "/large/"),
-        ("POST", "/commit/"),
+        ("GET", "^/api/models/", hub_client.TRIES),
+        ("POST", "/repos/create", hub_client.TRIES),
+        ("POST", "/branch/", hub_client.TRIES),
+        ("POST", "/validate-yaml", hub_client.TRIES),
+        ("POST", "/preupload/", 6),
+        ("POST", "/objects/batch", 6),
+        ("PUT", "/large/", 6),
+        ("POST", "/commit/", hub_client.TRIES),
     ],
 )
-def test_a_busy_hub_is_asked_again(method: str, path: str, hub: LoopbackHub, model: Path) -> None:
-    hub.fail(path, method=method, status=503)
+def test_a_busy_hub_is_asked_again_and_given_up_if_it_stays_so(
+    method: str, path: str, tries: int, hub: LoopbackHub, model: Path
+) -> None:
+    hub.fail(path, method=method, status=503, times=99, body=b"{}")
+    with pytest.raises(WeightsError, match=r"cannot be reached \(HTTP 503\)"):
+        publish(model, branch="v1")
+    assert len(hub.requested(path, method=method)) == tries, "ours and those of the hub's client must not multiply"
+    hub.recover()
+    hub.fail(path, method=method, status=503, body=b"{}")
     assert publish(model, branch="v1").changed
-    assert len(hub.requested(path, method=method)) > 1
 
 
 def test_a_commit_whose_answer_was_lost_is_found(hub: LoopbackHub, model: Path) -> None:

@@ -518,6 +518,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterat
             "HF_HUB_CACHE": str(tmp_path / "cache"),
             "HF_TOKEN_PATH": str(tmp_path / "no-token"),
             "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_TELEMETRY": True,  # else the first request of a process asks for a list of agents
             "HF_HUB_DISABLE_XET": True,  # the test of xet has a process of its own
         }
         for name, value in settings.items():

@@ -105,10 +105,16 @@ LIGHT = (
 HEAVY_AMONG_THEM = {"runtime.devices", "hub.publish"}
 
 
-def test_light_modules_load_without_torch_or_a_decoder() -> None:
+NO_POSIX = "import signal, sys; del signal.SIGUSR1; sys.modules |= dict.fromkeys(['fcntl', 'resource', 'termios'])"
+"""Makes a process lack what Windows lacks: most does not work there, but must be refused, not fail to be imported."""
+
+
+@pytest.mark.parametrize("preparation", ["pass", NO_POSIX], ids=["here", "no POSIX"])
+def test_light_modules_load_without_torch_or_a_decoder(preparation: str) -> None:
     light = [f"vjepa_sdk.{name}" for name in sorted(MODULES) if any(fnmatch(name, pattern) for pattern in LIGHT)]
     names = [name for name in light if name.removeprefix("vjepa_sdk.") not in HEAVY_AMONG_THEM]
     code = f"""
+{preparation}
 import importlib, sys
 for name in {names!r}:
     importlib.import_module(name)

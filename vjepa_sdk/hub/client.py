@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 RepoType = Literal["model", "dataset"]
 
 TRIES = 5
+"""Of what the hub's client does not try again by itself."""
 BACKOFF_SECONDS = 1.0
 """Before the second try, at most; doubles with every further one."""
 PATIENCE_SECONDS = 60.0
@@ -40,6 +41,7 @@ LONGEST_WAIT_SECONDS = 120.0
 TIMEOUT_SECONDS = 10.0
 
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
+_RETRIED_BY_CLIENT = re.compile(r"/preupload/|\.git/info/lfs/|/xet-\w+-token/|/api/complete_multipart")
 _BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 _ALLOW_HTTP = "VJEPA_ALLOW_HTTP"
 
@@ -79,7 +81,9 @@ def hub_api(token: str | None) -> HfApi:
 def _keep_in_cache() -> None:
     """Make the hub's client refuse answers that would lead it out of its cache.
 
-    It makes file names of the etag and commit that a server states, unchecked; a server could state `../../.bashrc`.
+    It makes file names of the etag and commit that a server states, unchecked (as of 2.4); a server could state
+    `../../.bashrc`. Its own hooks do not keep ours: `set_client_factory` would replace what the user set, for a proxy
+    say, and hooks on `get_session()` are gone once a broken connection makes it start another session.
     """
     from huggingface_hub import errors, file_download
 
@@ -283,13 +287,33 @@ def _status(error: BaseException) -> int | None:
 
 def _wait_seconds(error: BaseException, attempt: int) -> float | None:
     """Return how long to wait after a failed try, None if trying again is no use."""
-    if not is_passing(error):
+    if not is_passing(error) or _was_retried(error):
         return None
     told = _told_seconds(error)
     if told is not None:
         return told if told <= LONGEST_WAIT_SECONDS else None
     # the whole range, so that many clients do not come back at once
     return random.uniform(0, BACKOFF_SECONDS * 2 ** (attempt - 1))
+
+
+def _was_retried(error: BaseException) -> bool:
+    """Whether the hub's client gave a request up after several tries of its own, which ours would multiply.
+
+    huggingface_hub 2.0 to 2.4 try six times, over 23 s or for as long as a hub that is asked too often says: of a push
+    what prepares and sends large files, of a download the HEAD, and the GET after 408, 429 and a broken connection.
+    They try once, and leave it to us: requests for facts, for a repository or branch, the commit itself, the HEAD with
+    `force_download`, and the GET of a file after 5xx and after a connection that was reset.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    failed, httpx = _root(error), _httpx()
+    request = getattr(failed, "response", failed).request  # type: ignore[union-attr]
+    if request.method == "HEAD":
+        return isinstance(error, LocalEntryNotFoundError)
+    if request.method == "GET" and "/api/" not in request.url.path:
+        breaks = httpx.ConnectError | httpx.TimeoutException | httpx.RemoteProtocolError
+        return _status(failed) in (408, 429) or isinstance(failed, breaks)
+    return request.method == "PUT" or bool(_RETRIED_BY_CLIENT.search(request.url.path))
 
 
 def _told_seconds(error: BaseException) -> float | None:

@@ -46,6 +46,8 @@ Check = Callable[[Path], None]
 _STALE_SECONDS = 24 * 3600
 _SLACK_BYTES = 1 << 20
 """A download is stopped at twice its size and this: what was received before a connection broke may count again."""
+_WRONG_SIZE = "Consistency check failed"
+"""What the hub's client says of a file that is shorter or longer than announced, in an OSError like any other."""
 _FORGED = "the hub, or something on the way to it, is faulty or forges; try again later, or pass another revision"
 
 
@@ -242,7 +244,7 @@ class _Revision:
             with hub_errors(self.repository, revision=commit):
                 path = patiently(download, what=f"{self.repository}: {name}")
         except WeightsError as error:
-            if "Consistency check failed" not in str(error.__cause__):
+            if _WRONG_SIZE not in str(error.__cause__):
                 raise
             raise _DamagedError(f"{error}; {_FORGED}") from error
         digest = stated.digest or stated_digest(path)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import socket
-import time
+import stat
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from filelock import FileLock, Timeout
+
 from ..errors import InUseError
 
+# an owner killed while it was starting a process leaves that one the lock, for an instant
 PATIENCE_SECONDS = 1.0
 
 
 class Lock:
     """Hold a lock file for as long as the block runs; a dead owner's lock frees itself.
+
+    The file stays, since deleting it would race with a new owner.
 
     Raises:
         InUseError: another live run holds it; the message names its host and process.
@@ -24,60 +29,49 @@ class Lock:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._descriptor = -1
+        # with `on_acquired` it is a lock of the kernel or an error: never a file that outlives its owner
+        self._lock = FileLock(self.path, thread_local=False, preserve_lock_file=True, on_acquired=self._sign)
 
     def __enter__(self) -> Lock:
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
-            self._acquire()
-            os.ftruncate(self._descriptor, 0)
-            os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+            self._lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=0.02)
+        except Timeout as error:
+            owner = ""
+            with suppress(FileNotFoundError):
+                owner = self.path.read_text(errors="replace").strip()
+            raise InUseError(
+                f"{self.path.parent}: in use by {owner or 'another process'}; wait for it or choose another output"
+            ) from error
         return self
 
-    def _acquire(self) -> None:
-        # an owner killed while it was starting a process leaves that one the lock, for an instant
-        refuse_at = time.monotonic() + PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() >= refuse_at:
-                    break
-            time.sleep(0.02)
-        owner = os.pread(self._descriptor, 4096, 0).decode(errors="replace").strip() or "another process"
-        raise InUseError(f"{self.path.parent}: in use by {owner}; wait for it or choose another output")
+    def _sign(self, descriptor: int) -> None:
+        # filelock counts links, and NFS leaves one to a file that was deleted while it was open here
+        if not os.path.samestat(os.fstat(descriptor), os.lstat(self.path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # closing the descriptor releases the lock; the file stays, since deleting it would race with a new owner
-        os.close(self._descriptor)
+        self._lock.release()
 
 
 class RemovableLock(Lock):
-    """A lock whose owner may delete its file: a lock won on a file that is gone does not count."""
+    """A lock whose owner may delete its file and directory: a lock won on a file that is gone does not count.
+
+    Raises:
+        NotADirectoryError: a file or a link, which somebody may have planted, is in the directory's place.
+    """
 
     def __enter__(self) -> RemovableLock:
+        directory = self.path.parent
         while True:
             with suppress(FileExistsError):  # not mkdir(exist_ok=True): that fails if the directory goes meanwhile
-                os.mkdir(self.path.parent)
-            try:
+                os.mkdir(directory)
+            # the owner before may remove the directory this very moment
+            with suppress(FileNotFoundError, FileExistsError):
+                if not stat.S_ISDIR(directory.lstat().st_mode):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
                 super().__enter__()
-            except FileNotFoundError:  # the owner before removed the directory this very moment
-                continue
-            if self._is_on_disk():
                 return self
-
-    def _is_on_disk(self) -> bool:
-        held = os.fstat(self._descriptor)
-        try:
-            if os.path.samestat(held, os.stat(self.path)):
-                return True
-        except FileNotFoundError:
-            pass
-        os.close(self._descriptor)
-        return False

@@ -11,8 +11,8 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
-# SIGUSR1 is what batch systems send ahead of a time limit (Slurm: --signal=USR1@60)
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# SIGUSR1, which Windows lacks, is what batch systems send ahead of a time limit (Slurm: --signal=USR1@60)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
 
 class StopRequest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +33,16 @@ def claimed(out: Path, *, resume: bool) -> Iterator[None]:
         OutputError: it holds something and `resume` is False, or it cannot be written.
         InUseError: another process holds the lock.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not (out / "lock").exists():
-            _check_content(out, resume=resume)
-            (out / "lock").touch()
-    except VJEPAError:
-        raise
-    except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    with Lock(out / "lock"):
+    with ExitStack() as stack:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            if not (out / "lock").exists():
+                _check_content(out, resume=resume)
+            stack.enter_context(Lock(out / "lock"))
+        except VJEPAError:
+            raise
+        except OSError as error:
+            raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
         _check_content(out, resume=resume)
         yield
 
