@@ -11,8 +11,10 @@ from .schema import check_multiple, check_range, check_types
 
 MODEL_FORMAT = 1
 MAX_FRAMES = 4096
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
 Family = Literal["vjepa", "vjepa2", "vjepa2.1", "ijepa"]
 Position = Literal["rope", "sincos"]
 RopeLayout = Literal["tiled", "interleaved"]

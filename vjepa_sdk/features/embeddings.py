@@ -15,6 +15,10 @@ from typing import Any
 
 import numpy as np
 
+INDEX, ERRORS, INPUTS, META = "index.jsonl", "errors.jsonl", "inputs.jsonl", "meta.json"
+"""How the names of the files beside the features end."""
+META_SUFFIX = f".{META}"
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -31,18 +35,10 @@ class Embeddings:
 
 def embedding_files(path: Path) -> dict[str, Path]:
     """Return the files of an output by name: the features, and what is beside them."""
-    beside = ("index.jsonl", "errors.jsonl", "inputs.jsonl", "meta.json")
-    paths = (path, *(sidecar(path, name) for name in beside))
+    paths = (path, *(sidecar(path, name) for name in (INDEX, ERRORS, INPUTS, META)))
     return {file.name: file for file in paths if file.is_file()}
 
 
 def sidecar(path: Path, name: str) -> Path:
     """Return the path of a file beside the features, for example with `index.jsonl`."""
     return path.with_suffix(f".{name}")
-
-
-INDEX, ERRORS, INPUTS, META = "index.jsonl", "errors.jsonl", "inputs.jsonl", "meta.json"
-
-
-META_SUFFIX = ".meta.json"
-"""Of the file beside features that says what they are."""

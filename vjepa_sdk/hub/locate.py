@@ -14,7 +14,7 @@ from typing import Any
 from ..config.documents import MAX_CONFIG_BYTES, read_json
 from ..config.registry import KNOWN_MODELS
 from ..errors import ConfigError, InputError, WeightsError, naming
-from ..features.embeddings import META_SUFFIX, Embeddings, sidecar
+from ..features.embeddings import INDEX, META, META_SUFFIX, Embeddings, sidecar
 from ..features.formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
 from ..weights.description import check_model_config
 from ..weights.layout import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, pickles_among
@@ -190,8 +190,8 @@ def load_embeddings(
     path = Path(path)
     check_suffix(path)
     try:
-        meta = json.loads(sidecar(path, "meta.json").read_bytes())
-        index = [json.loads(line) for line in sidecar(path, "index.jsonl").read_bytes().splitlines()]
+        meta = json.loads(sidecar(path, META).read_bytes())
+        index = [json.loads(line) for line in sidecar(path, INDEX).read_bytes().splitlines()]
         # .npy in one piece, the others row by row
         features = load_npy(path) if path.suffix == ".npy" else stack_rows(list(iter_rows(path)))
     except FileNotFoundError as error:

@@ -9,6 +9,9 @@ import numpy as np
 from ..config.choices import Decoder
 from ..errors import InputError
 
+Span = tuple[float | None, float | None]
+"""Seconds from which to which, None where the rate is not known."""
+
 CLOCK_SECONDS = 1e-3  # how far a time that a container gives may be from the true one
 
 
@@ -79,9 +82,6 @@ class Sampling:
     decoder: Decoder = "pyav"
 
 
-Span = tuple[float | None, float | None]
-
-
 @dataclass(frozen=True)
 class FrameTimes:
     """When frames appear."""
@@ -93,6 +93,7 @@ class FrameTimes:
 
 
 def steady_times(count: int, sampling: Sampling) -> FrameTimes:
+    """Return when frames appear that were taken at a steady rate, `source_fps`, if that is known."""
     return FrameTimes(np.arange(count + 1) / (sampling.source_fps or 1.0), sampling.source_fps is not None)
 
 

@@ -10,6 +10,11 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME, INDEX_NAME = "model.safetensors", "model.safetensors.index.json"
 WEIGHT_NAMES = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 """Every name that weights have in a directory: one file, or shards and their index."""
+CARD = "README.md"
+HERE = "path/to/this/directory"
+"""Stands in a card for the model's address, until it has one on the hub."""
+LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
+EVALUATION_NAME = "evaluation.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".npy")
 
 
@@ -38,14 +43,3 @@ class TensorSource:
         if self.lacks_frame_axis:
             return (*shape[:2], *shape[3:])
         return (shape[0] // len(self.names), *shape[1:])
-
-
-CARD = "README.md"
-
-HERE = "path/to/this/directory"
-"""Stands in a card for the model's address, until it has one on the hub."""
-
-LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
-
-
-EVALUATION_NAME = "evaluation.json"

@@ -19,7 +19,7 @@ from ...corpus.datasets import list_clips
 from ...errors import ConfigError, GuardError
 from ...runtime.workers.pool import TaskResult, WorkerPool
 from .cutter import ClipCutter, ClipRequest
-from .order import _CLIP, _REPLACEMENT, ClipOrder, derive_seed
+from .order import CLIP_KEY, REPLACEMENT_KEY, ClipOrder, derive_seed
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class TrainingData:
                     taken = []
 
     def _request(self, position: int, attempt: int, source: int, clip: int) -> ClipRequest:
-        seed = derive_seed(self.seed, _CLIP, position, attempt)
+        seed = derive_seed(self.seed, CLIP_KEY, position, attempt)
         return ClipRequest(position, attempt, source, self.sources[source][clip], seed)
 
     def _replacement(self, request: ClipRequest) -> ClipRequest | None:
@@ -186,7 +186,7 @@ class TrainingData:
         attempt = request.attempt + 1
         if attempt == _MAX_ATTEMPTS:
             return None
-        clip = derive_seed(self.seed, _REPLACEMENT, request.position, attempt) % len(self.sources[request.source])
+        clip = derive_seed(self.seed, REPLACEMENT_KEY, request.position, attempt) % len(self.sources[request.source])
         return self._request(request.position, attempt, request.source, clip)
 
 

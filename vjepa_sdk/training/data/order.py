@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-_ORDER, _CLIP, _REPLACEMENT, _SOURCE = range(4)
+ORDER_KEY, CLIP_KEY, REPLACEMENT_KEY, SOURCE_KEY = range(4)
+"""What a seed is drawn for."""
 _DRAWS = 1 << 16
 
 
@@ -54,7 +55,7 @@ class ClipOrder:
         """Draw the sources of a block of positions."""
         known, sources = self._drawn
         if known != block:
-            draws = np.random.default_rng(derive_seed(self.seed, _SOURCE, block)).random(_DRAWS)
+            draws = np.random.default_rng(derive_seed(self.seed, SOURCE_KEY, block)).random(_DRAWS)
             sources = np.searchsorted(self._edges, draws, side="right")
             self._drawn = block, sources
         return sources
@@ -63,7 +64,7 @@ class ClipOrder:
         """Return the order of a source's clips in one epoch; the first source has the order it would have alone."""
         known, order = self._epochs.get(source, (-1, np.arange(0)))
         if known != epoch:
-            keys = (self.seed, _ORDER, epoch, source) if source else (self.seed, _ORDER, epoch)
+            keys = (self.seed, ORDER_KEY, epoch, source) if source else (self.seed, ORDER_KEY, epoch)
             order = np.random.default_rng(derive_seed(*keys)).permutation(self.sizes[source])
             self._epochs[source] = epoch, order
         return order

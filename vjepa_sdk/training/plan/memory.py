@@ -43,7 +43,7 @@ def check_memory(config: TrainConfig, device: torch.device, *, world_size: int =
     remedy = "" if needed <= available else _remedy(config, device, available, world_size)
     check = MemoryCheck(planned, needed, available, remedy)
     if max(planned.memory.certain * _SURE, needed * _LIKELY) > available:
-        raise ConfigError(f"{_memory_text(check, device)}; {remedy}")
+        raise ConfigError(f"{memory_text(check, device)}; {remedy}")
     if device.type == "cuda" and (own := available_memory(torch.device("cpu"))) < planned.memory.saving * _SURE:
         raise ConfigError(
             f"{size_text(planned.memory.saving)} of the computer's own memory are needed to write a checkpoint, "
@@ -56,7 +56,7 @@ def _needed(memory: MemoryPlan, device: torch.device) -> int:
     return memory.total if device.type == "cuda" else memory.total + memory.saving
 
 
-def _memory_text(check: MemoryCheck, device: torch.device) -> str:
+def memory_text(check: MemoryCheck, device: torch.device) -> str:
     needed, available = size_text(check.needed), size_text(check.available)
     return f"memory: about {needed} are needed on {device}, {available} are available"
 

@@ -18,7 +18,7 @@ from ...models.layers import transformer_blocks
 from ..step import autocast
 from .costs import Stack
 from .estimate import Plan, decoding_seconds
-from .memory import MemoryCheck, _memory_text
+from .memory import MemoryCheck, memory_text
 from .report import disk_text, size_text, time_text
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def preflight(
     needed, free = _check_disk(config, memory.plan)
     checked = _check_clips(config.data, clips, "clips", config.model.num_frames)
     others = _check_clips(config.images.data, stills, "stills", 1) if config.images is not None else None
-    text = _memory_text(memory, device)
+    text = memory_text(memory, device)
     if memory.remedy:
         logger.warning("%s; if it is too little, %s", text, memory.remedy)
     else:
