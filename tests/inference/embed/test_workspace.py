@@ -196,18 +196,58 @@ def test_missing_parent_directory_is_named(tmp_path: Path) -> None:
 
 def test_a_file_in_the_place_of_the_directory_is_an_error(directory: Path) -> None:
     directory.write_text("mine")
-    with pytest.raises(OutputError, match="Not a directory"):
+    with pytest.raises(OutputError, match="is in the place of a job's directory; move it away"):
         Workspace(directory).__enter__()
+    assert directory.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "part-1", "lock.txt", "features/mine", ".plan.json.swp"])
+def test_a_directory_with_a_file_of_somebody_else_is_refused_and_left_alone(directory: Path, name: str) -> None:
+    (directory / name).parent.mkdir(parents=True)
+    (directory / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"holds {name.split('/')[0]}, which is no file of a job; move it away"):
+        Workspace(directory).__enter__()
+    assert (directory / name).read_text() == "mine" and [*directory.iterdir()] == [directory / name.split("/")[0]]
+
+
+def test_a_lock_of_somebody_else_is_refused_and_left_alone(directory: Path) -> None:
+    directory.mkdir()
+    (directory / "lock").write_text("my notes on locks")
+    with pytest.raises(OutputError, match="its file lock is not the lock of a job"):
+        Workspace(directory).__enter__()
+    assert (directory / "lock").read_text() == "my notes on locks"
+
+
+@pytest.mark.parametrize("is_dangling", [False, True])
+def test_a_link_in_the_place_of_the_directory_is_never_followed(
+    directory: Path, tmp_path: Path, is_dangling: bool
+) -> None:
+    target = tmp_path / "precious"
+    if not is_dangling:
+        target.mkdir()
+        (target / "part-00000000").write_text("mine")
+    directory.symlink_to(target)
+    with pytest.raises(OutputError, match="is in the place of a job's directory"):
+        Workspace(directory).__enter__()
+    assert is_dangling or (target / "part-00000000").read_text() == "mine"
+
+
+def test_a_file_that_appears_during_a_job_outlives_it(directory: Path) -> None:
+    with Workspace(directory) as work:
+        work.start(PLAN)
+        (directory / "notes.txt").write_text("mine")
+        work.clear()
+    assert (directory / "notes.txt").read_text() == "mine"
 
 
 @pytest.fixture
 def files(directory: Path, tmp_path: Path) -> list[tuple[str, Path]]:
     """Return an old output of two files, and new ones that wait in the workspace."""
     _fill(directory, parts=1)
-    for name in ("index", "features"):
+    for name in ("index.jsonl", "features"):
         (tmp_path / name).write_text("old")
         (directory / name).write_text("new")
-    return [("index", tmp_path / "index"), ("features", tmp_path / "features")]
+    return [("index.jsonl", tmp_path / "index.jsonl"), ("features", tmp_path / "features")]
 
 
 def test_publish_replaces_the_old_files_and_ends_the_job(directory: Path, files: list[tuple[str, Path]]) -> None:
@@ -218,7 +258,7 @@ def test_publish_replaces_the_old_files_and_ends_the_job(directory: Path, files:
 
 
 def test_publish_touches_nothing_unless_all_files_are_there(directory: Path, files: list[tuple[str, Path]]) -> None:
-    (directory / "index").unlink()
+    (directory / "index.jsonl").unlink()
     with Workspace(directory) as work:
         with pytest.raises(OutputError, match="cannot write"):
             work.replace_output(files)

@@ -16,9 +16,8 @@ from ...features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
 from ...features.formats import Row, check_suffix, iter_rows, json_line, write_features
 from ...runtime.files import atomic_file, disk_errors, sha256_of, write_json
 from .ledger import stored_outcomes
-from .workspace import Part, Workspace
+from .workspace import FEATURES, Part, Workspace
 
-_FEATURES = "features"
 _META_KEYS = {"output", "plan", "rows", "failed", "sha256", "lists_sha256"}
 _PLAN_KEYS = {"settings", "inputs_sha256"}
 
@@ -203,7 +202,7 @@ def write_output(
         shapes = [*old_shapes, *counts.shapes]
         if not shapes:
             _give_up(out, work)
-        with atomic_file(work.directory / _FEATURES) as file:
+        with atomic_file(work.directory / FEATURES) as file:
             new = (row for outcome in stored_outcomes(work, parts) for row in outcome.rows)
             rows = chain(_old_rows(base) if base is not None else (), _numbered(new, len(old_shapes)))
             write_features(file, rows, suffix=out.suffix, shapes=shapes, dtype=about["settings"]["dtype"])
@@ -215,7 +214,7 @@ def write_output(
             "rows": len(shapes),
             "failed": counts.failed,
             "plan": {**about["plan"], "inputs_sha256": inputs_digest([*kept, *clips])},
-            "sha256": sha256_of(work.directory / _FEATURES),
+            "sha256": sha256_of(work.directory / FEATURES),
             "lists_sha256": {name: sha256_of(work.directory / name) for name in (INDEX, ERRORS, INPUTS)},
         }
         write_json(work.directory / META, meta)
@@ -224,7 +223,7 @@ def write_output(
 
 def finish(out: Path, work: Workspace) -> None:
     """Move an output that is complete but for this into place."""
-    work.replace_output([*((name, sidecar(out, name)) for name in (INDEX, ERRORS, INPUTS, META)), (_FEATURES, out)])
+    work.replace_output([*((name, sidecar(out, name)) for name in (INDEX, ERRORS, INPUTS, META)), (FEATURES, out)])
 
 
 @dataclass(frozen=True)

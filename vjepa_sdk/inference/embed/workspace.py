@@ -19,6 +19,8 @@ import hashlib
 import json
 import logging
 import os
+import re
+import stat
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,13 +29,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ...errors import OutputError
+from ...errors import OutputError, printable
+from ...features.embeddings import ERRORS, INDEX, INPUTS, META
 from ...runtime.files import atomic_file, canonical_json, digest_of, disk_errors, sync_directory, write_json
 from ...runtime.lock import RemovableLock
 
 logger = logging.getLogger(__name__)
 
 _LOCK, _PLAN, _JOURNAL, _COMMIT = "lock", "plan.json", "journal.jsonl", "commit"
+FEATURES = "features"
+_NAMED = (_LOCK, _PLAN, _JOURNAL, _COMMIT, FEATURES, INDEX, ERRORS, INPUTS, META)
+_NAMES = "|".join([*map(re.escape, _NAMED), r"part-\d{8,}(-\d{8,})?"])
+_OURS = re.compile(rf"{_NAMES}|\.({_NAMES})\.[0-9a-f]{{12}}\.tmp")
+_OWNER = re.compile(rb"(process \d+ on \S+\n)?")
+"""What the lock of a job may hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +74,12 @@ class Part:
 class Workspace:
     """Directory of one job, owned by one run at a time while the block lasts.
 
-    A block that ends without a plan on disk leaves no directory behind.
+    A block that ends without a plan on disk leaves no directory behind. Only files of a job are ever deleted: a
+    directory that holds anything else is refused.
 
     Raises:
         InUseError: another live run owns it.
-        OutputError: it cannot be made.
+        OutputError: it cannot be made, or it is not a job's.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -78,6 +88,7 @@ class Workspace:
 
     def __enter__(self) -> Workspace:
         with disk_errors(self.directory):
+            self._refuse_what_is_not_ours()
             self._lock.__enter__()
         return self
 
@@ -90,6 +101,24 @@ class Workspace:
                     self._remove_directory()
         finally:
             self._lock.__exit__(kind, error, trace)
+
+    def _refuse_what_is_not_ours(self) -> None:
+        """Raise OutputError if something of somebody else's is there: a link, a file, or a directory that holds any."""
+        remedy = "move it away, or choose another output"
+        try:
+            if not stat.S_ISDIR(self.directory.lstat().st_mode):
+                raise OutputError(f"{self.directory}: is in the place of a job's directory; {remedy}")
+            found = sorted(os.scandir(self.directory), key=lambda entry: entry.name)
+        except FileNotFoundError:
+            return
+        for entry in found:
+            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
+                raise OutputError(
+                    f"{self.directory}: holds {printable(entry.name)}, which is no file of a job; {remedy}"
+                )
+        with suppress(FileNotFoundError):  # its owner may end this very moment
+            if not _OWNER.fullmatch((self.directory / _LOCK).read_bytes()):
+                raise OutputError(f"{self.directory}: its file {_LOCK} is not the lock of a job; {remedy}")
 
     def read_plan(self) -> dict[str, Any] | None:
         """Return the plan, or None where there is none that can be trusted."""
@@ -224,7 +253,7 @@ class Workspace:
     def _keep_only(self, names: Sequence[str]) -> None:
         kept = {_LOCK, *names}
         for path in self.directory.iterdir():
-            if path.name not in kept:
+            if path.name not in kept and _OURS.fullmatch(path.name):
                 path.unlink()
 
     def _remove_directory(self) -> None:
