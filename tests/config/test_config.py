@@ -273,3 +273,39 @@ def test_run_settings_that_cannot_work_are_refused(overrides: list[str], message
 def test_mask_blocks_of_stills_are_refused_for_clips() -> None:
     with pytest.raises(ConfigError, match="masks: kind='ijepa' hides blocks of stills; clips take kind='multiblock'"):
         TrainConfig(masks=(MaskConfig(kind="ijepa"),))
+
+
+TURNS = (MaskConfig(kind="future", share=3.0), MaskConfig(num_blocks=2, share=1.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"masks": (MaskConfig(kind="future", context_steps=(2, 8)),)},
+            "leaves no future to clips of 8 time steps; pass at",
+        ),
+        (
+            {"masks": (TURNS[0], MaskConfig())},
+            "share must be set for all mask sets, which then take turns, or for none",
+        ),
+        ({"masks": TURNS}, "have one mask token; set objective.mask_token='shared'"),
+    ],
+)
+def test_mask_sets_that_do_not_go_together_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        TrainConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "future", "context_steps": (3, 2)}, r"context_steps=\(3, 2\) must be \(low, high\)"),
+        ({"kind": "future", "num_blocks": 3}, "num_blocks=3 has no effect on kind='future'"),
+        ({"context_steps": (2, 2)}, r"context_steps=\(2, 2\) has no effect on kind='multiblock'"),
+        ({"share": 0.0}, "share=0.0 must be above 0"),
+    ],
+)
+def test_settings_of_future_masks_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MaskConfig(**changes)

@@ -165,6 +165,22 @@ def test_stills_too_small_for_their_blocks_are_refused() -> None:
         draw(batch_size=1, generator=generator(0))
 
 
+@given(grid=grids.filter(lambda grid: grid[0] > 1), batch_size=st.integers(1, 6), seed=st.integers(0, 2**31))
+@settings(deadline=None)
+def test_the_future_is_all_that_comes_after_the_context(grid: tuple[int, int, int], batch_size: int, seed: int) -> None:
+    draw = masking(grid=grid, kind="future", context_steps=(1, grid[0] - 1))
+    context, target = draw(batch_size=batch_size, generator=generator(seed))
+    per_frame = grid[1] * grid[2]
+    assert context.shape[1] % per_frame == 0 and 0 < context.shape[1] < grid[0] * per_frame
+    assert torch.equal(torch.cat([context, target], dim=1), torch.arange(grid[0] * per_frame).expand(batch_size, -1))
+
+
+def test_the_length_of_the_past_is_drawn_from_its_interval() -> None:
+    draw = masking(grid=(8, 6, 6), kind="future", context_steps=(2, 4))
+    lengths = {draw(batch_size=2, generator=generator(seed))[0].shape[1] // 36 for seed in range(40)}
+    assert lengths == {2, 3, 4}
+
+
 def test_same_seed_draws_the_same_masks() -> None:
     first, second = (masking()(batch_size=4, generator=generator(7)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -54,15 +54,15 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
+def read_json(path: str | Path, *, max_bytes: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """Read a JSON file that holds an object: of at most 1 MiB, no key twice, nested at most 32 deep, no NaN."""
     try:
         with open(path, "rb") as file:
-            raw = file.read(MAX_CONFIG_BYTES + 1)
+            raw = file.read(max_bytes + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: a configuration has at most {MAX_CONFIG_BYTES} bytes; this is another kind of file")
+    if len(raw) > max_bytes:
+        raise ConfigError(f"{path}: a configuration has at most {max_bytes} bytes; this is another kind of file")
     try:
         data = json.loads(raw, object_pairs_hook=without_duplicates, parse_constant=_refuse_constant)
         _check_depth(data)

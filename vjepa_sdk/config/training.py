@@ -11,7 +11,7 @@ from .model import ModelConfig
 from .schema import check_interval, check_multiple, check_range, check_types
 
 Equalize = Literal["columns", "truncate"]
-MaskKind = Literal["multiblock", "random_tube", "ijepa"]
+MaskKind = Literal["multiblock", "random_tube", "ijepa", "future"]
 IndexRule = Literal["even", "official"]
 LearningRateSchedule = Literal["cosine", "constant", "linear", "wsd"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -23,7 +23,11 @@ class MaskConfig:
 
     kind: MaskKind = "multiblock"
     """`multiblock`: the union of blocks; `random_tube`: scattered places, the same in every frame (V-JEPA's ablation);
-    `ijepa`: several target blocks of a still, predicted one by one from one large context block."""
+    `ijepa`: several target blocks of a still, predicted one by one from one large context block;
+    `future`: all that comes after the clip's first time steps (intuitive physics, arXiv 2502.11831)."""
+    share: float | None = None
+    """Where the mask sets of a run take turns: how often a forward pass draws this one, relative to the others. None:
+    every pass predicts for every set, as in all official recipes."""
     num_blocks: int = 8
     """Blocks that are hidden; with `ijepa` the number of target blocks."""
     spatial_scale: tuple[float, float] = (0.15, 0.15)
@@ -44,6 +48,9 @@ class MaskConfig:
     complement: EncoderWeights | None = None
     """`target`: it becomes all that the context, cut to the batch's length, does not show (official `full_complement`);
     `context`: the reverse (`pred_full_complement`)."""
+    context_steps: tuple[int, int] = (1, 1)
+    """Time steps, of one tubelet each, that the context of `future` shows, drawn from (low, high) for each forward
+    pass; the same for its whole batch."""
     invert: bool = False
     """Swap context and target (official `inv_block`)."""
     equalize: Equalize = "columns"
@@ -59,6 +66,10 @@ class MaskConfig:
         intervals = {"spatial_scale": 1.0, "temporal_scale": 1.0, "aspect_ratio": 16.0, "context_scale": 1.0}
         for name, high in intervals.items():
             check_interval(name, getattr(self, name), 0.0, high)
+        if not 1 <= self.context_steps[0] <= self.context_steps[1]:
+            raise ConfigError(f"context_steps={self.context_steps} must be (low, high) with 1 <= low <= high")
+        if self.share is not None and not 0.0 < self.share <= 1e6:
+            raise ConfigError(f"share={self.share} must be above 0; leave the mask set out instead")
         for name in ("hidden_share", "max_temporal_keep"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be a share above 0, at most 1")
@@ -78,9 +89,10 @@ class MaskConfig:
                            "max_keep", "complement", "invert", "equalize"},
             "random_tube": {"hidden_share", "invert"},
             "ijepa": {"num_blocks", "spatial_scale", "aspect_ratio", "context_scale", "min_keep"},
+            "future": {"context_steps", "invert"},
         }[self.kind]  # fmt: skip
         for item in fields(self):
-            if item.name not in known | {"kind"} and getattr(self, item.name) != item.default:
+            if item.name not in known | {"kind", "share"} and getattr(self, item.name) != item.default:
                 raise ConfigError(
                     f"{item.name}={getattr(self, item.name)!r} has no effect on kind={self.kind!r}; leave it out"
                 )
@@ -167,12 +179,28 @@ class DataConfig:
     antialias: bool = True
     """Smooth before the crop is scaled down; the official video code does not."""
     horizontal_flip: bool = True
+    still: float = 0.0
+    """Probability that one frame of a video stands for the whole clip."""
+    moving_window: float = 0.0
+    """Probability that the crop moves or zooms steadily from one rectangle to another; over a still frame this is all
+    that moves."""
+    sprites: float = 0.0
+    """Probability that a patch of the clip itself, with other colours, crosses it on a straight line."""
     color_jitter: float = 0.0
     """Strength of random brightness, contrast and saturation, one draw a clip; 0: none, as in all official recipes."""
     rand_augment: bool = False
     """Two random operations of RandAugment (arXiv 1909.13719), one draw a clip."""
     random_erasing: float = 0.0
     """Probability that one rectangle is erased from all frames of a clip."""
+    cache: str | None = None
+    """Directory in which the clips are kept decoded and small, for all runs over the same files: made once, read from
+    then on. Crops are then cut from the small frames. None: decode every clip every time."""
+    cache_short_side: int = 96
+    """Pixels of the short side of the frames that are kept; smaller frames stay as they are."""
+    cache_fps: float | None = None
+    """Frames a second that are kept; None: all."""
+    cache_gigabytes: float = 16.0
+    """A cache that would become larger than this is refused."""
     num_workers: int = 2
     """Decoding processes; 0 decodes in the training process, without a deadline."""
     prefetch: int = 32
@@ -192,8 +220,12 @@ class DataConfig:
             check_range("fps", self.fps, 0.001, 1000)
         check_interval("crop_scale", self.crop_scale, 0.0, 1.0)
         check_interval("crop_aspect_ratio", self.crop_aspect_ratio, 0.0, 16.0)
-        for name in ("color_jitter", "random_erasing", "max_bad_fraction"):
+        for name in ("color_jitter", "random_erasing", "max_bad_fraction", "still", "moving_window", "sprites"):
             check_range(name, getattr(self, name), 0.0, 1.0)
+        check_range("cache_short_side", self.cache_short_side, 16, 4096)
+        if self.cache_fps is not None:
+            check_range("cache_fps", self.cache_fps, 0.001, 1000)
+        check_range("cache_gigabytes", self.cache_gigabytes, 0.001, 1e6)
         check_range("num_workers", self.num_workers, 0, 256)
         check_range("prefetch", self.prefetch, 1, 65536)
         check_range("deadline_seconds", self.deadline_seconds, 0.1, 86400)
@@ -353,8 +385,7 @@ class TrainConfig:
             check_multiple("images.img_size", self.images.img_size, "patch_size", self.model.patch_size)
             sets.append(("images.masks", self.images.masks, 1))
         for where, masks, frames in sets:
-            if any(mask.kind == "ijepa" for mask in masks) and frames != 1:
-                raise ConfigError(f"{where}: kind='ijepa' hides blocks of stills; clips take kind='multiblock'")
+            self._check_mask_sets(where, masks, frames)
         if self.objective.context_weight and any(mask.kind == "ijepa" for mask in self.masks):
             raise ConfigError(
                 f"objective.context_weight={self.objective.context_weight} is not defined for kind='ijepa'; set it to 0"
@@ -363,4 +394,24 @@ class TrainConfig:
             raise ConfigError(
                 f"model.num_mask_tokens={self.model.num_mask_tokens} must be at least the number of mask sets; "
                 f"pass {len(self.masks)} or objective.mask_token='shared'"
+            )
+
+    def _check_mask_sets(self, where: str, masks: tuple[MaskConfig, ...], frames: int) -> None:
+        """Check the mask sets of clips of so many frames, one for stills."""
+        if frames != 1 and any(mask.kind == "ijepa" for mask in masks):
+            raise ConfigError(f"{where}: kind='ijepa' hides blocks of stills; clips take kind='multiblock'")
+        steps = max(1, frames // self.model.tubelet_size)
+        for mask in masks:
+            if mask.kind == "future" and mask.context_steps[1] >= steps:
+                remedy = f"pass at most {steps - 1}" if steps > 1 else "pass longer clips"
+                raise ConfigError(
+                    f"{where}: context_steps={mask.context_steps} leaves no future to clips of {steps} time steps; "
+                    f"{remedy}"
+                )
+        takes_turns = {mask.share is not None for mask in masks}
+        if len(takes_turns) > 1:
+            raise ConfigError(f"{where}: share must be set for all mask sets, which then take turns, or for none")
+        if takes_turns == {True} and self.objective.mask_token == "per_mask":
+            raise ConfigError(
+                f"{where}: mask sets that take turns have one mask token; set objective.mask_token='shared'"
             )

@@ -1,4 +1,4 @@
-"""Choose what is hidden: blocks that cover the same area in every frame."""
+"""Choose what is hidden: blocks that cover the same area in every frame, or the future."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ def draw_mask_set(
         context, target = _random_tubes(config, grid, batch_size, generator)
     elif config.kind == "ijepa":
         return _ijepa_blocks(config, grid, batch_size, generator)
+    elif config.kind == "future":
+        context, target = _future(config, grid, batch_size, generator)
     else:
         context, target = _multiblocks(config, grid, batch_size, generator)
     for name, index in (("context", context), ("target", target)):
@@ -129,6 +131,14 @@ def _random_tubes(
     count = int(places * (1.0 - config.hidden_share))
     order = torch.rand(batch_size, places, generator=generator).argsort(dim=1)
     return _over_frames(order[:, :count], grid), _over_frames(order[:, count:], grid)
+
+
+def _future(config: MaskConfig, grid: Block, batch_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Show the first time steps, as many in the whole batch, and hide all that comes after."""
+    low, high = config.context_steps
+    count = int(torch.randint(low, high + 1, (), generator=generator)) * grid[1] * grid[2]
+    order = torch.arange(math.prod(grid)).expand(batch_size, -1)
+    return order[:, :count], order[:, count:]
 
 
 def _ijepa_blocks(

@@ -20,8 +20,8 @@ from .metrics import last_step
 # what a continued run may change: where things are, how fast they come, and what is kept
 _MAY_CHANGE = {
     "out", "preset", "device", "log_every", "save_every", "keep_checkpoints", "keep_every", "activation_checkpointing",
-    "data.path", "data.sources.path", "data.num_workers", "data.prefetch", "data.deadline_seconds",
-    "data.max_bad_fraction",
+    "data.path", "data.sources.path", "data.cache_gigabytes", "data.num_workers", "data.prefetch",
+    "data.deadline_seconds", "data.max_bad_fraction",
 }  # fmt: skip
 
 
@@ -87,8 +87,13 @@ def changed_settings(old: TrainConfig, new: TrainConfig) -> list[str]:
     return [
         f"{key}: {change}"
         for key, change in differences(to_dict(old), to_dict(new)).items()
-        if re.sub(r"^images\.(?=data\.)|\[\d+\]", "", key) not in _MAY_CHANGE
+        if not _may_change(re.sub(r"^images\.(?=data\.)|\[\d+\]", "", key), change)
     ]
+
+
+def _may_change(key: str, change: str) -> bool:
+    # a cache may lie elsewhere, but with one and without one the pixels differ
+    return key in _MAY_CHANGE or (key == "data.cache" and "unset" not in change.split(" -> "))
 
 
 def _check_lists(out: Path, old: Mapping[str, Any], new: Mapping[str, Mapping[str, Any]]) -> None:

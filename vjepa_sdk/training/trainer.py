@@ -123,8 +123,10 @@ class Trainer:
             if self.group.is_first:
                 stack.enter_context(claimed(self.out, resume=resume))
             stop = stack.enter_context(stop_on_signal())
+            show = show_progress_bar if self.group.is_first else False
             # the first process may set damaged checkpoints aside and fill caches
             with self.group.first_process_first():
+                self.loader.open_caches(show_progress_bar=show)
                 is_new = self._begin(resume)
             if self.group.is_first:
                 self._open_files(stack)
@@ -132,7 +134,6 @@ class Trainer:
                 # a disk that is too small is told now, not after hours
                 self._save()
                 self.saver.finish()
-            show = show_progress_bar if self.group.is_first else False
             bar = stack.enter_context(progress_bar("pretrain", total=self.config.steps, done=self.step, show=show))
             self._train(stop, bar)
             return self._end()

@@ -99,8 +99,8 @@ def test_command_line_shows_it_unless_quiet(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, clips: Path, tmp_path: Path
 ) -> None:
     small = (
-        "model.img_size=64 model.num_frames=4 model.embed_dim=24 model.num_heads=2 model.depth=4 "
-        "model.level_layers=[0,1,2,3] model.predictor_embed_dim=12 model.predictor_num_heads=1 "
+        "model.img_size=32 model.embed_dim=24 model.num_heads=2 model.depth=2 "
+        "model.level_layers=[0,1] model.predictor_embed_dim=12 model.predictor_num_heads=1 "
         "model.predictor_depth=1 steps=1 batch_size=2 data.num_workers=0"
     ).split()
     settings = [part for setting in small for part in ("--set", setting)]

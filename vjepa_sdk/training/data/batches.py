@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ...config.training import DataConfig
 from ...corpus.datasets import list_clips
 from ...errors import ConfigError, GuardError
 from ...runtime.workers.pool import TaskResult, WorkerPool
+from .cache import open_cache
 from .cutter import ClipCutter, ClipRequest
 from .order import CLIP_KEY, REPLACEMENT_KEY, ClipOrder, derive_seed
 
@@ -125,6 +126,12 @@ class TrainingData:
         self.config, self.batch_size, self.seed, self.bad = config, batch_size, seed, bad
         self.order = ClipOrder([len(paths) for paths in self.sources], [source.weight for source in sources], seed)
         self.cutter = ClipCutter(config=config, num_frames=num_frames, crop_size=crop_size)
+
+    def open_cache(self, *, show_progress_bar: bool | None = None) -> None:
+        """Cut clips out of the cache that the configuration names, if any, from now on; see `open_cache`."""
+        if self.config.cache is not None:
+            cache = open_cache(self.config, self.paths, show_progress_bar=show_progress_bar)
+            self.cutter = replace(self.cutter, cache=cache)
 
     def batches(
         self,

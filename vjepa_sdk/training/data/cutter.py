@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from ...video.inputs import is_image
 from ...video.reader import iter_clip, open_video
 from ...video.transforms import RandomCrop, as_frames, crop_in_groups, draw_crop
 from .augment import augment
+from .cache import FrameCache
+from .motion import add_sprite, draw_boxes, moving_window
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,15 @@ class ClipCutter:
     config: DataConfig
     num_frames: int
     crop_size: int
+    cache: FrameCache | None = None
+    """Where the frames are, decoded and small; None: in the videos."""
 
     def __call__(self, request: ClipRequest) -> tuple[np.ndarray, dict[str, Any]]:
         """Return pixels `uint8 [T, 3, H, W]` and the frame indices they come from."""
         config, generator = self.config, torch.Generator().manual_seed(request.seed)
         clip, indices = self._read(request.path, generator)
+        if config.sprites and _chance(config.sprites, generator):
+            clip = add_sprite(clip.expand(len(indices), -1, -1, -1), generator=generator)
         clip = augment(
             clip,
             color_jitter=config.color_jitter,
@@ -53,16 +60,52 @@ class ClipCutter:
 
     def _read(self, path: str, generator: torch.Generator) -> tuple[Tensor, np.ndarray]:
         """Return cropped frames `uint8 [T, 3, H, W]`, a still once, and the index of each frame of the clip."""
+        if self.cache is not None:
+            frames, fps = self.cache.read(path)
+            indices = self._choose(len(frames), fps, generator)
+            return self._crop(lambda needed: frames[needed], indices, frames.shape[1:3], generator), indices
         if is_image(path):
             image = read_image(path)
-            crop = self._draw_crop(image.shape[0], image.shape[1], generator)
-            return crop(as_frames([image])), np.zeros(self.num_frames, np.int64)
+            indices = np.zeros(self.num_frames, np.int64)
+            return self._crop(lambda needed: [image], indices, image.shape[:2], generator), indices
         with open_video(path, decoder=self.config.decoder) as reader:
-            indices = self.choose_frames(len(reader), reader.info.fps, generator)
-            crop = self._draw_crop(reader.info.height, reader.info.width, generator)
-            needed, places = np.unique(indices, return_inverse=True)
-            frames = crop_in_groups(iter_clip(reader, needed), crop)
-        return frames[torch.from_numpy(places)], indices
+            indices = self._choose(len(reader), reader.info.fps, generator)
+            size = reader.info.height, reader.info.width
+            return self._crop(lambda needed: iter_clip(reader, needed), indices, size, generator), indices
+
+    def _choose(self, num_available: int, fps: float, generator: torch.Generator) -> np.ndarray:
+        indices = self.choose_frames(num_available, fps, generator)
+        if self.config.still and _chance(self.config.still, generator):
+            indices[:] = indices[0]
+        return indices
+
+    def _crop(
+        self,
+        read: Callable[[np.ndarray], Iterable[np.ndarray]],
+        indices: np.ndarray,
+        size: tuple[int, ...],
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Read the frames at `indices`, each once, and cut a rectangle or a moving window out of them.
+
+        Args:
+            read: gives the frames at ascending indices, `uint8 [H, W, 3]` each.
+            size: height and width of the frames.
+
+        Returns:
+            uint8 [T, 3, crop, crop]; one frame where all are the same.
+        """
+        config = self.config
+        crop = self._draw_crop(size[0], size[1], generator)
+        needed, places = np.unique(indices, return_inverse=True)
+        if config.moving_window and _chance(config.moving_window, generator):
+            first, last = draw_boxes(
+                size[0], size[1], scale=config.crop_scale, ratio=config.crop_aspect_ratio, generator=generator
+            )
+            frames = as_frames(list(read(needed)))[torch.from_numpy(places)]
+            return moving_window(frames, first, last, crop_size=self.crop_size, flip=crop.flip)
+        frames = crop_in_groups(read(needed), crop)
+        return frames if len(needed) == 1 else frames[torch.from_numpy(places)]
 
     def _draw_crop(self, height: int, width: int, generator: torch.Generator) -> RandomCrop:
         config = self.config
@@ -90,6 +133,10 @@ class ClipCutter:
             stride = round(source_fps / self.config.fps)
         choose = official_indices if is_official else even_indices
         return choose(num_available, num_frames=self.num_frames, stride=max(1, stride), generator=generator)
+
+
+def _chance(probability: float, generator: torch.Generator) -> bool:
+    return float(torch.rand((), generator=generator)) < probability
 
 
 def even_indices(num_available: int, *, num_frames: int, stride: int, generator: torch.Generator) -> np.ndarray:

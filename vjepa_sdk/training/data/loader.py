@@ -73,6 +73,11 @@ class StepLoader:
             for kind, stream in self._streams.items()
         }
 
+    def open_caches(self, *, show_progress_bar: bool | None = None) -> None:
+        """Decode all clips and stills once, where the configuration asks for it, or find that it was done."""
+        for stream in self._streams.values():
+            stream.data.open_cache(show_progress_bar=show_progress_bar)
+
     @contextmanager
     def batches(self, *, first_step: int) -> Iterator[Iterator[StepBatch]]:
         """Lend the batches of all steps from one on; the processes that decode them end with the block."""

@@ -28,9 +28,19 @@ def draw_image_masks(config: TrainConfig, *, batch_size: int, step: int, forward
 
 def _draw(masks: tuple[MaskConfig, ...], grid: tuple[int, int, int], batch_size: int, keys: tuple[int, ...]) -> Masks:
     pairs = [
-        draw_mask_set(
-            mask, grid=grid, batch_size=batch_size, generator=torch.Generator().manual_seed(derive_seed(*keys, index))
-        )
-        for index, mask in enumerate(masks)
+        draw_mask_set(masks[index], grid=grid, batch_size=batch_size, generator=_generator(*keys, index))
+        for index in _turn(masks, keys)
     ]
     return Masks(tuple(context for context, _ in pairs), tuple(target for _, target in pairs))
+
+
+def _turn(masks: tuple[MaskConfig, ...], keys: tuple[int, ...]) -> list[int]:
+    """Return the numbers of the mask sets that a pass predicts for: all, or one where they take turns."""
+    shares = [mask.share for mask in masks if mask.share is not None]
+    if not shares:
+        return list(range(len(masks)))
+    return torch.multinomial(torch.tensor(shares), 1, generator=_generator(*keys, len(masks))).tolist()
+
+
+def _generator(*keys: int) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(*keys))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 
@@ -200,17 +200,38 @@ def _passes(config: TrainConfig, content: Content, world_size: int) -> PassPlan:
         img_size=side,
     )
     count = min(config.steps, max(2, min(_MOST_DRAWS, _MOST_DRAWN_SAMPLES // size)))
-    draws = [_lengths(draw(config, batch_size=size, step=step)) for step in range(count)]
+    turns = [
+        (share, [_lengths(draw(turn, batch_size=size, step=step)) for step in range(count)])
+        for share, turn in _turns(config, content)
+    ]
+    draws = [lengths for _, drawn in turns for lengths in drawn]
     return PassPlan(
         content=content,
         batch_size=size,
         passes=part.batch_size // size // world_size,
         samples=part.batch_size,
         tokens=shape.tokens,
-        masks=tuple(_mean(lengths) for lengths in zip(*draws, strict=True)),
-        operations=_sum((pass_operations(shape, each) for each in draws), times=part.batch_size / size / count),
+        masks=tuple(_mean(lengths) for _, drawn in turns for lengths in zip(*drawn, strict=True)),
+        operations=_sum(
+            _sum((pass_operations(shape, each) for each in drawn), times=share * part.batch_size / size / count)
+            for share, drawn in turns
+        ),
         memory=max((pass_memory(shape, each) for each in draws), key=lambda need: need.activations + need.working),
     )
+
+
+def _turns(config: TrainConfig, content: Content) -> list[tuple[float, TrainConfig]]:
+    """Return the run as it is in each kind of its passes, with the kind's share: one, unless mask sets take turns."""
+    masks = config.masks if content == "clips" or config.images is None else config.images.masks
+    shares = [mask.share for mask in masks if mask.share is not None]
+    if not shares:
+        return [(1.0, config)]
+    alone = [(replace(mask, share=None),) for mask in masks]
+    if content == "clips" or config.images is None:
+        runs = [replace(config, masks=each) for each in alone]
+    else:
+        runs = [replace(config, images=replace(config.images, masks=each)) for each in alone]
+    return [(share / sum(shares), run) for share, run in zip(shares, runs, strict=True)]
 
 
 def _lengths(masks: Masks) -> list[MaskLengths]:
@@ -291,6 +312,8 @@ def decoding_seconds(
 
     Frames between the sampled ones are decoded too, and those from the key frame before: half a second on average.
     """
+    if data.cache is not None:
+        return num_frames * crop_size**2 / CROPPED_PIXELS_PER_SECOND
     frames = 1.0
     if num_frames > 1:
         stride = max(1.0, fps / data.fps) if data.fps else sum(data.frame_stride) / 2
