@@ -214,7 +214,7 @@ def test_pretrain_trains_and_exports(
     out = tmp_path / "run"
     assert run(monkeypatch, "pretrain", clips, "--preset", "tiny", "--out", out, *settings) == exit_codes.COMPLETE
     assert capsys.readouterr().out == f"{out / 'model'}: trained 2 steps\n"
-    assert vjepa_sdk.VJEPA.from_pretrained(out / "model").config.depth == 4
+    assert vjepa_sdk.VJEPA.from_pretrained(out / "model").config.depth == 2
 
 
 def test_pretrain_settings_reach_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

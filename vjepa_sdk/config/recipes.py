@@ -191,20 +191,20 @@ def _one_gpu(encoder: str, *, micro_batch_size: int, predictor_depth: int = 12) 
 def _tiny() -> TrainConfig:
     """One CPU core: nine passes of ten predict the future of small clips, with terms against collapse.
 
-    Two levels and a context loss as in V-JEPA 2.1, future masks as in the study of intuitive physics (arXiv 2502.11831).
+    Two levels and a context loss as in V-JEPA 2.1; the future as in the study of intuitive physics (arXiv 2502.11831).
     """
     return TrainConfig(
         model=ModelConfig(
             img_size=48,
             num_frames=8,
             patch_size=8,
-            embed_dim=128,
-            depth=4,
-            num_heads=4,
-            level_layers=(1, 3),
-            predictor_embed_dim=64,
+            embed_dim=192,
+            depth=6,
+            num_heads=6,
+            level_layers=(2, 5),
+            predictor_embed_dim=96,
             predictor_depth=3,
-            predictor_num_heads=2,
+            predictor_num_heads=3,
             predictor_levels=2,
             predictor_context=True,
             num_mask_tokens=1,
@@ -233,10 +233,10 @@ def _tiny() -> TrainConfig:
             betas=(0.9, 0.98),
             max_grad_norm=3.0,
         ),
-        steps=10_000,
-        batch_size=16,
+        steps=4_500,
+        batch_size=32,
         log_every=50,
-        save_every=1000,
+        save_every=500,
     )
 
 
@@ -262,7 +262,18 @@ def _ijepa_tiny() -> TrainConfig:
         masks=_ijepa_masks(),
         objective=ObjectiveConfig(loss="smooth_l1", variance_weight=0.3, covariance_weight=0.006, ema_start=0.99),
         data=DataConfig(crop_aspect_ratio=(3 / 4, 4 / 3)),
-        batch_size=32,
+        optim=OptimConfig(
+            lr=1.5e-4,
+            start_lr=1.5e-5,
+            schedule="wsd",
+            warmup_steps=100,
+            decay_steps=90,
+            final_weight_decay=0.04,
+            max_grad_norm=3.0,
+        ),
+        steps=350,
+        log_every=10,
+        save_every=50,
     )
 
 

@@ -90,7 +90,7 @@ def _ijepa(name: str, repository: str, file: str, parameters: int, dim: int, siz
 
 _MODELS = (
     ModelInfo(
-        name="vjepa-tiny", source="bundled", family="vjepa2", parameters=5_635_008, resolution=96, num_frames=8,
+        name="vjepa-tiny", source="bundled", family="vjepa2", parameters=2_743_872, resolution=48, num_frames=8,
         embed_dim=192, licence="Apache-2.0",
     ),
     _vjepa2("vjepa2-vitl16", "vjepa2-vitl-fpc64-256", "vitl", 303_885_312, 1024, 256, 64),
