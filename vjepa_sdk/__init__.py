@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from .corpus.find import FoundClips as FoundClips
     from .corpus.find import find_clips as find_clips
     from .corpus.lists import ClipSource as ClipSource
+    from .downstream.duplicates import DuplicateReport as DuplicateReport
+    from .downstream.duplicates import find_duplicates as find_duplicates
+    from .downstream.nearest import semantic_search as semantic_search
+    from .downstream.search import Hit as Hit
+    from .downstream.search import SearchIndex as SearchIndex
     from .errors import VJEPAError as VJEPAError
     from .features.embeddings import Embeddings as Embeddings
     from .features.video_features import VideoFeatures as VideoFeatures
@@ -42,9 +47,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "CheckedFile": "corpus.check",
     "ClipSource": "corpus.lists",
+    "DuplicateReport": "downstream.duplicates",
     "EmbedResult": "inference.embed.job",
     "Embeddings": "features.embeddings",
     "FoundClips": "corpus.find",
+    "Hit": "downstream.search",
     "ModelConfig": "config.model",
     "ModelInfo": "config.registry",
     "Plan": "training.plan.estimate",
@@ -52,6 +59,7 @@ _HOMES = {
     "PretrainResult": "training.trainer",
     "Probe": "inference.probe",
     "PushReport": "hub.upload",
+    "SearchIndex": "downstream.search",
     "TrainConfig": "config.training",
     "VJEPA": "inference.vjepa",
     "VJEPAError": "errors",
@@ -59,6 +67,7 @@ _HOMES = {
     "check_files": "corpus.check",
     "embed_files": "inference.embed.job",
     "find_clips": "corpus.find",
+    "find_duplicates": "downstream.duplicates",
     "list_models": "config.registry",
     "load_embeddings": "hub.locate",
     "plan": "training.plan.estimate",
@@ -66,6 +75,7 @@ _HOMES = {
     "push": "hub.publish",
     "read_video": "video.reader",
     "sample_indices": "video.sampling",
+    "semantic_search": "downstream.nearest",
     "train_config": "config.recipes",
     "write_card": "hub.publish",
 }

@@ -31,3 +31,7 @@ Layout = Literal["vjepa", "transformers"]
 
 Content = Literal["clips", "stills"]
 """What a pass of a training step is made of."""
+
+Metric = Literal["cosine", "centered"]
+"""`cosine` of the features as they are; `centered`: after the mean of all rows is taken off, which many features of one
+model share, so that their cosines crowd near 1."""

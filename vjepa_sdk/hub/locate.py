@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..config.documents import MAX_CONFIG_BYTES, read_json
 from ..config.registry import KNOWN_MODELS
@@ -163,12 +163,14 @@ def load_embeddings(
     token: str | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
+    memory_map: bool = False,
 ) -> Embeddings:
     """Load what `embed_files` wrote, in any of its formats, here or from the hub.
 
     Args:
         path: the file of features, with its `.index.jsonl` and `.meta.json` beside it; or the hub id `owner/name` of a
-            dataset repository that `push` made. The other arguments are those of `VJEPA.from_pretrained`.
+            dataset repository that `push` made. Arguments not listed here are those of `VJEPA.from_pretrained`.
+        memory_map: leave the rows of a `.npy` on disk until they are looked at.
 
     Raises:
         ConfigError: a suffix that is none of the formats, or `.parquet` without pyarrow; or the hub does not know the
@@ -193,7 +195,8 @@ def load_embeddings(
         meta = json.loads(sidecar(path, META).read_bytes())
         index = [json.loads(line) for line in sidecar(path, INDEX).read_bytes().splitlines()]
         # .npy in one piece, the others row by row
-        features = load_npy(path) if path.suffix == ".npy" else stack_rows(list(iter_rows(path)))
+        mode: Literal["r"] | None = "r" if memory_map else None
+        features = load_npy(path, mmap_mode=mode) if path.suffix == ".npy" else stack_rows(list(iter_rows(path)))
     except FileNotFoundError as error:
         raise InputError(f"{error.filename}: does not exist; `vjepa embed --out {path}` writes it") from error
     except Exception as error:  # numpy, zipfile and safetensors raise half a dozen classes on damaged files

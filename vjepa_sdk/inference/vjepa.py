@@ -422,6 +422,17 @@ class VJEPA:
         """Pool tokens `[B, N, D]` of a grid (frames, rows, columns): `[B, D]`, `[B, T', D]` or `[B, T', H', W', D]`."""
         return pool_tokens(tokens, grid, pooling=pooling)
 
+    def similarity(self, first: np.ndarray | Tensor, second: np.ndarray | Tensor) -> np.ndarray:
+        """Return the cosines of features `[N, D]`, or `[D]` for one, with others: float32 `[N, M]`.
+
+        The call is that of sentence-transformers.
+        """
+        rows, columns = (
+            F.normalize(torch.as_tensor(each).float().cpu().reshape(-1, each.shape[-1]), dim=-1)
+            for each in (first, second)
+        )
+        return (rows @ columns.T).numpy()
+
     @torch.no_grad()
     def forward_features(self, clips: Tensor) -> Tensor:
         """Encode normalised clips `[B, 3, T, H, W]` into tokens `[B, N, D]`, row-major in (t, h, w), layer-normed.
