@@ -50,6 +50,16 @@ def test_the_child_process_gives_the_same_directory(converted: Mapping[str, Conv
     assert (report.mapped, report.dropped) == (converted[name].mapped, converted[name].dropped)
 
 
+def test_paths_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the child process works elsewhere, and tempfile of Python 3.11 returns relative paths as they are
+    name = "vjepa2_tiny"
+    (tmp_path / "models").mkdir()
+    (tmp_path / "official.pth.tar").write_bytes((DIRECTORY / f"{name}.pth.tar").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    convert(Path("official.pth.tar"), Path("models/mine"), arch=model_config(name))
+    assert VJEPA.from_pretrained("models/mine", device="cpu").config == model_config(name)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_converted_models_compute_the_official_features(converted: Mapping[str, ConversionReport], name: str) -> None:
     golden = load_golden(name)

@@ -43,7 +43,7 @@ def unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], 
     """
     script = Path(__file__).with_name("unpickle_child.py")
     homes = {str(Path(str(module.__file__)).parents[1]) for module in (torch, safetensors, numpy)}
-    with tempfile.TemporaryDirectory(prefix=f".{near.name}.", dir=near.parent) as directory:
+    with tempfile.TemporaryDirectory(prefix=f".{near.name}.", dir=near.parent.absolute()) as directory:
         work = Path(directory)
         tensors, report = work / "tensors.safetensors", work / "report.json"
         with open(report, "wb") as stdout, open(work / "stderr", "wb") as stderr:
