@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .downstream.duplicates import DuplicateReport as DuplicateReport
     from .downstream.duplicates import find_duplicates as find_duplicates
     from .downstream.nearest import semantic_search as semantic_search
+    from .downstream.outliers import OutlierScores as OutlierScores
+    from .downstream.outliers import outlier_scores as outlier_scores
     from .downstream.search import Hit as Hit
     from .downstream.search import SearchIndex as SearchIndex
     from .errors import VJEPAError as VJEPAError
@@ -54,6 +56,7 @@ _HOMES = {
     "Hit": "downstream.search",
     "ModelConfig": "config.model",
     "ModelInfo": "config.registry",
+    "OutlierScores": "downstream.outliers",
     "Plan": "training.plan.estimate",
     "PreprocessConfig": "config.model",
     "PretrainResult": "training.trainer",
@@ -70,6 +73,7 @@ _HOMES = {
     "find_duplicates": "downstream.duplicates",
     "list_models": "config.registry",
     "load_embeddings": "hub.locate",
+    "outlier_scores": "downstream.outliers",
     "plan": "training.plan.estimate",
     "pretrain": "training.trainer",
     "push": "hub.publish",

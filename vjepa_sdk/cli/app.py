@@ -17,7 +17,7 @@ from .exit_codes import EXIT_CODES, FAILED
 from .models import models
 from .pretrain import pretrain
 from .push import push
-from .search import duplicates, search
+from .search import duplicates, outliers, search
 
 app = typer.Typer(
     rich_markup_mode=None,  # its table cuts off the names of options
@@ -29,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (embed, search, duplicates, check, pretrain, convert, push, models, doctor):
+for command in (embed, search, duplicates, outliers, check, pretrain, convert, push, models, doctor):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""`vjepa search` and `vjepa duplicates`: what is like a clip, and what is there twice."""
+"""`vjepa search`, `duplicates` and `outliers`: what is like a clip, what is there twice, what is like no other."""
 
 from __future__ import annotations
 
@@ -107,6 +107,39 @@ def duplicates(
             f"{len(report.keep)} of {len(names)} rows",
             file=sys.stderr,
         )
+
+
+def outliers(
+    features: Annotated[Path, typer.Argument(help="Features that `vjepa embed` wrote, one vector a row.")],
+    *,
+    k: Annotated[int, typer.Option("--k", "-k", help="Nearest rows that count.")] = 10,
+    count: Annotated[int, typer.Option(help="Rows to print.")] = 20,
+    metric: Annotated[Metric, typer.Option(help="Cosine, or after the mean of all rows is taken off.")] = "cosine",
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find the clips that are like no other. Prints mean distance to the nearest, its percentile, and the path."""
+    set_up_logging(quiet, verbose)
+    from ..downstream.outliers import outlier_scores
+    from ..hub.locate import load_embeddings
+
+    found = load_embeddings(features, memory_map=True)
+    scores = outlier_scores(found.features, k=k, metric=metric)
+    listed = [
+        {
+            "row": row,
+            "path": found.index[row]["path"],
+            "distance": round(float(scores.distance[row]), 6),
+            "percentile": round(float(scores.percentile[row]), 2),
+        }
+        for row in scores.strangest(count)
+    ]
+    if as_json:
+        print(json.dumps(listed, indent=2))
+        return
+    for entry in listed:
+        print(f"{entry['distance']:.4f}\t{entry['percentile']:.1f}\t{printable(entry['path'])}")
 
 
 def _condition(text: str) -> tuple[str, str]:

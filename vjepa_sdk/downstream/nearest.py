@@ -20,6 +20,7 @@ def nearest_rows(
     metric: Metric = "cosine",
     among: np.ndarray | None = None,
     block_rows: int | None = None,
+    first_query: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k rows nearest to each query, best first; of rows that score the same, those that come first.
 
@@ -29,6 +30,7 @@ def nearest_rows(
         k: at least 1; fewer rows are returned where there are fewer.
         among: bool `[N]`, rows that may be returned; None: all.
         block_rows: rows looked at together; None: 64 MiB of them.
+        first_query: number of the row that is the first query, where queries are rows themselves; errors name it.
 
     Returns:
         Row numbers int64 `[Q, k]` and scores float32 `[Q, k]`.
@@ -39,7 +41,8 @@ def nearest_rows(
     """
     _check(queries, rows, k)
     mean = mean_row(rows, block_rows=block_rows) if metric == "centered" else None
-    directions = unit(queries.astype(np.float32) - (0.0 if mean is None else mean), name="query")
+    name = "query" if first_query is None else "row"
+    directions = unit(queries.astype(np.float32) - (0.0 if mean is None else mean), name=name, first=first_query or 0)
     count = len(rows) if among is None else int(np.count_nonzero(among))
     k = min(k, count)
     best = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
