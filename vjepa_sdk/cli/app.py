@@ -18,6 +18,7 @@ from .models import models
 from .pretrain import pretrain
 from .push import push
 from .search import duplicates, outliers, search
+from .stdout import patient_stdout
 
 app = typer.Typer(
     rich_markup_mode=None,  # its table cuts off the names of options
@@ -36,7 +37,8 @@ for command in (embed, search, duplicates, outliers, check, pretrain, convert, p
 def main() -> None:
     """Run the command line; every error of ours becomes one line on stderr and an exit code."""
     try:
-        app()
+        with patient_stdout():
+            app()
     except VJEPAError as error:
         code = next(code for kind, code in EXIT_CODES if isinstance(error, kind))
         print(f"vjepa: {one_line(str(error))}", file=sys.stderr)
@@ -45,7 +47,7 @@ def main() -> None:
         print("vjepa: interrupted", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
-        # a disk that fills up, a closed stdout: nothing that a traceback would explain better
+        # a disk that fills up, say: nothing that a traceback would explain better
         print(f"vjepa: {one_line(str(error))}", file=sys.stderr)
         sys.exit(FAILED)
 

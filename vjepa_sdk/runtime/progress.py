@@ -19,6 +19,14 @@ class ProgressBar:
         self._advance(by, note)
 
 
+def _is_terminal() -> bool:
+    """Whether stderr is one; hosts put None, closed files and objects of their own in its place."""
+    try:
+        return bool(sys.stderr.isatty())
+    except (AttributeError, ValueError):
+        return False
+
+
 @contextmanager
 def progress_bar(
     title: str, *, total: int, done: int = 0, show: bool | None = None, unit: str = "step"
@@ -28,7 +36,7 @@ def progress_bar(
     Args:
         show: None shows it if stderr is a terminal.
     """
-    if not (sys.stderr.isatty() if show is None else show):
+    if not (_is_terminal() if show is None else show):
         yield ProgressBar(lambda by, note: None)
         return
     from rich.console import Console
