@@ -24,7 +24,6 @@ ROWS = (
     {"hub"},
     {"inference", "training"},
     {"downstream"},
-    {"viz"},
     {"cli"},
     {"__main__"},
 )

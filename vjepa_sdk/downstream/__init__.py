@@ -1,2 +1,2 @@
-"""Small models and answers on frozen features: probes, search, duplicates, surprise against a norm. Imports inference
-and what lies below it; scikit-learn is imported only where it is used."""
+"""Answers on frozen features: what is like a clip, what is there twice, what is like no other. Imports inference and
+what lies below it."""
