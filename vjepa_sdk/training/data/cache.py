@@ -255,5 +255,5 @@ def _too_large(config: DataConfig, size: int, *, done: int, total: int) -> str:
     side = max(16, int(config.cache_short_side * (config.cache_gigabytes / expected) ** 0.5))
     return (
         f"cache_gigabytes={config.cache_gigabytes:g} is too little for {total:,} clips of short side "
-        f"{config.cache_short_side} px, which take about {expected:.1f}; raise it, or pass cache_short_side={side}"
+        f"{config.cache_short_side} px, which take about {expected:.3g}; raise it, or pass cache_short_side={side}"
     )
