@@ -274,7 +274,8 @@ def test_an_abandoned_iteration_leaves_no_child(how: str) -> None:
 def test_a_parent_that_dies_takes_its_children_along(how: signal.Signals) -> None:
     code = textwrap.dedent(
         """
-        import sys
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         from test_pool import _children, _pool
         results = _pool().map([1, "sleep 60", "sleep 60"], prefetch=2)
         next(results)
