@@ -4,7 +4,7 @@
     python examples/search_videos.py examples/clips/00_right.mp4 feats.npy
 
 The second argument is a directory of videos, which is encoded now, or an output of `vjepa embed`, whose model and
-settings are used for the query too.
+settings are used for the query too. `vjepa search` does the second with more options.
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import numpy as np
-
-from vjepa_sdk import VJEPA, find_clips, load_embeddings
+from vjepa_sdk import VJEPA, SearchIndex, find_clips, semantic_search
 
 
 def main() -> None:
@@ -27,27 +25,13 @@ def main() -> None:
     if arguments.among.is_dir():
         model = VJEPA.from_pretrained(arguments.model)
         paths = [clip.path for clip in find_clips(arguments.among, links="named").clips("frames")]
-        features = model.encode(paths)
-        query = model.encode(arguments.query)
+        (hits,) = semantic_search(model.encode(arguments.query), model.encode(paths), top_k=arguments.count)
+        found = [(hit["score"], paths[int(hit["corpus_id"])]) for hit in hits]
     else:
-        found = load_embeddings(arguments.among)
-        settings = found.meta["settings"]
-        if settings["pooling"] != "mean":
-            parser.error(f"{arguments.among}: pooling={settings['pooling']} must be mean; embed the videos again")
-        model = VJEPA.from_pretrained(found.meta["model"]["name"], weights=settings["weights"])
-        paths, features = [entry["path"] for entry in found.index], found.features
-        query = model.encode(
-            arguments.query, num_frames=settings["num_frames"], fps=settings["fps"], decoder=settings["decoder"]
-        )
-    similarity = unit(features) @ unit(query)
-    for place, row in enumerate(np.argsort(-similarity)[: arguments.count], start=1):
-        print(f"{place:>3}  {similarity[row]:+.3f}  {paths[row]}")
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Scale vectors to length 1."""
-    scaled: np.ndarray = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return scaled
+        index = SearchIndex.open(arguments.among)
+        found = [(hit.score, hit.path) for hit in index.search(arguments.query, k=arguments.count)]
+    for place, (score, path) in enumerate(found, start=1):
+        print(f"{place:>3}  {score:+.3f}  {path}")
 
 
 if __name__ == "__main__":
