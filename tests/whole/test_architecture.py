@@ -24,6 +24,7 @@ ROWS = (
     {"hub"},
     {"inference", "training"},
     {"downstream"},
+    {"viz"},
     {"cli"},
     {"__main__"},
 )
