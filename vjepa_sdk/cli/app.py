@@ -19,6 +19,7 @@ from .pretrain import pretrain
 from .push import push
 from .search import duplicates, outliers, search
 from .stdout import patient_stdout
+from .viz import viz
 
 app = typer.Typer(
     rich_markup_mode=None,  # its table cuts off the names of options
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 for command in (embed, search, duplicates, outliers, check, pretrain, convert, push, models, doctor):
     app.command()(command)
+app.add_typer(viz, name="viz")
 
 
 def main() -> None:

@@ -40,6 +40,7 @@ MAX_PAGE_BYTES = 15 << 20
 _TEMPLATES = Path(__file__).with_name("templates")
 _MAX_TEXT = 4096
 _LONG_TEXT = 96
+_NUMBER = re.compile(r"[-+−]?[\d,]+(\.\d+)?( ?[%s])?")
 _SIGNATURES = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/gif", b"\xff\xd8": "image/jpeg"}
 
 
@@ -69,6 +70,8 @@ class Picture:
     note: str = ""
     is_narrow: bool = False
     """Two of these stand side by side where there is room."""
+    is_wide: bool = False
+    """It keeps a width that can be read; on a phone it is moved sideways in its own box."""
 
     @property
     def source(self) -> str:
@@ -259,7 +262,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"cell": _cell, "json_block": _json_block, "shortened": shortened, "plain": plain_text}
-    environment.tests["number"] = lambda value: isinstance(value, int | float)
+    environment.tests["number"] = lambda value: _NUMBER.fullmatch(_cell(value)) is not None
     environment.globals |= {"kind_of": lambda part: type(part).__name__.lower(), "ours": Markup}
     return environment
 
