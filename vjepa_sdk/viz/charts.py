@@ -121,17 +121,3 @@ def draw_points(axes: Axes, colours: Colours, *, points: np.ndarray, point_colou
     )
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_axis_off()
-
-
-def colours_of(names: Sequence[str]) -> dict[str, str]:
-    """Give the most frequent twelve names a colour each, by their number and then by name, and all others grey."""
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    ranked = sorted(counts, key=lambda name: (-counts[name], name))
-    return {name: CATEGORIES[i] if i < len(CATEGORIES) else OTHER for i, name in enumerate(ranked)}
-
-
-def as_hex(colour: Sequence[Any]) -> str:
-    """Return a colour `[3]` of 0 to 255 as `#rrggbb`."""
-    return "#" + "".join(f"{int(value):02x}" for value in colour)

@@ -46,7 +46,7 @@ _SIGNATURES = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/g
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Rows of texts and numbers; on a phone each row becomes a card."""
+    """Rows of texts and numbers; on a phone, wide rows become cards."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str | float | None]]
@@ -54,6 +54,13 @@ class Table:
     title: str = ""
     note: str = ""
     """A sentence below it."""
+
+    @property
+    def is_tall(self) -> bool:
+        """Whether a phone shows a card for each row: they are too wide to stand side by side."""
+        cells = [self.head, *self.rows]
+        widths = [max(len(_cell(row[place])) for row in cells) for place in range(len(self.head))]
+        return sum(widths) > 34
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +130,7 @@ class Gallery:
 
 @dataclass(frozen=True, kw_only=True)
 class Widget:
-    """Something that answers: `templates/NAME.html.jinja`, moved by `templates/NAME.js`."""
+    """Something that answers: `templates/NAME.html.jinja`, with `NAME.css`, moved by `NAME.js`."""
 
     name: str
     data: Mapping[str, Any]
@@ -164,12 +171,12 @@ class Page:
 def render_page(page: Page) -> bytes:
     """Return the page as HTML, in UTF-8."""
     environment = _environment()
-    widgets = [part for part in page.parts if isinstance(part, Widget)]
-    script = "".join(_read(f"{name}.js") for name in dict.fromkeys(widget.name for widget in widgets))
+    names = list(dict.fromkeys(part.name for part in page.parts if isinstance(part, Widget)))
+    script = "".join(_read(f"{name}.js") for name in names)
     text = environment.get_template("page.html.jinja").render(
         page=page,
         policy=_policy(script),
-        style=_read("page.css"),
+        style=_read("page.css") + "".join(_read(f"{name}.css") for name in names),
         script=script,
         command=shlex.join(plain_text(word) for word in page.command),
         version=__version__,

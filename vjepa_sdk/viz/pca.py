@@ -19,6 +19,7 @@ from ..config.choices import Decoder
 from ..errors import ConfigError, InputError
 from ..inference.vjepa import VJEPA
 from ..runtime.files import atomic_path, disk_errors
+from .components import principal_components
 from .maps import FeatureMaps, RGBScale
 from .page import check_output
 from .tokens import encode_volume, joined, layer_name
@@ -29,7 +30,6 @@ Foreground = Literal["none", "auto"]
 ColourScale = Literal["sigmoid", "percentile"]
 Remove = Literal["none", "position"]
 
-_BLOCK_ROWS = 65536
 _MAD_LIMIT = 5.0
 """Tokens whose norm is farther from the median take no part in the fit."""
 _FEWEST, _MOST = 0.1, 0.9
@@ -123,23 +123,14 @@ def fit_basis(tokens: np.ndarray, *, components: int = 3) -> Basis:
     kept = tokens[_usual(tokens)]
     if len(kept) <= components:
         raise InputError(f"{len(kept)} tokens are too few for {components} components; pass a longer video")
-    mean = kept.mean(axis=0, dtype=np.float64)
-    covariance = np.zeros((len(mean), len(mean)))
-    for first in range(0, len(kept), _BLOCK_ROWS):
-        centred = kept[first : first + _BLOCK_ROWS] - mean
-        covariance += centred.T @ centred
-    variances, vectors = np.linalg.eigh(covariance / len(kept))
-    if not variances[-1] > 1e-12 * np.mean(kept.astype(np.float64) ** 2):
+    found = principal_components(kept, components)
+    if not found.variances[0] > 1e-12 * np.mean(kept.astype(np.float64) ** 2):
         raise InputError(
             "all tokens are equal, so they have no components; pass a video in which something is to be seen"
         )
-    order = np.argsort(-variances, kind="stable")[:components]
-    chosen = vectors[:, order].T
-    largest = np.abs(chosen).argmax(axis=1)
-    chosen = chosen * np.sign(chosen[np.arange(components), largest])[:, None]
-    std = np.sqrt(np.maximum(variances[order], 0.0))
-    explained = np.maximum(variances[order], 0.0) / np.maximum(variances, 0.0).sum()
-    bare = Basis(mean, chosen, std, explained, np.zeros(components, np.float32), np.ones(components, np.float32))
+    explained = found.variances / found.total
+    bounds = np.zeros(components, np.float32), np.ones(components, np.float32)
+    bare = Basis(found.mean, found.components, np.sqrt(found.variances), explained, *bounds)
     low, high = np.percentile(bare.project(kept), [1, 99], axis=0).astype(np.float32)
     return replace(bare, low=low, high=high)
 
