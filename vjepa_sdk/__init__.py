@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .downstream.nearest import semantic_search as semantic_search
     from .downstream.outliers import OutlierScores as OutlierScores
     from .downstream.outliers import outlier_scores as outlier_scores
+    from .downstream.probe import Probe as Probe
     from .downstream.search import Hit as Hit
     from .downstream.search import SearchIndex as SearchIndex
     from .errors import VJEPAError as VJEPAError
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from .hub.upload import PushReport as PushReport
     from .inference.embed.job import EmbedResult as EmbedResult
     from .inference.embed.job import embed_files as embed_files
-    from .inference.probe import Probe as Probe
     from .inference.vjepa import VJEPA as VJEPA
     from .training.plan.estimate import Plan as Plan
     from .training.plan.estimate import plan as plan
@@ -60,7 +60,7 @@ _HOMES = {
     "Plan": "training.plan.estimate",
     "PreprocessConfig": "config.model",
     "PretrainResult": "training.trainer",
-    "Probe": "inference.probe",
+    "Probe": "downstream.probe",
     "PushReport": "hub.upload",
     "SearchIndex": "downstream.search",
     "TrainConfig": "config.training",

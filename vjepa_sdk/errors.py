@@ -10,7 +10,8 @@ VJEPAError
 ├── OutputError        an output exists, is missing its directory or cannot be used (also an OSError)
 │   ├── InUseError     another live run owns it
 │   └── WriteError     the disk is full, read-only or failing
-└── GuardError         training was stopped before weights were damaged             (also a RuntimeError)
+├── GuardError         training was stopped before weights were damaged             (also a RuntimeError)
+└── StoppedError       a signal stopped the work; what is done is kept, call again to go on
 """
 
 from __future__ import annotations
@@ -52,6 +53,10 @@ class OutputError(VJEPAError, OSError):
 
 class GuardError(VJEPAError, RuntimeError):
     """Training was stopped by a guard; weights on disk are intact."""
+
+
+class StoppedError(VJEPAError):
+    """A signal stopped the work; what is done is kept, call again to go on."""
 
 
 class WriteError(OutputError):

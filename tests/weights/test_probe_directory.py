@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vjepa_sdk.config.model import ModelConfig
+from vjepa_sdk.downstream.encoding import probe_tokens
 from vjepa_sdk.errors import ConfigError, WeightsError
-from vjepa_sdk.inference.probe import probe_tokens
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.weights.convert import convert

@@ -23,8 +23,8 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
+from vjepa_sdk.downstream.encoding import probe_tokens
 from vjepa_sdk.errors import ConfigError, WeightsError
-from vjepa_sdk.inference.probe import probe_tokens
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
 from vjepa_sdk.video.transforms import normalize, resize_and_crop

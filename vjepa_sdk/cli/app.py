@@ -16,6 +16,7 @@ from .embed import embed
 from .exit_codes import EXIT_CODES, FAILED
 from .models import models
 from .pretrain import pretrain
+from .probe import probe
 from .push import push
 from .search import duplicates, outliers, search
 from .stdout import patient_stdout
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (embed, search, duplicates, outliers, check, pretrain, convert, push, models, doctor):
     app.command()(command)
+app.add_typer(probe, name="probe")
 app.add_typer(viz, name="viz")
 
 

@@ -73,7 +73,7 @@ def embed(
         revision=revision,
         weights=weights,
         pooling=pooling,
-        layers=None if layers is None else _layers(layers),
+        layers=None if layers is None else read_layers(layers),
         num_frames=num_frames,
         fps=fps,
         window_seconds=window_seconds,
@@ -107,7 +107,7 @@ def embed(
     raise typer.Exit(SOME_SKIPPED if result.failed else COMPLETE)
 
 
-def _layers(text: str) -> int | list[int]:
+def read_layers(text: str) -> int | list[int]:
     """Read `4` as the last four blocks and `5,11`, or `5,` for a single one, as their numbers."""
     try:
         numbers = [int(part) for part in text.split(",") if part.strip()]

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from ..errors import ConfigError, GuardError, InputError, InUseError, OutputError, ResumeError, VJEPAError, WriteError
+from ..errors import (
+    ConfigError,
+    GuardError,
+    InputError,
+    InUseError,
+    OutputError,
+    ResumeError,
+    StoppedError,
+    VJEPAError,
+    WriteError,
+)
 
 COMPLETE, FAILED, USAGE, SOME_SKIPPED, IN_USE, RESUME_REFUSED, GUARDED, STOPPED = 0, 1, 2, 3, 4, 5, 6, 75
 
@@ -12,6 +22,7 @@ EXIT_CODES: tuple[tuple[type[BaseException], int], ...] = (
     (WriteError, FAILED),
     (ResumeError, RESUME_REFUSED),
     (GuardError, GUARDED),
+    (StoppedError, STOPPED),
     (ConfigError, USAGE),
     (InputError, USAGE),
     (OutputError, USAGE),

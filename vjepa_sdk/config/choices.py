@@ -17,8 +17,9 @@ Tail = Literal["pad", "drop", "overlap"]
 EncoderWeights = Literal["target", "context"]
 """`target`: the moving average, whose features the predictor predicts; `context`: the encoder that is trained."""
 
-Pooling = Literal["mean", "temporal", "none"]
-"""`mean`: one vector; `temporal`: one for each tubelet in time; `none`: one for each token."""
+Pooling = Literal["mean", "temporal", "change", "none"]
+"""`mean`: one vector; `temporal`: one for each tubelet in time; `change`: one number for each token but the first
+tubelet's, how far it is from the token before it; `none`: one vector for each token."""
 
 Dtype = Literal["float32", "float16"]
 """Of features on disk."""
@@ -35,3 +36,7 @@ Content = Literal["clips", "stills"]
 Metric = Literal["cosine", "centered"]
 """`cosine` of the features as they are; `centered`: after the mean of all rows is taken off, which many features of one
 model share, so that their cosines crowd near 1."""
+
+ProbeKind = Literal["linear", "knn", "attentive", "regression"]
+"""`linear`: logistic regression; `knn`: a vote of the nearest labelled rows; `attentive`: attention over tokens;
+`regression`: ridge regression of a number."""

@@ -1,6 +1,6 @@
 """Read lists of clips: plain text, CSV and JSON lines.
 
-clips.txt     one `path`, `path label` or `path::label` a line, with numbers as labels, which are left alone
+clips.txt     one `path`, `path label` or `path::label` a line, with numbers as labels, which only probes look at
 clips.csv     header with a column `path`, and optional `id`, `start_seconds`, `end_seconds`; or no header and lines
               as in a `.txt`, which is the form of the official lists
 clips.jsonl   one object a line, with the same keys
@@ -24,7 +24,7 @@ from typing import Any
 from ..errors import InputError, printable
 from ..video.safety import check_is_path
 
-_LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)-?\d+")  # the path may hold spaces, the label is a number
+_LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)(-?\d+)")  # the path may hold spaces, the label is a number
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl"})
 
@@ -60,8 +60,7 @@ def read_sources(path: Path) -> list[ClipSource]:
     Raises:
         InputError: it cannot be read, is empty, or a line is not valid; the message names the line.
     """
-    rows = _read_json_lines(path) if path.suffix.lower() == ".jsonl" else read_rows(path)
-    sources = [_source(path, number, row) for number, row in rows]
+    sources = [source_of(path, number, row) for number, row in read_table(path)]
     if not sources:
         raise InputError(f"{printable(path)}: lists no clips")
     if not any(os.path.lexists(source.path) for source in sources):
@@ -72,8 +71,17 @@ def read_sources(path: Path) -> list[ClipSource]:
     return sources
 
 
+def read_table(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Return the lines of a list as (line number, columns).
+
+    Raises:
+        InputError: it cannot be read, or a line is not valid or has no path.
+    """
+    return _read_json_lines(path) if path.suffix.lower() == ".jsonl" else read_rows(path)
+
+
 def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    """Return the lines of a text or CSV list as (line number, columns); a list without a header has `path` only.
+    """Return the lines of a text or CSV list as (line number, columns); without a header, `path` and maybe `label`.
 
     Raises:
         InputError: it cannot be read, or a line has no path.
@@ -97,7 +105,7 @@ def _plain_rows(text: str) -> list[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         labelled = _LABELLED.fullmatch(line)
         if line:
-            rows.append((number, {"path": labelled[1] if labelled else line}))
+            rows.append((number, {"path": labelled[1], "label": labelled[2]} if labelled else {"path": line}))
     return rows
 
 
@@ -127,7 +135,8 @@ def _text(path: Path) -> str:
         raise InputError(f"{printable(path)}: cannot be read ({error.strerror}); check its permissions") from error
 
 
-def _source(path: Path, number: int, row: Mapping[str, Any]) -> ClipSource:
+def source_of(path: Path, number: int, row: Mapping[str, Any]) -> ClipSource:
+    """Return the clip that a line of the list `path` names; raises InputError if one of its columns is not valid."""
     where = f"{printable(path)}: line {number}"
     for column in row:
         # a misspelt column would silently give whole videos instead of parts

@@ -22,9 +22,14 @@ def check_pooling(pooling: str, *, batch_size: int) -> None:
 def pool_tokens(tokens: Tensor, grid: tuple[int, int, int], *, pooling: Pooling) -> Tensor:
     """Pool tokens `[B, N, D]` of a grid (frames, rows, columns) to float32 `[B, ...]`; see `Pooling`."""
     tokens = tokens.float()
+    if pooling == "change" and grid[0] < 2:
+        raise ConfigError("pooling=change compares tubelets, and the clip has one; pass more frames, or pooling=mean")
     if pooling == "mean":
         return tokens.mean(dim=1)
     volume = tokens.view(len(tokens), *grid, -1)
+    if pooling == "change":
+        change: Tensor = volume.diff(dim=1).norm(dim=-1)
+        return change
     return volume.mean(dim=(2, 3)) if pooling == "temporal" else volume
 
 

@@ -41,11 +41,20 @@ from .prediction import predict_tokens
 class VJEPA:
     """A pretrained encoder with its preprocessing and, where there is one, its predictor."""
 
-    def __init__(self, pretrained: Pretrained, *, device: torch.device, name: str | None = None) -> None:
+    def __init__(
+        self,
+        pretrained: Pretrained,
+        *,
+        device: torch.device,
+        name: str | None = None,
+        directory: Path | None = None,
+    ) -> None:
         self._pretrained = pretrained
         self.device = device
         self.name = name
         """What `from_pretrained` was asked for."""
+        self.directory = directory
+        """Where the files are that `from_pretrained` read; None of what was not loaded."""
 
     @classmethod
     def from_pretrained(
@@ -93,18 +102,29 @@ class VJEPA:
         )
         directory = locate_model(name_or_path, hub)
         pretrained = load_model_directory(directory, weights=weights, device=place, dtype=dtype)
-        return cls(pretrained, device=place, name=os.fspath(name_or_path))
+        return cls(pretrained, device=place, name=os.fspath(name_or_path), directory=directory)
 
     @classmethod
-    def untrained(cls, config: ModelConfig, *, seed: int = 0, device: str | None = None) -> VJEPA:
-        """Build a model with random weights: the baseline that a trained one has to beat."""
+    def untrained(
+        cls,
+        config: ModelConfig,
+        *,
+        preprocess: PreprocessConfig | None = None,
+        seed: int = 0,
+        device: str | None = None,
+    ) -> VJEPA:
+        """Build a model with random weights: the baseline that a trained one has to beat.
+
+        Args:
+            preprocess: None: that of released models, for `config.img_size`.
+        """
         place = best_device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             encoder, predictor = VideoEncoder(config), Predictor(config)
         pretrained = Pretrained(
             config=config,
-            preprocess=PreprocessConfig.for_crop(config.img_size),
+            preprocess=preprocess or PreprocessConfig.for_crop(config.img_size),
             encoder=encoder.to(place).eval().requires_grad_(False),
             predictor=predictor.to(place).eval().requires_grad_(False),
             encoder_weights="target",
@@ -202,8 +222,9 @@ class VJEPA:
                 `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, of uint8 or floats in [0, 1] (which are rounded to 8 bits).
                 Any other list, or a 5-D array, is a batch. For image models (I-JEPA) one image is a path, a PIL image
                 or an array `[H, W, 3]`, and a list of them a batch.
-            pooling: `mean` [D], `temporal` [T', D] or `none` [T', H', W', D], where a token covers
-                `tubelet_size` frames and `patch_size` x `patch_size` pixels.
+            pooling: `mean` [D], `temporal` [T', D], `change` [T' - 1, H', W'] (how far each token is from the one
+                before it) or `none` [T', H', W', D], where a token covers `tubelet_size` frames and `patch_size` x
+                `patch_size` pixels.
             num_frames: frames of the clip; None: the model's own. They lie at `round(linspace(0, n - 1, num_frames))`;
                 a shorter video repeats frames.
             fps: take frames at this rate from the video's start instead; the last one repeats.
@@ -276,7 +297,8 @@ class VJEPA:
                 and whose `end_seconds` is where the video ends; `drop`: nothing; `overlap`: a whole window, moved
                 back to end where the video ends. A video shorter than a window is padded unless `tail` is `drop`.
             source_fps: frame rate of arrays, lists of images and frame directories, which have no times of their own.
-            pooling: `mean` [D], `temporal` [T', D] or `none` [T', H', W', D] for each window, as in `encode`.
+            pooling: `mean` [D], `temporal` [T', D], `change` [T' - 1, H', W'] or `none` [T', H', W', D] for each
+                window, as in `encode`.
             layers: the last so many blocks, or their numbers from 0, as in `get_intermediate_layers`; they add an axis
                 after the first. None: the model's output.
             batch_size: windows encoded together.
@@ -419,7 +441,7 @@ class VJEPA:
 
     @staticmethod
     def pool(tokens: Tensor, grid: tuple[int, int, int], *, pooling: Pooling) -> Tensor:
-        """Pool tokens `[B, N, D]` of a grid (frames, rows, columns): `[B, D]`, `[B, T', D]` or `[B, T', H', W', D]`."""
+        """Pool tokens `[B, N, D]` of a grid (frames, rows, columns) to `[B, ...]`; see `Pooling`."""
         return pool_tokens(tokens, grid, pooling=pooling)
 
     def similarity(self, first: np.ndarray | Tensor, second: np.ndarray | Tensor) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,9 +51,8 @@ class AttentiveProbe(nn.Module):
         super().__init__()
         self.config = config
         self.pooler = _AttentivePooler(config)
-        self.linear = nn.Linear(config.embed_dim, config.num_classes)
-        init_weights(self, self.pooler.blocks, rescale=True)
-        nn.init.trunc_normal_(self.pooler.query_tokens, std=0.02)
+        self.linear = nn.Linear(config.embed_dim, config.num_classes)  # starts as PyTorch starts it, officially too
+        self.pooler.init_weights()
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens `[B, N, D]`, of one or more clips or layers, to logits `[B, num_classes]`."""
@@ -73,6 +73,18 @@ class _AttentivePooler(nn.Module):
             mlp_ratio=config.mlp_ratio,
             norm_eps=config.norm_eps,
         )
+
+    def init_weights(self) -> None:
+        """Start as the official poolers do (`src/models/attentive_pooler.py` of both repositories).
+
+        Their loops over the blocks leave a counter behind, by which the output of cross-attention is scaled too.
+        """
+        depth, first = len(self.blocks), 1 if self.comes_first else 2
+        init_weights(self, self.blocks, rescale=True, first=first)
+        nn.init.trunc_normal_(self.query_tokens, std=0.02)
+        counter = max(1, depth) if self.comes_first else 1
+        with torch.no_grad():
+            self.cross_attention_block.mlp.fc2.weight.div_(math.sqrt(2.0 * counter))
 
     def forward(self, tokens: Tensor) -> Tensor:
         query = self.query_tokens.expand(len(tokens), -1, -1)

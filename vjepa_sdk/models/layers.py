@@ -60,13 +60,14 @@ def transformer_blocks(*, dim: int, depth: int, num_heads: int, mlp_ratio: float
     )
 
 
-def init_weights(module: nn.Module, blocks: nn.ModuleList, *, rescale: bool) -> None:
+def init_weights(module: nn.Module, blocks: nn.ModuleList, *, rescale: bool, first: int = 1) -> None:
     """Initialise as the official code does: normal with std 0.02, biases zero.
 
     Args:
         rescale: divide the two output layers of block i by `sqrt(2 (i + 1))`, as V-JEPA 2 does
             (`src/models/vision_transformer.py`). V-JEPA 1 and I-JEPA initialise all layers once more afterwards, which
             undoes it. The official truncation at an absolute +-2 is 100 standard deviations away and truncates nothing.
+        first: what the first block counts as.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv3d):
@@ -76,7 +77,7 @@ def init_weights(module: nn.Module, blocks: nn.ModuleList, *, rescale: bool) -> 
     if not rescale:
         return
     with torch.no_grad():
-        for depth, block in enumerate(blocks, start=1):
+        for depth, block in enumerate(blocks, start=first):
             for name in ("attn.proj.weight", "mlp.fc2.weight"):
                 block.get_parameter(name).div_(math.sqrt(2.0 * depth))
 

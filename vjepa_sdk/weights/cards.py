@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..config.choices import ProbeKind
 from ..config.documents import to_toml
 from ..config.model import ModelConfig, PreprocessConfig
 from ..config.registry import KNOWN_MODELS
@@ -105,30 +106,59 @@ def name_of(origin: str) -> str:
     return Path(origin).name if is_path else origin
 
 
-def probe_card(shape: Mapping[str, Any], *, labels: Sequence[str], provenance: Mapping[str, Any]) -> str:
+def probe_card(
+    shape: Mapping[str, Any],
+    *,
+    kind: ProbeKind = "attentive",
+    labels: Sequence[str],
+    provenance: Mapping[str, Any],
+    model: Mapping[str, Any] | None = None,
+    fit: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
+) -> str:
     """Return the card of a probe directory.
 
     Args:
-        shape: `ProbeConfig` as plain data.
+        shape: the probe's configuration as plain data.
+        model: that the probe reads features of; None if that is not known.
+        fit: how it was fitted, as `config.json` has it.
+        scores: what it reaches, as `config.json` has it.
     """
+    columns, rows = _score_table(scores or {})
     licence, licence_name = _hub_licence(provenance)
     front = _yaml(
         library_name="vjepa-sdk",
-        pipeline_tag="video-classification",
-        tags=["video", "jepa", "attentive-probe"],
+        pipeline_tag=None if kind == "regression" else "video-classification",
+        tags=["video", "jepa", f"{kind}-probe"],
         license=licence,
         license_name=licence_name,
         base_model=_base_model(provenance),
     )
     values = {
         "front": _Ours(front),
+        "kind": kind,
         "shape": shape,
         "architecture": [(key.replace("_", " "), value) for key, value in shape.items()],
         "labels": labels,
+        "model": {**model, "name": name_of(str(model.get("name", "")))} if model else {},
+        "fit": [(k.replace("_", " "), v) for k, v in (fit or {}).items() if not isinstance(v, list | dict)],
+        "table": rows,
+        "columns": columns,
+        "sentence": (scores or {}).get("sentence", ""),
         "provenance": provenance,
         "licence": provenance.get("licence"),
     }
     return _render("probe.md.jinja", values)
+
+
+def _score_table(scores: Mapping[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Return head and rows of a probe's results; none of what has another form than ours."""
+    columns, rows = scores.get("columns"), scores.get("table")
+    if not isinstance(columns, list) or not isinstance(rows, list):
+        return [], []
+    return columns, [
+        [row.get(key, "") for key in ["what", *map(str, columns)]] for row in rows if isinstance(row, dict)
+    ]
 
 
 def embeddings_card(name: str, meta: Mapping[str, Any], *, rows: int, shape: Sequence[int]) -> str:

@@ -30,10 +30,10 @@ class Shape:
 
     def values_per_row(self, pooling: str, num_frames: int, *, num_layers: int = 1) -> int:
         """Return how many numbers one row holds at most."""
-        values = self.config.embed_dim * num_layers
+        values = num_layers * (1 if pooling == "change" else self.config.embed_dim)
         if pooling != "mean":
             values *= max(1, num_frames // self.config.tubelet_size)
-        if pooling == "none":
+        if pooling in ("none", "change"):
             values *= (self.preprocess.crop_size // self.config.patch_size) ** 2
         return values
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
+from ..config.choices import ProbeKind
 from ..config.model import MODEL_FORMAT
 from ..config.schema import from_dict, to_dict, unknown
 from ..errors import ConfigError, WriteError, naming
+from ..features.source import UNKNOWN, FeatureSource
 from ..models.attentive_probe import AttentiveProbe, ProbeConfig
+from ..models.vector_probe import LinearProbe, LinearProbeConfig, NearestProbe, NearestProbeConfig
 from ..runtime.files import atomic_path, write_json, write_text
 from . import transformers_layout
 from .cards import probe_card
@@ -24,7 +27,19 @@ from .tensors import check_stored, expected_shapes, load_module, read_headers, w
 
 logger = logging.getLogger(__name__)
 
-_CONFIG_KEYS = ("format_version", "labels", "probe", "provenance")
+AnyProbe = AttentiveProbe | LinearProbe | NearestProbe
+AnyProbeConfig = ProbeConfig | LinearProbeConfig | NearestProbeConfig
+
+PREDICTIONS = "predictions.csv"
+"""Beside a probe that `train_probe` wrote: what it says of the videos that it was tested on."""
+
+_CONFIG_KEYS = ("format_version", "kind", "labels", "model", "features", "probe", "provenance", "fit", "scores")
+_CONFIGS: dict[ProbeKind, type[AnyProbeConfig]] = {
+    "attentive": ProbeConfig,
+    "linear": LinearProbeConfig,
+    "regression": LinearProbeConfig,
+    "knn": NearestProbeConfig,
+}
 _GIANT_DIM, _GIANT_HEADS, _OFFICIAL_HEADS = 1408, 22, 16
 
 
@@ -32,20 +47,47 @@ _GIANT_DIM, _GIANT_HEADS, _OFFICIAL_HEADS = 1408, 22, 16
 class PretrainedProbe:
     """What a probe directory holds."""
 
-    probe: AttentiveProbe
-    labels: tuple[str, ...]
+    probe: AnyProbe
+    labels: tuple[str, ...] = ()
     """Names of the classes; empty where they are not recorded."""
-    provenance: Mapping[str, Any]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     """Where the weights come from, as plain JSON data; of a probe from the hub also `repository` and `commit`."""
+    kind: ProbeKind = "attentive"
+    source: FeatureSource = UNKNOWN
+    """What features it reads."""
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    """How it was fitted, as plain JSON data."""
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    """What it reaches on videos that it was not fitted to, as plain JSON data."""
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What the `config.json` of a probe says."""
+
+    config: AnyProbeConfig
+    labels: tuple[str, ...]
+    provenance: Mapping[str, Any]
+    kind: ProbeKind = "attentive"
+    source: FeatureSource = UNKNOWN
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+def build_probe(config: AnyProbeConfig) -> AnyProbe:
+    """Build a probe whose weights have not been fitted."""
+    if isinstance(config, ProbeConfig):
+        return AttentiveProbe(config)
+    return LinearProbe(config) if isinstance(config, LinearProbeConfig) else NearestProbe(config)
 
 
 def load_probe(directory: str | Path, *, device: torch.device, dtype: torch.dtype | None = None) -> PretrainedProbe:
-    """Load a probe from a directory that `vjepa convert` wrote, or from a transformers classification model.
+    """Load a probe from a directory that we wrote, or from a transformers classification model.
 
     Args:
         directory: holds `config.json` and `model.safetensors` (or shards with an index).
         device: where the weights go.
-        dtype: of the weights in memory; None: as stored.
+        dtype: of an attentive probe's weights in memory, those of vectors are float32; None: as stored.
 
     Raises:
         ConfigError: `config.json` is missing, malformed or describes no probe.
@@ -55,25 +97,42 @@ def load_probe(directory: str | Path, *, device: torch.device, dtype: torch.dtyp
     data = read_config(directory)
     stored = read_headers(weight_files(directory))
     with naming(directory / CONFIG_NAME):
-        config, labels, provenance = (_from_transformers if "model_type" in data else _from_ours)(data)
+        found = _describe(data)
     if "model_type" in data:
-        if (config.embed_dim, data.get("num_attention_heads")) == (_GIANT_DIM, _GIANT_HEADS):
+        if (found.config.embed_dim, data.get("num_attention_heads")) == (_GIANT_DIM, _GIANT_HEADS):
             logger.warning(
                 "%s: num_attention_heads=%d is the encoder's; ViT-g probes were trained with %d heads, which are used",
-                directory / CONFIG_NAME, _GIANT_HEADS, config.num_heads,
+                directory / CONFIG_NAME, _GIANT_HEADS, _OFFICIAL_HEADS,
             )  # fmt: skip
         stored = {name: value for name, value in stored.items() if name.startswith(transformers_layout.HEAD_PREFIXES)}
     with torch.device("meta"):
-        probe = AttentiveProbe(config)
+        probe = build_probe(found.config)
     locate = transformers_layout.probe_source if "model_type" in data else lambda name: TensorSource((name,))
     sources = {name: locate(name) for name in probe.state_dict()}
     check_stored(directory, expected_shapes(probe, sources), stored, remedy="correct config.json or fetch it again")
-    load_module(probe, sources=sources, stored=stored, device=device, dtype=dtype)
-    return PretrainedProbe(probe, labels, {**provenance, **origin_of(directory)})
+    kept = dtype if found.kind == "attentive" else torch.float32
+    load_module(probe, sources=sources, stored=stored, device=device, dtype=kept)
+    return PretrainedProbe(
+        probe=probe,
+        labels=found.labels,
+        provenance={**found.provenance, **origin_of(directory)},
+        kind=found.kind,
+        source=found.source,
+        fit=found.fit,
+        scores=found.scores,
+    )
 
 
 def save_probe(
-    directory: str | Path, probe: AttentiveProbe, *, labels: Sequence[str] = (), provenance: Mapping[str, Any]
+    directory: str | Path,
+    probe: AnyProbe,
+    *,
+    labels: Sequence[str] = (),
+    provenance: Mapping[str, Any],
+    kind: ProbeKind = "attentive",
+    source: FeatureSource = UNKNOWN,
+    fit: Mapping[str, Any] | None = None,
+    scores: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a probe directory; every file appears whole, `config.json` last.
 
@@ -81,19 +140,38 @@ def save_probe(
         WriteError: the directory cannot be written.
     """
     directory = Path(directory)
-    data = {"format_version": MODEL_FORMAT, "probe": to_dict(probe.config), "provenance": dict(provenance)}
-    if labels:
-        data["labels"] = list(labels)
+    held = PretrainedProbe(probe, tuple(labels), provenance, kind, source, fit or {}, scores or {})
+    data = _to_config(held)
     tensors = {name: value.detach().cpu().contiguous() for name, value in probe.state_dict().items()}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with atomic_path(directory / WEIGHTS_NAME) as path:
             write_tensors(path, tensors)
-        write_text(directory / CARD, probe_card(to_dict(probe.config), labels=labels, provenance=provenance))
-        write_json(directory / "config.json", data)
+        write_text(directory / CARD, _card(held))
+        write_json(directory / CONFIG_NAME, data)
     except OSError as error:
         raise WriteError(f"{directory}: cannot write the probe ({error.strerror or error})") from error
     return directory
+
+
+def _to_config(found: PretrainedProbe) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "format_version": MODEL_FORMAT,
+        "probe": to_dict(found.probe.config),
+        "provenance": dict(found.provenance),
+        "labels": list(found.labels),
+        "model": dict(found.source.model),
+        "features": {"settings": dict(found.source.settings), "preprocess": dict(found.source.preprocess)},
+        "fit": dict(found.fit),
+        "scores": dict(found.scores),
+    }
+    if not found.source.is_known:
+        del data["features"]
+    # what an earlier version does not know is left out where there is nothing to say
+    data = {key: value for key, value in data.items() if value or key in ("probe", "provenance")}
+    if found.kind != "attentive":
+        data["kind"] = found.kind
+    return data
 
 
 def probe_files(directory: str | Path) -> dict[str, Path]:
@@ -105,26 +183,40 @@ def probe_files(directory: str | Path) -> dict[str, Path]:
     """
     directory = Path(directory)
     load_probe(directory, device=torch.device("cpu"))
-    paths = [directory / name for name in ("config.json", WEIGHTS_NAME, CARD, *LICENCES)]
+    paths = [directory / name for name in (CONFIG_NAME, WEIGHTS_NAME, CARD, *LICENCES)]
     return {path.name: path for path in paths if path.is_file()}
 
 
 def write_probe_card(directory: Path) -> Path:
     """Write the `README.md` of a probe directory anew, and return its path; raises what `load_probe` does."""
-    found = load_probe(directory, device=torch.device("cpu"))
-    card = probe_card(to_dict(found.probe.config), labels=found.labels, provenance=found.provenance)
-    write_text(directory / CARD, card)
+    write_text(directory / CARD, _card(load_probe(directory, device=torch.device("cpu"))))
     return directory / CARD
+
+
+def _card(found: PretrainedProbe) -> str:
+    return probe_card(
+        to_dict(found.probe.config),
+        kind=found.kind,
+        labels=found.labels,
+        provenance=found.provenance,
+        model=found.source.model,
+        fit=found.fit,
+        scores=found.scores,
+    )
 
 
 def check_probe_config(data: Mapping[str, Any]) -> None:
     """Raise ConfigError unless the content of a `config.json` describes a probe that can be loaded."""
-    _ = _from_transformers(data) if "model_type" in data else _from_ours(data)
+    _describe(data)
 
 
-def _from_ours(data: Mapping[str, Any]) -> tuple[ProbeConfig, tuple[str, ...], Mapping[str, Any]]:
+def _describe(data: Mapping[str, Any]) -> _Described:
+    return _from_transformers(data) if "model_type" in data else _from_ours(data)
+
+
+def _from_ours(data: Mapping[str, Any]) -> _Described:
     if not isinstance(data.get("probe"), dict):
-        raise ConfigError("describes no probe; pass a directory that `vjepa convert` made from a probe file")
+        raise ConfigError("describes no probe; pass a directory that `vjepa probe train` or `vjepa convert` wrote")
     for key in data:
         if key not in _CONFIG_KEYS:
             raise ConfigError(unknown(f"key {key!r}", key, _CONFIG_KEYS))
@@ -132,14 +224,28 @@ def _from_ours(data: Mapping[str, Any]) -> tuple[ProbeConfig, tuple[str, ...], M
         raise ConfigError(
             f"format_version={data.get('format_version')!r} must be {MODEL_FORMAT}; a newer vjepa-sdk may read it"
         )
-    config = from_dict(ProbeConfig, data["probe"], where="probe.")
-    labels, provenance = data.get("labels", []), data.get("provenance", {})
-    if not isinstance(provenance, dict):
-        raise ConfigError(f"provenance={provenance!r} must be an object")
-    return config, _check_labels(labels, config.num_classes), provenance
+    kind = data.get("kind", "attentive")
+    if kind not in get_args(ProbeKind):
+        raise ConfigError(f"kind={kind!r} must be one of {', '.join(get_args(ProbeKind))}")
+    config = from_dict(_CONFIGS[kind], data["probe"], where="probe.")
+    features = data.get("features", {})
+    objects = {key: data.get(key, {}) for key in ("provenance", "model", "features", "fit", "scores")}
+    objects |= {f"features.{key}": value for key, value in features.items()} if isinstance(features, dict) else {}
+    for key, value in objects.items():
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key}={value!r} must be an object")
+    return _Described(
+        kind=kind,
+        config=config,
+        labels=_check_labels(data.get("labels", []), config.num_classes, named=kind in ("linear", "knn")),
+        provenance=objects["provenance"],
+        source=FeatureSource(objects["model"], features.get("settings", {}), features.get("preprocess", {})),
+        fit=objects["fit"],
+        scores=objects["scores"],
+    )
 
 
-def _from_transformers(data: Mapping[str, Any]) -> tuple[ProbeConfig, tuple[str, ...], Mapping[str, Any]]:
+def _from_transformers(data: Mapping[str, Any]) -> _Described:
     if data["model_type"] != "vjepa2":
         raise ConfigError(f"model_type={data['model_type']!r} must be 'vjepa2'; no other has an attentive probe")
     model = transformers_layout.read_config(data)
@@ -155,12 +261,12 @@ def _from_transformers(data: Mapping[str, Any]) -> tuple[ProbeConfig, tuple[str,
     fields: dict[str, Any] = {"embed_dim": model.embed_dim, "num_classes": len(names), "num_heads": heads}
     fields |= {"depth": depth + 1, "norm_eps": model.norm_eps}
     labels = _check_labels([names[str(index)] for index in range(len(names))], len(names))
-    return from_dict(ProbeConfig, fields), labels, {"layout": "transformers vjepa2"}
+    return _Described(from_dict(ProbeConfig, fields), labels, {"layout": "transformers vjepa2"})
 
 
-def _check_labels(labels: object, count: int) -> tuple[str, ...]:
+def _check_labels(labels: object, count: int, *, named: bool = False) -> tuple[str, ...]:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ConfigError("labels must be a list of texts")
-    if labels and len(labels) != count:
+    if (labels or named) and len(labels) != count:
         raise ConfigError(f"{len(labels)} labels must be as many as num_classes={count}")
     return tuple(labels)

@@ -19,7 +19,7 @@ import numpy as np
 
 from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
 from ...config.registry import DEFAULT_MODEL
-from ...corpus.find import find_clips
+from ...corpus.find import FoundClips, Links, find_clips
 from ...corpus.snapshot import Clip, clip_changes, describe_clips, setting_changes
 from ...errors import OutputError, ResumeError
 from ...features.embeddings import ERRORS, sidecar
@@ -118,7 +118,7 @@ def embed_files(
         model: a name from `list_models()`, a model directory or a hub id.
         revision: branch, tag or commit of a hub repository.
         weights: `target` or `context` encoder; None takes what is there, target first.
-        pooling: `mean` [D], `temporal` [T', D] or `none` [T', H', W', D].
+        pooling: `mean` [D], `temporal` [T', D], `change` [T' - 1, H', W'] or `none` [T', H', W', D].
         layers: the last so many blocks, or their numbers from 0; they add an axis before those of `pooling`. None: the
             model's output.
         num_frames: frames of each clip or window; None: the model's own.
@@ -180,8 +180,13 @@ def embed_files(
         overwrite=overwrite,
         show_progress_bar=show_progress_bar,
     )
+    return run_job(options, inputs, Path(out))
+
+
+def run_job(options: EmbedOptions, inputs: Inputs | FoundClips, out: Path) -> EmbedResult:
+    """Run a job whose options are checked; see `embed_files`."""
     started = time.monotonic()
-    path = check_output(Path(out))
+    path = check_output(out)
     with Workspace(path.with_name(f"{path.name}.work")) as work:
         if work.is_committed:  # a run was killed while it moved its output into place
             finish(path, work)
@@ -189,12 +194,15 @@ def embed_files(
     return replace(result, seconds=time.monotonic() - started)
 
 
-def _embed(options: EmbedOptions, out: Path, inputs: Inputs, work: Workspace, started: float) -> EmbedResult:
+def _embed(
+    options: EmbedOptions, out: Path, inputs: Inputs | FoundClips, work: Workspace, started: float
+) -> EmbedResult:
     """Find out what is left to do, and do it. Whatever can be refused is refused before torch is imported."""
     output = None if options.overwrite else existing_output(out)
     if output is not None:
         output.check(options.settings, extend=options.extend)
-    found = find_clips(inputs, links="follow" if options.follow_symlinks else "refuse")
+    links: Links = "follow" if options.follow_symlinks else "refuse"
+    found = inputs if isinstance(inputs, FoundClips) else find_clips(inputs, links=links)
     directory = find_model(options)
     shape = read_shape(directory)
     num_frames = options.frames_per_row(shape.config.num_frames)
@@ -305,6 +313,8 @@ def _check_room(job: _Job, shape: Shape, *, num_frames: int, num_done: int) -> N
     layers = job.options.layers
     num_layers = 1 if layers is None else layers if isinstance(layers, int) else len(layers)
     row = size * shape.values_per_row(job.options.pooling, num_frames, num_layers=num_layers)
+    if job.options.baselines is not None:
+        row *= job.options.baselines.num_encoders
     needed = row * (2 * len(job.clips) - num_done)
     needed += job.out.stat().st_size if job.extension is not None else 0
     free = shutil.disk_usage(job.out.parent).free

@@ -39,6 +39,10 @@ def load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoade
     from ..vjepa import VJEPA
 
     model = VJEPA.from_pretrained(directory, weights=options.weights, device=options.device)
+    if options.baselines is not None:
+        from .baselines import WithBaselines
+
+        model = WithBaselines(model, options.baselines)
     if options.layers is not None:
         model.layer_numbers(options.layers)
     if not options.has_windows:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
 from ...config.schema import check_types
 from ...errors import ConfigError
 from ...video.windows import as_seconds, settle_windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """What else is computed of every clip, in the one pass that decodes it."""
+
+    trained: bool
+    """Whether the model's own features are wanted, or are there already."""
+    random_inits: int
+    """The same network with random weights, so many times; raw pixels come last."""
+
+    @property
+    def num_encoders(self) -> int:
+        """Networks whose features a row holds, side by side."""
+        return int(self.trained) + self.random_inits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +55,8 @@ class EmbedOptions:
     extend: bool
     overwrite: bool
     show_progress_bar: bool | None
+    baselines: Baselines | None = None
+    """What each row holds instead of the features of the model alone."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -101,4 +118,5 @@ class EmbedOptions:
             **{name: getattr(self, name) for name in names},
             "tail": self.tail if self.has_windows else None,
             "layers": list(self.layers) if isinstance(self.layers, tuple) else self.layers,
+            **({} if self.baselines is None else {"baselines": asdict(self.baselines)}),
         }

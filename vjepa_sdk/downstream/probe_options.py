@@ -1,0 +1,129 @@
+"""Check the options of `train_probe`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+from ..config.choices import Decoder, EncoderWeights, Pooling, ProbeKind
+from ..config.schema import check_types
+from ..errors import ConfigError
+from ..features.source import FeatureSource
+from ..inference.embed.options import Baselines, EmbedOptions
+
+Select = Literal["val", "test"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """How clips become features."""
+
+    model: str
+    revision: str | None
+    weights: EncoderWeights | None
+    pooling: Pooling
+    layers: int | tuple[int, ...] | None
+    num_frames: int | None
+    fps: float | None
+    window_seconds: float | None
+    stride_seconds: float | None
+    source_fps: float | None
+    decoder: Decoder
+    batch_size: int
+    device: str | None
+    num_workers: int
+    deadline_seconds: float
+    max_failures: float | str | None
+    show_progress_bar: bool | None
+
+    def of_source(self, source: FeatureSource) -> EncodeOptions:
+        """Return options with which clips become features of `source`."""
+        settings = source.settings
+        layers = settings["layers"]
+        return replace(
+            self,
+            model=source.model["name"],
+            weights=source.model["encoder_weights"],
+            layers=tuple(layers) if isinstance(layers, list) else layers,
+            **{name: settings[name] for name in ("pooling", "num_frames", "fps", "source_fps", "decoder")},
+            **{name: settings[name] for name in ("window_seconds", "stride_seconds")},
+        )
+
+    def embedding(self, *, baselines: Baselines | None, normalize_embeddings: bool = False) -> EmbedOptions:
+        """Return the options of the job that encodes clips."""
+        return EmbedOptions(
+            model=self.model,
+            revision=self.revision,
+            weights=self.weights,
+            pooling=self.pooling,
+            layers=self.layers,
+            num_frames=self.num_frames,
+            fps=self.fps,
+            window_seconds=self.window_seconds,
+            stride_seconds=self.stride_seconds,
+            tail="pad",
+            source_fps=self.source_fps,
+            batch_size=self.batch_size,
+            normalize_embeddings=normalize_embeddings,
+            dtype="float16" if self.pooling == "none" else "float32",
+            decoder=self.decoder,
+            device=self.device,
+            num_workers=self.num_workers,
+            deadline_seconds=self.deadline_seconds,
+            max_failures=self.max_failures,
+            on_error="skip",
+            follow_symlinks=False,
+            extend=False,
+            overwrite=False,
+            show_progress_bar=self.show_progress_bar,
+            baselines=baselines,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How features become a probe, and how that is scored."""
+
+    kind: ProbeKind
+    C: float | None
+    k: int
+    temperature: float
+    class_weight: Literal["balanced"] | None
+    select: Select
+    folds: int | None
+    test_share: float
+    allow_group_overlap: bool
+    baseline: bool
+    random_inits: int
+    bootstrap: int
+    seed: int
+    depth: int
+    num_heads: int | None
+    self_attention: Literal["before", "after"]
+    epochs: int
+    batch_size: int
+    learning_rates: tuple[float, ...]
+    weight_decays: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, is_valid, rule in (
+            ("kind", self.kind in get_args(ProbeKind), f"one of {', '.join(get_args(ProbeKind))}"),
+            ("C", self.C is None or self.C > 0, "above 0"),
+            ("folds", self.folds is None or self.folds >= 2, "at least 2"),
+            ("random_inits", self.random_inits >= 1, "at least 1; pass baseline=False (--no-baseline) for none"),
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("batch_size", self.batch_size >= 1, "at least 1"),
+            ("learning_rates", all(rate > 0 for rate in self.learning_rates) and self.learning_rates, "above 0"),
+            ("weight_decays", all(decay >= 0 for decay in self.weight_decays) and self.weight_decays, "at least 0"),
+        ):
+            if not is_valid:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be {rule}")
+        if self.select == "test" and self.folds is not None:
+            raise ConfigError("select='test' and folds exclude each other; leave one out")
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a probe's `config.json` says of them."""
+        names = ("kind", "select", "folds", "seed", "class_weight", "baseline")
+        more = ("depth", "self_attention", "epochs", "batch_size") if self.kind == "attentive" else ()
+        return {name: getattr(self, name) for name in (*names, *more)}

@@ -1,0 +1,59 @@
+"""Take features as rows: what they are of, and their labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..errors import ConfigError, InputError
+from ..features.embeddings import Embeddings
+from .labels import check_classes
+
+Features = Embeddings | np.ndarray
+"""What `load_embeddings` gives, which knows what it is of; or rows `[n, ...]`, which do not."""
+
+
+def array_of(features: Features) -> np.ndarray:
+    """Return the numbers."""
+    return features.features if isinstance(features, Embeddings) else np.asarray(features)
+
+
+def rows_of(features: Features) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return the rows, which video each is of (int `[n]`, from 0), and which file."""
+    rows = array_of(features)
+    if not isinstance(features, Embeddings):
+        return rows, np.arange(len(rows)), [str(number) for number in range(len(rows))]
+    ids = [entry["id"] for entry in features.index]
+    return rows, np.unique(ids, return_inverse=True)[1], [os.path.realpath(entry["path"]) for entry in features.index]
+
+
+def labels_of(features: Features) -> list[str]:
+    """Return the column `label` of the index; raises InputError if there is none."""
+    index = features.index if isinstance(features, Embeddings) else []
+    if not index or any("label" not in entry for entry in index):
+        raise InputError("the features come without labels; pass labels, one a row")
+    return [str(entry["label"]) for entry in index]
+
+
+def targets_of(labels: Sequence[str | int | float], kind: str) -> tuple[list[str], np.ndarray]:
+    """Return the names of the classes, sorted, and the number of each row's; or no names, and numbers."""
+    if kind == "regression":
+        try:
+            values = np.array([float(label) for label in labels])
+        except ValueError as error:
+            raise ConfigError(
+                f"labels must be numbers for kind='regression' ({error}); or pass kind='linear'"
+            ) from error
+        if not np.isfinite(values).all():
+            raise InputError(f"label {int(np.argmin(np.isfinite(values)))} is not finite; leave it out")
+        return [], values
+    if kind not in ("linear", "knn"):
+        raise ConfigError(
+            f"kind={kind!r} must be one of linear, knn, regression; `train_probe` also fits attentive ones"
+        )
+    texts = [str(label) for label in labels]
+    check_classes(texts)
+    names, targets = np.unique(texts, return_inverse=True)
+    return names.tolist(), targets

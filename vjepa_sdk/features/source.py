@@ -1,0 +1,60 @@
+"""What features are of: the model, how clips were sampled, how tokens were pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+# what else a job's settings say does not change what a feature means
+_MEANING = (
+    *("pooling", "layers", "num_frames", "fps", "window_seconds", "stride_seconds", "tail"),
+    *("source_fps", "normalize_embeddings", "decoder"),
+)
+_MUST_AGREE = ("pooling", "layers", "num_frames", "fps", "window_seconds", "normalize_embeddings")
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Where features come from, as plain JSON data; all empty where that is not known."""
+
+    model: Mapping[str, Any] = field(default_factory=dict)
+    """`name`, `sha256`, `encoder_weights` and, from the hub, `commit`."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling and pooling, by the names of the arguments of `embed_files`."""
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    """`PreprocessConfig`."""
+
+    @classmethod
+    def of_meta(cls, meta: Mapping[str, Any]) -> FeatureSource:
+        """Return the source of an output of `vjepa embed`, from its meta file."""
+        made = meta["model"]
+        model = {key: made[key] for key in ("name", "sha256", "encoder_weights")}
+        if "commit" in (provenance := made.get("provenance", {})):
+            model["commit"] = provenance["commit"]
+        settings = {key: meta["settings"].get(key) for key in _MEANING}
+        return cls(model, settings, dict(meta["preprocess"]))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it says anything."""
+        return bool(self.model)
+
+    def differences(self, other: FeatureSource) -> list[str]:
+        """Name what makes features of the other no features of this, as `key: this -> other`."""
+        pairs = [(f"model {key}", self.model.get(key), other.model.get(key)) for key in ("sha256", "encoder_weights")]
+        pairs += [(key, self.settings.get(key), other.settings.get(key)) for key in _MUST_AGREE]
+        pairs += [(key, self.preprocess.get(key), other.preprocess.get(key)) for key in self.preprocess]
+        return [f"{key}: {_short(mine)} -> {_short(theirs)}" for key, mine, theirs in pairs if mine != theirs]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON data; empty if nothing is known."""
+        return asdict(self) if self.is_known else {}
+
+
+UNKNOWN = FeatureSource()
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return f"{text[:12]}…" if len(text) == 64 else text  # a digest
