@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from .downstream.outliers import OutlierScores as OutlierScores
     from .downstream.outliers import outlier_scores as outlier_scores
     from .downstream.probe import Probe as Probe
+    from .downstream.probe_report import ProbeReport as ProbeReport
+    from .downstream.probe_training import train_probe as train_probe
+    from .downstream.probe_use import PredictionReport as PredictionReport
+    from .downstream.probe_use import VideoPrediction as VideoPrediction
+    from .downstream.probe_use import evaluate_probe as evaluate_probe
+    from .downstream.probe_use import predict_files as predict_files
+    from .downstream.scores import ProbeScores as ProbeScores
     from .downstream.search import Hit as Hit
     from .downstream.search import SearchIndex as SearchIndex
     from .errors import VJEPAError as VJEPAError
@@ -58,29 +65,36 @@ _HOMES = {
     "ModelInfo": "config.registry",
     "OutlierScores": "downstream.outliers",
     "Plan": "training.plan.estimate",
+    "PredictionReport": "downstream.probe_use",
     "PreprocessConfig": "config.model",
     "PretrainResult": "training.trainer",
     "Probe": "downstream.probe",
+    "ProbeReport": "downstream.probe_report",
+    "ProbeScores": "downstream.scores",
     "PushReport": "hub.upload",
     "SearchIndex": "downstream.search",
     "TrainConfig": "config.training",
     "VJEPA": "inference.vjepa",
     "VJEPAError": "errors",
     "VideoFeatures": "features.video_features",
+    "VideoPrediction": "downstream.probe_use",
     "check_files": "corpus.check",
     "embed_files": "inference.embed.job",
+    "evaluate_probe": "downstream.probe_use",
     "find_clips": "corpus.find",
     "find_duplicates": "downstream.duplicates",
     "list_models": "config.registry",
     "load_embeddings": "hub.locate",
     "outlier_scores": "downstream.outliers",
     "plan": "training.plan.estimate",
+    "predict_files": "downstream.probe_use",
     "pretrain": "training.trainer",
     "push": "hub.publish",
     "read_video": "video.reader",
     "sample_indices": "video.sampling",
     "semantic_search": "downstream.nearest",
     "train_config": "config.recipes",
+    "train_probe": "downstream.probe_training",
     "write_card": "hub.publish",
 }
 

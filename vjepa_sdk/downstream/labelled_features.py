@@ -17,7 +17,7 @@ from ..errors import ConfigError, InputError, OutputError, ResumeError, StoppedE
 from ..features.embeddings import ERRORS, Embeddings, embedding_files, sidecar
 from ..features.source import FeatureSource
 from ..hub.locate import load_embeddings
-from ..inference.embed.baselines import num_pixel_values
+from ..inference.baselines import num_pixel_values
 from ..inference.embed.job import run_job
 from ..inference.embed.model import find_model, model_sha256
 from ..inference.embed.options import Baselines, EmbedOptions
@@ -80,7 +80,7 @@ class FeatureCache:
 def encode_labelled(
     clips: Sequence[LabelledClip], cache: FeatureCache, options: EmbedOptions, *, overwrite: bool
 ) -> Embeddings:
-    """Encode clips, or go on with that; rows are as `options.baselines` says.
+    """Encode clips, or go on with that; rows are as `options` say.
 
     Args:
         overwrite: start over if the cache holds features of other clips or settings.
@@ -118,11 +118,12 @@ def gather(
         overwrite: see `encode_labelled`.
     """
     baselines = Baselines(trained=True, random_inits=random_inits) if random_inits else None
-    embeddings = encode_labelled(labelled, cache, encode.embedding(baselines=baselines), overwrite=overwrite)
+    options = encode.embedding() if baselines is None else encode.compared(baselines)
+    embeddings = encode_labelled(labelled, cache, options, overwrite=overwrite)
     rows, owners = match(labelled, embeddings, cache.path)
     source, kinds = FeatureSource.of_meta(embeddings.meta), {TRAINED: embeddings.features}
     if baselines is not None:
-        tubelet = read_shape(find_model(encode.embedding(baselines=None))).config.tubelet_size
+        tubelet = read_shape(find_model(encode.embedding())).config.tubelet_size
         kinds = take_apart(embeddings, baselines, tubelet_size=tubelet)
     kept, video, _ = keep_clips(labelled, owners)
     return LabelledFeatures(
@@ -162,16 +163,14 @@ def look_up(
     kinds = {TRAINED: embeddings.features[rows]}
     if random_inits:
         again = encode.of_source(source)
-        directory = find_model(again.embedding(baselines=None))
+        directory = find_model(again.embedding())
         if model_sha256(directory) != source.model["sha256"]:
             raise ResumeError(
                 f"{features}: was made by another model than {source.model['name']} is now; restore it, or pass "
                 "baseline=False (--no-baseline)"
             )
         baselines = Baselines(trained=False, random_inits=random_inits)
-        options = again.embedding(
-            baselines=baselines, normalize_embeddings=bool(source.settings["normalize_embeddings"])
-        )
+        options = again.compared(baselines, normalize_embeddings=bool(source.settings["normalize_embeddings"]))
         others = encode_labelled(kept, cache, options, overwrite=overwrite)
         other_rows, _ = match(kept, others, cache.path)
         check_same_rows(embeddings, rows, others, other_rows)

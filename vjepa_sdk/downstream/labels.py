@@ -81,8 +81,8 @@ def read_labels(
         images: what images in directories of classes are.
         links: which symbolic links in them are followed.
         label_column: in lists and data frames.
-        split_column: as well; need not be there.
-        group_column: as well; `group` need not be there, another name must.
+        split_column: as well; `split` need not be there, another name must. Empty: none.
+        group_column: as well; empty: clips of one file are a group.
 
     Raises:
         InputError: it cannot be read, has no labels, or gives one clip two labels; the line is named.
@@ -175,8 +175,9 @@ def _of_table(
             f"{printable(path)}: has no column {label_column!r}, only {', '.join(sorted(columns)) or 'nothing'}; "
             "name the column with the labels so"
         )
-    if group_column != "group" and group_column not in columns:
-        raise InputError(f"{printable(path)}: has no column {group_column!r}, only {', '.join(sorted(columns))}")
+    for name, default in ((group_column, "group"), (split_column, "split")):
+        if name not in ("", default) and name not in columns:
+            raise InputError(f"{printable(path)}: has no column {name!r}, only {', '.join(sorted(columns))}")
     clips, num_without = [], 0
     for number, row in table:
         where = f"{printable(path)}: line {number}"
@@ -185,9 +186,16 @@ def _of_table(
             num_without += 1
             continue
         source = source_of(path, number, row)
-        given = row.get(group_column)
+        given = row.get(group_column) if group_column else None
         group = _file_of(source) if given in (None, "") else f"{group_column} {_clean(str(given))}"
-        clips.append(LabelledClip(source=source, label=label, split=_split(where, row.get(split_column)), group=group))
+        clips.append(
+            LabelledClip(
+                source=source,
+                label=label,
+                split=_split(where, row.get(split_column) if split_column else None),
+                group=group,
+            )
+        )
     if not clips:
         raise InputError(f"{printable(path)}: no row has a label; fill in the column {label_column!r}")
     by = f"column {group_column!r}" if group_column in columns else "files"

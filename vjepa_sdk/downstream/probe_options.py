@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from ..config.choices import Decoder, EncoderWeights, Pooling, ProbeKind
 from ..config.schema import check_types
 from ..errors import ConfigError
 from ..features.source import FeatureSource
-from ..inference.embed.options import Baselines, EmbedOptions
+from ..inference.embed.options import Baselines, ComparedOptions, EmbedOptions
 
 Select = Literal["val", "test"]
 
@@ -49,7 +49,12 @@ class EncodeOptions:
             **{name: settings[name] for name in ("window_seconds", "stride_seconds")},
         )
 
-    def embedding(self, *, baselines: Baselines | None, normalize_embeddings: bool = False) -> EmbedOptions:
+    def compared(self, baselines: Baselines, *, normalize_embeddings: bool = False) -> ComparedOptions:
+        """Return the options of the job that encodes clips, and what they are compared with."""
+        plain = self.embedding(normalize_embeddings=normalize_embeddings)
+        return ComparedOptions(**{each.name: getattr(plain, each.name) for each in fields(plain)}, baselines=baselines)
+
+    def embedding(self, *, normalize_embeddings: bool = False) -> EmbedOptions:
         """Return the options of the job that encodes clips."""
         return EmbedOptions(
             model=self.model,
@@ -76,7 +81,6 @@ class EncodeOptions:
             extend=False,
             overwrite=False,
             show_progress_bar=self.show_progress_bar,
-            baselines=baselines,
         )
 
 

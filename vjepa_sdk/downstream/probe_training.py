@@ -102,7 +102,8 @@ def train_probe(
         layers, num_frames, fps, window_seconds, stride_seconds, source_fps, decoder, weights, revision: as for
             `embed_files`. Windows of one video stay together, and count as one.
         label_column: column of the labels.
-        split_column: `train`, `val`, `test`. Where there is none, whole groups are drawn, stratified by class.
+        split_column: `train`, `val`, `test`. Where there is none, or it is empty, whole groups are drawn, stratified by
+            class.
         group_column: clips of one group never are on two sides. Where there is none: clips of one file.
         test_share: of the groups, where splits are drawn.
         folds: test every video once, in so many folds of the groups, and fit the probe itself to all.
@@ -182,7 +183,7 @@ def train_probe(
     given = None if features is None else Path(features)
     labelled = read_labels(
         labels,
-        images=_images(encode, given),
+        images=_images(encode, given) if isinstance(labels, str | os.PathLike) and Path(labels).is_dir() else "frames",
         links="follow" if follow_symlinks else "refuse",
         label_column=label_column,
         split_column=split_column,
@@ -228,7 +229,7 @@ def _images(encode: EncodeOptions, features: Path | None) -> Images:
     if features is not None:
         num_frames = read_json(sidecar(features, META)).get("settings", {}).get("num_frames")
         return "stills" if num_frames == 1 else "frames"
-    shape = read_shape(find_model(encode.embedding(baselines=None)))
+    shape = read_shape(find_model(encode.embedding()))
     return "stills" if shape.config.is_image_model else "frames"
 
 

@@ -140,7 +140,8 @@ def evaluate_probe(
     kept, video, without = keep_clips(clips, owners)
     chosen = Embeddings(embeddings.features[rows], [embeddings.index[row] for row in rows], embeddings.meta)
     predictions = _predictions(held, chosen, kept, video, unknown=unknown)
-    scores = score(predictions, held.names, bootstrap=bootstrap, seed=seed)
+    more = () if predictions.is_number or predictions.outputs.shape[1] == len(held.names) else ("unknown to the probe",)
+    scores = score(predictions, (*held.names, *more), bootstrap=bootstrap, seed=seed)
     notes = [f"groups are {labelled.grouped_by}"]
     if without:
         notes.append(f"{len(without)} clips have no features and were left out")

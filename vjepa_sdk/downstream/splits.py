@@ -54,8 +54,8 @@ def check_groups(groups: Sequence[str], splits: np.ndarray, *, allow_group_overl
     if torn and not allow_group_overlap:
         raise ConfigError(
             f"{len(torn)} of {len(sides)} groups have clips in two splits, such as {printable(torn[0])} in "
-            f"{' and '.join(sorted(sides[torn[0]]))}: scores would be too good; move them, or pass "
-            "allow_group_overlap (--allow-group-overlap)"
+            f"{' and '.join(sorted(sides[torn[0]]))}: scores would be too good; move them, have splits "
+            "drawn with an empty split_column (--split-column ''), or pass allow_group_overlap (--allow-group-overlap)"
         )
 
 

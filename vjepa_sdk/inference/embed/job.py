@@ -313,8 +313,7 @@ def _check_room(job: _Job, shape: Shape, *, num_frames: int, num_done: int) -> N
     layers = job.options.layers
     num_layers = 1 if layers is None else layers if isinstance(layers, int) else len(layers)
     row = size * shape.values_per_row(job.options.pooling, num_frames, num_layers=num_layers)
-    if job.options.baselines is not None:
-        row *= job.options.baselines.num_encoders
+    row *= job.options.num_encoders
     needed = row * (2 * len(job.clips) - num_done)
     needed += job.out.stat().st_size if job.extension is not None else 0
     free = shutil.disk_usage(job.out.parent).free

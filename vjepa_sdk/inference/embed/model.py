@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import WeightsError
 from ...runtime.files import digest_of, sha256_of
 from ...weights.description import local_directory
-from .options import EmbedOptions
+from .options import ComparedOptions, EmbedOptions
 
 if TYPE_CHECKING:
     from ...video.clips import ClipLoader, WindowLoader
@@ -39,8 +39,8 @@ def load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoade
     from ..vjepa import VJEPA
 
     model = VJEPA.from_pretrained(directory, weights=options.weights, device=options.device)
-    if options.baselines is not None:
-        from .baselines import WithBaselines
+    if isinstance(options, ComparedOptions):
+        from ..baselines import WithBaselines
 
         model = WithBaselines(model, options.baselines)
     if options.layers is not None:

@@ -13,21 +13,6 @@ from ...video.windows import as_seconds, settle_windows
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baselines:
-    """What else is computed of every clip, in the one pass that decodes it."""
-
-    trained: bool
-    """Whether the model's own features are wanted, or are there already."""
-    random_inits: int
-    """The same network with random weights, so many times; raw pixels come last."""
-
-    @property
-    def num_encoders(self) -> int:
-        """Networks whose features a row holds, side by side."""
-        return int(self.trained) + self.random_inits
-
-
-@dataclass(frozen=True, kw_only=True)
 class EmbedOptions:
     """What a job shall do; the arguments of `embed_files`, checked."""
 
@@ -55,8 +40,6 @@ class EmbedOptions:
     extend: bool
     overwrite: bool
     show_progress_bar: bool | None
-    baselines: Baselines | None = None
-    """What each row holds instead of the features of the model alone."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -118,5 +101,36 @@ class EmbedOptions:
             **{name: getattr(self, name) for name in names},
             "tail": self.tail if self.has_windows else None,
             "layers": list(self.layers) if isinstance(self.layers, tuple) else self.layers,
-            **({} if self.baselines is None else {"baselines": asdict(self.baselines)}),
         }
+
+    @property
+    def num_encoders(self) -> int:
+        """Networks whose features a row holds, side by side."""
+        return 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """What else is computed of every clip, in the one pass that decodes it."""
+
+    trained: bool
+    """Whether the model's own features are wanted, or are there already."""
+    random_inits: int
+    """The same network with random weights, so many times; raw pixels come last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedOptions(EmbedOptions):
+    """Options of a job whose rows hold what the model's features are compared with too."""
+
+    baselines: Baselines
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the rows."""
+        return {**super().settings, "baselines": asdict(self.baselines)}
+
+    @property
+    def num_encoders(self) -> int:
+        """Networks whose features a row holds, side by side."""
+        return int(self.baselines.trained) + self.baselines.random_inits

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...config.choices import Pooling
-from ..vjepa import VJEPA
-from .options import Baselines
+from ..config.choices import Pooling
+from .embed.options import Baselines
+from .vjepa import VJEPA
 
 PIXELS = 12
 """Rows and columns of the grey frames that stand for raw pixels."""
