@@ -14,7 +14,7 @@ from tiny_models import save_tiny
 
 from vjepa_sdk import VJEPA, SearchIndex, embed_files
 from vjepa_sdk.cli import app, exit_codes
-from vjepa_sdk.downstream.search import part_of
+from vjepa_sdk.downstream.queries import part_of
 from vjepa_sdk.errors import ConfigError, InputError, ResumeError
 
 

@@ -40,3 +40,9 @@ model share, so that their cosines crowd near 1."""
 ProbeKind = Literal["linear", "knn", "attentive", "regression"]
 """`linear`: logistic regression; `knn`: a vote of the nearest labelled rows; `attentive`: attention over tokens;
 `regression`: ridge regression of a number."""
+
+SearchBackend = Literal["exact", "faiss"]
+"""`exact`: every row is compared; `faiss`: an approximate index for many millions of rows."""
+
+ClusterMethod = Literal["kmeans", "hdbscan", "communities"]
+"""`kmeans`: a given number around centres; `hdbscan`: dense places; `communities`: a threshold of likeness."""

@@ -1,0 +1,105 @@
+"""What the commands on features share: options, names of rows, and tables written to files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..errors import ConfigError, InputError, OutputError, printable
+from ..runtime.files import atomic_file, disk_errors
+
+FeaturesFile = Annotated[Path, typer.Argument(help="Features that `vjepa embed` wrote, one vector a row.")]
+Labels = Annotated[Path | None, typer.Option(help="CSV with a column path and others, which are added to the rows'.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+METRIC_HELP = "Cosine of features as they are, or after the mean of all rows is taken off."
+TABLE_HELP = "Write the table to this file: .csv, .json or .jsonl."
+
+_TABLES, _LISTS = (".csv", ".json", ".jsonl"), (".txt", ".csv", ".jsonl")
+_NOT_FOR_TEXT = re.compile(r"[\r\n]|^\s|\s$|\s-?\d+$|::\s*-?\d+$")  # these end a line of a list, or are read as a label
+
+
+def check_table(path: Path | None, *, overwrite: bool, option: str = "out") -> None:
+    """Refuse a file for a table before anything is computed."""
+    _check(path, _LISTS if option == "keep" else _TABLES, overwrite=overwrite, option=option)
+
+
+def _check(path: Path | None, suffixes: Sequence[str], *, overwrite: bool, option: str) -> None:
+    if path is None:
+        return
+    if path.suffix not in suffixes:
+        raise ConfigError(f"{printable(path)}: --{option} must end in {', '.join(suffixes)}; rename it")
+    if not path.parent.is_dir():
+        raise OutputError(f"{printable(path)}: its directory does not exist; make it with mkdir -p {path.parent}")
+    if os.path.lexists(path) and not overwrite:
+        raise OutputError(f"{printable(path)}: exists; choose another --{option}, or pass --overwrite")
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str]) -> None:
+    """Write rows as CSV, JSON or JSON lines; numbers and paths stay as they are, whatever bytes names are made of."""
+    if path.suffix == ".csv":
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        data = text.getvalue().encode("utf-8", "surrogateescape")
+    elif path.suffix == ".json":
+        data = (json.dumps(list(rows), indent=2) + "\n").encode()
+    else:
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    _write(path, data)
+
+
+def write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write a list of clips that `vjepa embed` reads: paths as text, or with ids and seconds as `.csv` or `.jsonl`.
+
+    Raises:
+        InputError: a path that plain text cannot hold.
+    """
+    named = [
+        {
+            "path": relative_to(path, entry["path"]),
+            "id": "" if entry["id"] == entry["path"] else entry["id"],
+            **({key: entry[key] for key in ("start_seconds", "end_seconds")} if is_part(entry) else {}),
+        }
+        for entry in entries
+    ]
+    if path.suffix != ".txt":
+        columns = ("path", "id", "start_seconds", "end_seconds")
+        given = [{key: value for key, value in line.items() if value != ""} for line in named]
+        write_table(path, given, columns=columns)
+        return
+    paths = list(dict.fromkeys(line["path"] for line in named))
+    for name in paths:
+        if _NOT_FOR_TEXT.search(name):
+            raise InputError(f"{printable(name)}: this name cannot stand in a .txt list; pass --keep keep.csv")
+    _write(path, "".join(f"{name}\n" for name in paths).encode("utf-8", "surrogateescape"))
+
+
+def relative_to(path: Path, name: str) -> str:
+    """Return a name as it is read in a list or table at `path`: relative to it, unless it is absolute."""
+    return name if os.path.isabs(name) else os.path.relpath(name, path.parent)
+
+
+def is_part(entry: Mapping[str, Any]) -> bool:
+    """Whether a row is of a part of its file: a window, or a clip that was named with its seconds."""
+    return "window" in entry or "#t=" in entry["id"].removeprefix(entry["path"])
+
+
+def name_of(entry: Mapping[str, Any]) -> str:
+    """Return what a row is called in a table: its path, and the seconds of a part."""
+    if not is_part(entry) or entry["start_seconds"] is None:
+        return printable(entry["path"])
+    return printable(f"{entry['path']}#t={entry['start_seconds']:g},{entry['end_seconds']:g}")
+
+
+def _write(path: Path, data: bytes) -> None:
+    with disk_errors(path), atomic_file(path) as file:
+        file.write(data)
