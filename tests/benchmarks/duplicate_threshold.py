@@ -3,26 +3,26 @@
     python tests/benchmarks/duplicate_threshold.py [CLIPS] [--model vjepa-tiny] [--count 200]
 
 Copies of every clip are made: re-encoded at a low quality, scaled to half its size, cropped to 90 and to 75 % of each
-side, brightened, mirrored, and from 0.3 and 1 second later on. The index has the clips and their copies; a pair of a
-clip and its own copy is right, every other pair of different clips is wrong, and pairs of two copies of one clip are
-left out. CLIPS is a directory; without it, 200 clips of moving shapes are rendered.
+side, brightened, from 0.3 and 1 second later on, and mirrored. The mean is that of clips and copies. A pair of a clip
+and its own copy is right, but for the mirrored one, whose motion is another; a pair of a clip with another, or with a
+copy of another, is wrong. CLIPS is a directory; without it, 200 clips of moving shapes are rendered.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import csv
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
 
 from vjepa_sdk import VJEPA, find_clips, read_video
-from vjepa_sdk.downstream.nearest import mean_row, unit
+from vjepa_sdk.config.choices import Metric
+from vjepa_sdk.downstream.nearest import mean_of, unit
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from render_clips import DIRECTIONS, render_clip, render_pan, write_video
@@ -57,7 +57,6 @@ def main() -> None:
     parser.add_argument("clips", nargs="?", type=Path)
     parser.add_argument("--model", default="vjepa-tiny")
     parser.add_argument("--count", type=int, default=200)
-    parser.add_argument("--metric", nargs="+", default=["centered", "cosine"])
     arguments = parser.parse_args()
     model = VJEPA.from_pretrained(arguments.model)
     with tempfile.TemporaryDirectory() as place:
@@ -65,7 +64,7 @@ def main() -> None:
         paths = [clip.path for clip in find_clips(clips).clips("frames")]
         paths = [paths[i] for i in np.linspace(0, len(paths) - 1, min(len(paths), arguments.count)).astype(int)]
         originals, copies = encoded(model, paths, Path(place))
-    for metric in arguments.metric:
+    for metric in get_args(Metric):
         report(originals, copies, metric)
 
 
@@ -102,25 +101,25 @@ def write(path: Path, frames: np.ndarray, *, crf: int) -> None:
         container.mux(stream.encode())
 
 
-def report(originals: np.ndarray, copies: dict[str, np.ndarray], metric: str) -> None:
-    rows = np.concatenate([originals, *copies.values()])
-    mean = mean_row(rows) if metric == "centered" else None
-    first = unit(originals, mean=mean, name="row")
-    by_change = {name: (unit(made, mean=mean, name="row") * first).sum(axis=1) for name, made in copies.items()}
-    wrong = np.concatenate([(first @ first.T)[np.triu_indices(len(first), 1)], *(
-        (first @ unit(made, mean=mean, name="row").T)[~np.eye(len(first), dtype=bool)] for made in copies.values()
-    )])
-    pairs = len(first) * (len(first) - 1) // 2
-    print(f"\n{metric}: recall of each kind of copy, at thresholds; wrong pairs among {pairs:,} pairs of clips")
-    print(f"{'':>16} " + " ".join(f"{t:>6}" for t in THRESHOLDS))
-    for name, scores in by_change.items():
-        print(f"{name:>16} " + " ".join(f"{(scores >= t).mean():6.3f}" for t in THRESHOLDS))
-    own = np.concatenate([scores for name, scores in by_change.items() if name not in ("mirrored",)])
-    clips = (first @ first.T)[np.triu_indices(len(first), 1)]
-    print(f"{'wrong pairs':>16} " + " ".join(f"{(clips >= t).sum():6d}" for t in THRESHOLDS))
-    share = [(own >= t).sum() / max(1, (own >= t).sum() + (wrong >= t).sum()) for t in THRESHOLDS]
-    print(f"{'precision':>16} " + " ".join(f"{p:6.3f}" for p in share))
-    print(f"{'recall':>16} " + " ".join(f"{(own >= t).mean():6.3f}" for t in THRESHOLDS))
+def report(originals: np.ndarray, copies: dict[str, np.ndarray], metric: Metric) -> None:
+    mean = mean_of(np.concatenate([originals, *copies.values()]), metric)
+    clips = unit(originals, mean=mean, name="row")
+    others = {name: unit(made, mean=mean, name="row") for name, made in copies.items()}
+    own = {name: (made * clips).sum(axis=1) for name, made in others.items()}
+    apart = ~np.eye(len(clips), dtype=bool)
+    wrong = np.concatenate([(clips @ clips.T)[np.triu(apart)], *((clips @ made.T)[apart] for made in others.values())])
+    right = np.concatenate([scores for name, scores in own.items() if name != "mirrored"])  # another motion, not a copy
+    found, mistaken = ([np.count_nonzero(scores >= t) for t in THRESHOLDS] for scores in (right, wrong))
+    print(f"\n{metric}: share of copies found, and of {len(wrong):,} pairs of different clips those taken for copies")
+    lines = {
+        "threshold": [f"{t:g}" for t in THRESHOLDS],
+        **{name: [f"{np.mean(scores >= t):.2f}" for t in THRESHOLDS] for name, scores in own.items()},
+        "different": [str(count) for count in mistaken],
+        "precision": [f"{a / max(1, a + b):.3f}" for a, b in zip(found, mistaken, strict=True)],
+        "recall": [f"{count / len(right):.3f}" for count in found],
+    }
+    for name, cells in lines.items():
+        print(f"{name:>16} " + " ".join(f"{cell:>6}" for cell in cells))
 
 
 if __name__ == "__main__":

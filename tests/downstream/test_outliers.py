@@ -63,7 +63,8 @@ def test_the_command_lists_the_strangest(
         assert exit_.value.code in (0, None)
         printed = capsys.readouterr().out
         if extra:
-            assert [sorted(entry) for entry in json.loads(printed)] == [["distance", "path", "percentile", "row"]] * 2
+            names = ["distance", "end_seconds", "id", "path", "percentile", "row", "start_seconds"]
+            assert [sorted(entry) for entry in json.loads(printed)] == [names] * 2
         else:
             first, second = (line.split("\t") for line in printed.splitlines())
             assert first[1] == "100.0" and second[1] == "75.0" and first[2].startswith("clips/")

@@ -14,9 +14,11 @@ from .tables import (
     METRIC_HELP,
     TABLE_HELP,
     FeaturesFile,
+    Html,
     Overwrite,
-    check_table,
+    check_file,
     name_of,
+    page_options,
     relative_to,
     write_table,
 )
@@ -36,6 +38,7 @@ def cluster(
     metric: Annotated[Metric, typer.Option(help=METRIC_HELP)] = "centered",
     seed: Annotated[int, typer.Option(help="Of the starts of kmeans.")] = 0,
     out: Annotated[Path | None, typer.Option(help=f"{TABLE_HELP} A line for every row.")] = None,
+    html: Html = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -43,7 +46,8 @@ def cluster(
 ) -> None:
     """Sort clips into clusters. Prints number, rows, likeness and the clip in the middle of each, the largest first."""
     set_up_logging(quiet, verbose)
-    check_table(out, overwrite=overwrite)
+    check_file(out, overwrite=overwrite)
+    check_file(html, overwrite=overwrite, option="html")
     from ..downstream.clusters import cluster as sort
     from ..downstream.stored import open_features
 
@@ -65,6 +69,16 @@ def cluster(
             for entry, label in labelled
         ]
         write_table(out, [{key: row[key] for key in _COLUMNS} for row in rows], columns=_COLUMNS)
+    if html is not None:
+        from ..viz.answer_pages import save_clusters
+
+        of_method: dict[str, dict[str, object]] = {
+            "kmeans": {"n_clusters": n_clusters, "seed": seed},
+            "hdbscan": {"min_size": min_size},
+            "communities": {"threshold": threshold, "min_size": min_size},
+        }
+        settings: dict[str, object] = {"method": method, "metric": metric, **of_method[method]}
+        save_clusters(found, opened, page_options(html, settings, overwrite=overwrite, quiet=quiet))
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
         return

@@ -14,10 +14,12 @@ from .tables import (
     METRIC_HELP,
     TABLE_HELP,
     FeaturesFile,
+    Html,
     Labels,
     Overwrite,
-    check_table,
+    check_file,
     name_of,
+    page_options,
     write_list,
     write_table,
 )
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 def duplicates(
     features: FeaturesFile,
     *,
-    threshold: Annotated[float, typer.Option(help="Least cosine of a pair.")] = 0.97,
+    threshold: Annotated[float, typer.Option(help="Least cosine of a pair.")] = 0.95,
     metric: Annotated[Metric, typer.Option(help=METRIC_HELP)] = "centered",
     labels: Labels = None,
     across: Annotated[
@@ -45,6 +47,7 @@ def duplicates(
         typer.Option(help="Write what is left to this list, which `vjepa embed` reads: .txt, .csv, .jsonl."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help=TABLE_HELP)] = None,
+    html: Html = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -52,8 +55,9 @@ def duplicates(
 ) -> None:
     """Find clips that are nearly the same. Prints score and paths of each pair, files with equal bytes first."""
     set_up_logging(quiet, verbose)
-    check_table(out, overwrite=overwrite)
-    check_table(keep, overwrite=overwrite, option="keep")
+    check_file(out, overwrite=overwrite)
+    check_file(html, overwrite=overwrite, option="html")
+    check_file(keep, overwrite=overwrite, option="keep")
     from ..downstream.duplicates import find_duplicates
     from ..downstream.stored import open_features
 
@@ -72,6 +76,12 @@ def duplicates(
         write_table(out, pairs, columns=list(pairs[0]) if pairs else ["score", "first", "second", "same_bytes"])
     if keep is not None:
         write_list(keep, map(opened.entry, report.keep))
+    if html is not None:
+        from ..viz.answer_pages import save_duplicates
+
+        settings = {"threshold": threshold, "metric": metric, "labels": labels, "across": across, "prefer": prefer}
+        options = page_options(html, settings, overwrite=overwrite, quiet=quiet)
+        save_duplicates(report, opened, options, across=across)
     if as_json:
         print(json.dumps({**report.to_json(), "pairs": pairs}, indent=2))
         return
@@ -80,10 +90,7 @@ def duplicates(
         values = () if across is None else (str(described["first_value"]), str(described["second_value"]))
         mark = ("same bytes",) if pair.same_bytes else ()
         print("\t".join((f"{pair.score:.4f}", *names, *values, *mark)))
-    print(
-        f"{len(report.pairs)} pairs in {len(report.groups)} groups; keeping one of each leaves "
-        f"{len(report.keep)} of {report.rows} rows"
-    )
+    print(report.summary)
 
 
 def _described(pair: Pair, features: Features, across: str | None) -> dict[str, Any]:

@@ -12,23 +12,38 @@ import typer
 from ..config.choices import Metric
 from ..errors import printable
 from .options import Json, Quiet, Verbose, set_up_logging
-from .tables import METRIC_HELP, TABLE_HELP, FeaturesFile, Overwrite, check_table, name_of, write_table
+from .tables import (
+    METRIC_HELP,
+    TABLE_HELP,
+    FeaturesFile,
+    Html,
+    Overwrite,
+    check_file,
+    name_of,
+    page_options,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from ..downstream.stored import Features
+    from ..viz.answer_pages import PageOptions
+
+_PLACE = ("row", "id", "path", "start_seconds", "end_seconds")
+_STRANGEST, _MISLABELLED = ("distance", "percentile"), ("label", "suggested", "share", "own_share")
 
 
 def outliers(
     features: FeaturesFile,
     *,
     k: Annotated[int, typer.Option("--k", "-k", help="Nearest rows that count.")] = 10,
-    count: Annotated[int, typer.Option(help="Rows to print.")] = 20,
+    count: Annotated[int, typer.Option(min=1, help="Rows to print.")] = 20,
     metric: Annotated[Metric, typer.Option(help=METRIC_HELP)] = "cosine",
     labels: Annotated[
         Path | None, typer.Option(help="CSV with path and label: list rows whose neighbours have another label.")
     ] = None,
     column: Annotated[str, typer.Option(help="Column of --labels.")] = "label",
     out: Annotated[Path | None, typer.Option(help=TABLE_HELP)] = None,
+    html: Html = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -39,17 +54,20 @@ def outliers(
     With --labels: the share of the neighbours' votes for another label, for its own, both labels, and the path.
     """
     set_up_logging(quiet, verbose)
-    check_table(out, overwrite=overwrite)
+    check_file(out, overwrite=overwrite)
+    check_file(html, overwrite=overwrite, option="html")
     from ..downstream.stored import open_features
 
     opened, show = open_features(features), False if quiet else None
+    settings = {"k": k, "metric": metric, "labels": labels, "column": None if labels is None else column}
+    page = None if html is None else page_options(html, settings, overwrite=overwrite, quiet=quiet)
     listed = (
-        _strangest(opened, k=k, count=count, metric=metric, show=show)
+        _strangest(opened, page, k=k, count=count, metric=metric, show=show)
         if labels is None
-        else _mislabelled(opened, labels, column=column, k=k, count=count, metric=metric, show=show)
+        else _mislabelled(opened, page, labels, column=column, k=k, count=count, metric=metric, show=show)
     )
     if out is not None:
-        write_table(out, listed, columns=list(listed[0]) if listed else ["row", "id", "path"])
+        write_table(out, listed, columns=_PLACE + (_STRANGEST if labels is None else _MISLABELLED))
     if as_json:
         print(json.dumps(listed, indent=2))
         return
@@ -62,13 +80,19 @@ def outliers(
             print(f"{each['share']:.3f}\t{each['own_share']:.3f}\t{names}")
 
 
-def _strangest(features: Features, *, k: int, count: int, metric: Metric, show: bool | None) -> list[dict[str, Any]]:
+def _strangest(
+    features: Features, page: PageOptions | None, *, k: int, count: int, metric: Metric, show: bool | None
+) -> list[dict[str, Any]]:
     from ..downstream.outliers import outlier_scores
 
     scores = outlier_scores(features, k=k, metric=metric, show_progress_bar=show)
+    if page is not None:
+        from ..viz.answer_pages import save_outliers
+
+        save_outliers(scores, features, page, count=count)
     return [
         {
-            **_which(features, row),
+            **_place(features, row),
             "distance": round(float(scores.distance[row]), 6),
             "percentile": round(float(scores.percentile[row]), 2),
         }
@@ -77,14 +101,26 @@ def _strangest(features: Features, *, k: int, count: int, metric: Metric, show: 
 
 
 def _mislabelled(
-    features: Features, labels: Path, *, column: str, k: int, count: int, metric: Metric, show: bool | None
+    features: Features,
+    page: PageOptions | None,
+    labels: Path,
+    *,
+    column: str,
+    k: int,
+    count: int,
+    metric: Metric,
+    show: bool | None,
 ) -> list[dict[str, Any]]:
     from ..downstream.outliers import label_errors
 
     found = label_errors(features, labels, column=column, k=k, metric=metric, show_progress_bar=show)
-    return [{**_which(features, each.row), **dataclasses.asdict(each)} for each in found[:count]]
+    if page is not None:
+        from ..viz.answer_pages import save_label_errors
+
+        save_label_errors(found, features, page, count=count)
+    return [{**_place(features, each.row), **dataclasses.asdict(each)} for each in found[:count]]
 
 
-def _which(features: Features, row: int) -> dict[str, Any]:
+def _place(features: Features, row: int) -> dict[str, Any]:
     entry = features.entry(row)
-    return {"row": row, **{key: entry[key] for key in ("id", "path", "start_seconds", "end_seconds")}}
+    return {"row": row, **{key: entry[key] for key in _PLACE[1:]}}

@@ -10,23 +10,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config.choices import Metric, SearchBackend
+from ..config.choices import Metric, QueryAggregation, SearchBackend
 from ..errors import ConfigError, printable
 from .options import Json, Quiet, Verbose, set_up_logging
-from .tables import METRIC_HELP, TABLE_HELP, Labels, Overwrite, check_table, write_table
+from .tables import METRIC_HELP, TABLE_HELP, Html, Labels, Overwrite, check_file, page_options, write_table
 
 if TYPE_CHECKING:
     from ..downstream.search import Hit
 
 
 def search(
-    query: Annotated[
-        list[str], typer.Argument(help="Video, image, or part of one: a.mp4#t=3,5. Of several, the most alike counts.")
-    ],
+    query: Annotated[list[str], typer.Argument(help="Video, image, or part of one: a.mp4#t=3,5; or several.")],
     *,
     index: Annotated[Path, typer.Option("--index", help="Features that `vjepa embed` wrote, one vector a row.")],
     k: Annotated[int, typer.Option("--k", "-k", help="Hits to print.")] = 10,
     metric: Annotated[Metric, typer.Option(help=METRIC_HELP)] = "cosine",
+    aggregation: Annotated[
+        QueryAggregation, typer.Option(help="Of several queries: find what is like all (mean), or like any (max).")
+    ] = "mean",
     labels: Labels = None,
     where: Annotated[
         list[str] | None, typer.Option(help="COLUMN=PATTERN that rows must fit, as path='kitchen/*'; may be repeated.")
@@ -47,6 +48,7 @@ def search(
     nprobe: Annotated[int | None, typer.Option(help="Of faiss: cells to look into; more find more.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
     out: Annotated[Path | None, typer.Option(help=TABLE_HELP)] = None,
+    html: Html = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -55,7 +57,8 @@ def search(
     """Find the clips most like one. Prints rank, score, path, start and end, best first."""
     set_up_logging(quiet, verbose)
     conditions = dict(_condition(text) for text in where or ())
-    check_table(out, overwrite=overwrite)
+    check_file(out, overwrite=overwrite)
+    check_file(html, overwrite=overwrite, option="html")
     from ..downstream.search import Hit, SearchIndex
 
     opened = SearchIndex.open(index, metric=metric, labels=labels, backend=backend, factory=factory, nprobe=nprobe)
@@ -63,6 +66,7 @@ def search(
         query,
         k=k,
         model=opened.load_model(model, device=device),
+        aggregation=aggregation,
         where=conditions,
         exclude_same_video=exclude_same_video,
         min_gap_seconds=min_gap_seconds,
@@ -70,9 +74,19 @@ def search(
     listed = [dataclasses.asdict(hit) for hit in hits]
     if out is not None:
         write_table(out, listed, columns=[field.name for field in dataclasses.fields(Hit)])
+    if html is not None:
+        from ..viz.answer_pages import save_hits
+
+        settings = {"metric": metric, "aggregation": aggregation if len(query) > 1 else None, "where": where}
+        options = page_options(html, settings, overwrite=overwrite, quiet=quiet)
+        save_hits(hits, opened.features, options, queries=query)
     if backend == "faiss" and not quiet:
-        print(f"vjepa: finds {opened.recall:.1%} of the ten nearest, measured on 100 rows", file=sys.stderr)
-    print(json.dumps(listed, indent=2) if as_json else "\n".join(map(_line, hits)))
+        print(f"vjepa: the index finds {opened.recall:.1%} of the ten nearest rows, measured", file=sys.stderr)
+    if as_json:
+        print(json.dumps(listed, indent=2))
+        return
+    for hit in hits:
+        print(_line(hit))
 
 
 def _line(hit: Hit) -> str:

@@ -9,16 +9,21 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from ..errors import ConfigError, InputError, OutputError, printable
 from ..runtime.files import atomic_file, disk_errors
+from .viz import command_line
+
+if TYPE_CHECKING:
+    from ..viz.answer_pages import PageOptions
 
 FeaturesFile = Annotated[Path, typer.Argument(help="Features that `vjepa embed` wrote, one vector a row.")]
 Labels = Annotated[Path | None, typer.Option(help="CSV with a column path and others, which are added to the rows'.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Write a page with pictures of the clips to this file.")]
 METRIC_HELP = "Cosine of features as they are, or after the mean of all rows is taken off."
 TABLE_HELP = "Write the table to this file: .csv, .json or .jsonl."
 
@@ -26,12 +31,9 @@ _TABLES, _LISTS = (".csv", ".json", ".jsonl"), (".txt", ".csv", ".jsonl")
 _NOT_FOR_TEXT = re.compile(r"[\r\n]|^\s|\s$|\s-?\d+$|::\s*-?\d+$")  # these end a line of a list, or are read as a label
 
 
-def check_table(path: Path | None, *, overwrite: bool, option: str = "out") -> None:
-    """Refuse a file for a table before anything is computed."""
-    _check(path, _LISTS if option == "keep" else _TABLES, overwrite=overwrite, option=option)
-
-
-def _check(path: Path | None, suffixes: Sequence[str], *, overwrite: bool, option: str) -> None:
+def check_file(path: Path | None, *, overwrite: bool, option: Literal["out", "keep", "html"] = "out") -> None:
+    """Refuse a file before anything is computed."""
+    suffixes = {"keep": _LISTS, "html": (".html",)}.get(option, _TABLES)
     if path is None:
         return
     if path.suffix not in suffixes:
@@ -42,19 +44,40 @@ def _check(path: Path | None, suffixes: Sequence[str], *, overwrite: bool, optio
         raise OutputError(f"{printable(path)}: exists; choose another --{option}, or pass --overwrite")
 
 
+def page_options(path: Path, settings: Mapping[str, object], *, overwrite: bool, quiet: bool) -> PageOptions:
+    """Return the options of a page; settings that are None are left out."""
+    from ..viz.answer_pages import PageOptions
+
+    return PageOptions(
+        path=path,
+        settings={name: value for name, value in settings.items() if value is not None},
+        command=command_line(),
+        overwrite=overwrite,
+        show_progress_bar=False if quiet else None,
+    )
+
+
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str]) -> None:
-    """Write rows as CSV, JSON or JSON lines; numbers and paths stay as they are, whatever bytes names are made of."""
+    """Write rows as CSV, JSON or JSON lines; numbers and paths stay as they are, whatever bytes names are made of.
+
+    Other texts of a CSV, such as labels, that a spreadsheet would take for a formula get a `'` before them.
+    """
     if path.suffix == ".csv":
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _inert(name, value) for name, value in row.items()} for row in rows)
         data = text.getvalue().encode("utf-8", "surrogateescape")
     elif path.suffix == ".json":
         data = (json.dumps(list(rows), indent=2) + "\n").encode()
     else:
         data = "".join(json.dumps(row) + "\n" for row in rows).encode()
     _write(path, data)
+
+
+def _inert(column: str, value: object) -> object:
+    is_name = column in ("id", "query") or column.endswith("path")
+    return f"'{value}" if isinstance(value, str) and not is_name and value.startswith(tuple("=+-@")) else value
 
 
 def write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:

@@ -41,6 +41,10 @@ ProbeKind = Literal["linear", "knn", "attentive", "regression"]
 """`linear`: logistic regression; `knn`: a vote of the nearest labelled rows; `attentive`: attention over tokens;
 `regression`: ridge regression of a number."""
 
+QueryAggregation = Literal["mean", "max"]
+"""How several queries, or the windows of one, are asked together. `mean`: for what is most like all of them, by the
+mean of their directions; `max`: for what is most like any of them."""
+
 SearchBackend = Literal["exact", "faiss"]
 """`exact`: every row is compared; `faiss`: an approximate index for many millions of rows."""
 

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ..config.choices import Metric
-from ..errors import ConfigError, InputError, printable
+from ..errors import ConfigError, InputError, OutputError, printable
 from ..runtime.files import atomic_path, disk_errors, write_json
-from .nearest import blocks, cosines, mean_row, nearest_rows, unit
+from .nearest import blocks, cosines, mean_of, nearest_rows, unit
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,8 @@ def open_faiss(
 
     Raises:
         ConfigError: FAISS is not installed, or such an index cannot be built.
+        InputError: the index is damaged.
+        OutputError: there is a file of its name that was not written here.
         WriteError: the disk is full.
     """
     faiss = _faiss()
@@ -94,15 +96,21 @@ def open_faiss(
     if nprobe is not None and nprobe < 1:
         raise ConfigError(f"nprobe={nprobe} must be at least 1; pass for example 16")
     place, about = path.with_suffix(".faiss"), path.with_suffix(".faiss.json")
-    mean = mean_row(rows) if metric == "centered" else None
+    mean = mean_of(rows, metric)
+    if place.exists() and not about.exists():
+        raise OutputError(f"{printable(place)}: exists, and {about.name}, which says of what, does not; move it away")
     made = {"format": _FORMAT, "sha256": sha256, "metric": metric, "factory": factory}
     if (known := _read(about)).items() >= made.items() and place.exists():
-        built = faiss.read_index(os.fspath(place))
+        built = _loaded(faiss, place, count)
     else:
         logger.warning("%s: building an index %s of %d rows", printable(place), factory, count)
         built, known = _build(faiss, rows, factory=factory, mean=mean), {}
-        with disk_errors(place), atomic_path(place) as temporary:
-            faiss.write_index(built, os.fspath(temporary))
+        with disk_errors(place):
+            about.unlink(missing_ok=True)  # it must never stand beside another index than it describes
+            place.unlink(missing_ok=True)
+            with atomic_path(place) as temporary:
+                faiss.write_index(built, os.fspath(temporary))
+            write_json(about, made)
     cells = int(getattr(built, "nlist", 1))
     index = FaissIndex(rows, mean, built, factory, min(cells, nprobe or max(8, cells // 16)))
     recalls = dict(known.get("recall", {}))
@@ -144,6 +152,16 @@ def _build(faiss: Any, rows: np.ndarray, *, factory: str, mean: np.ndarray | Non
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise ConfigError(f"factory={factory} does not fit {count} rows of {dim} numbers ({reason})") from error
+    return built
+
+
+def _loaded(faiss: Any, place: Path, count: int) -> Any:
+    try:
+        built = faiss.read_index(os.fspath(place))
+    except RuntimeError as error:
+        raise InputError(f"{printable(place)}: is damaged; delete it, and it is built again") from error
+    if built.ntotal != count:
+        raise InputError(f"{printable(place)}: has {built.ntotal} rows instead of {count}; delete it")
     return built
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..config.choices import ClusterMethod, Metric
 from ..errors import ConfigError
-from .nearest import blocks, mean_row
+from .nearest import blocks, mean_of
 from .stored import AnyFeatures, open_features
 
 _STARTS = 10
@@ -79,7 +79,7 @@ def cluster(
         raise ConfigError(f"threshold={threshold:g} must be a cosine, from -1 to 1; pass for example 0.75")
     if method != "kmeans" and not 2 <= min_size <= count:
         raise ConfigError(f"min_size={min_size} must be from 2 to the number of rows, {count}")
-    mean = mean_row(opened.rows) if metric == "centered" else None
+    mean = mean_of(opened.rows, metric)
     directions = np.concatenate([block.directions for block in blocks(opened.rows, mean=mean)])
     if method == "communities":
         groups = _communities(directions, threshold=threshold, min_size=min_size)

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..config.choices import Metric
+from ..config.schema import check_choice
 from ..errors import ConfigError, InputError
 
 BLOCK_BYTES = 64 << 20
@@ -51,11 +53,13 @@ def nearest_rows(
         ConfigError: k below 1.
     """
     _check(queries, rows, k)
-    if metric == "centered" and mean is None:
-        mean = mean_row(rows, block_rows=block_rows)
+    if mean is None:
+        mean = mean_of(rows, metric, block_rows=block_rows)
     directions = unit(queries, mean=mean, name="query" if query_rows is None else "row", numbers=query_rows)
     singles, slack = directions.astype(np.float32), slack_of(rows)
     k = min(k, len(rows) if among is None else int(np.count_nonzero(among)))
+    if not k:
+        return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
     numbers, best = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf)
     for block in blocks(rows, mean=mean, among=among, block_rows=block_rows):
         scores = singles @ block.values.T
@@ -131,8 +135,15 @@ def blocks(
         release(rows)
 
 
-def mean_row(rows: np.ndarray, *, block_rows: int | None = None) -> np.ndarray:
-    """Return the mean of all rows, float64 `[D]`."""
+def mean_of(rows: np.ndarray, metric: Metric, *, block_rows: int | None = None) -> np.ndarray | None:
+    """Return what a metric takes off rows first: of `centered` the mean of all, float64 `[D]`; of `cosine` None.
+
+    Raises:
+        ConfigError: a metric that there is not.
+    """
+    check_choice("metric", metric, Metric)
+    if metric == "cosine" or not len(rows):
+        return None
     total = np.zeros(rows.shape[1])
     for block in blocks(rows, block_rows=block_rows):
         total += block.values.sum(axis=0, dtype=np.float64)
@@ -219,8 +230,8 @@ def _check(queries: np.ndarray, rows: np.ndarray, k: int) -> None:
 
 
 def semantic_search(
-    query_embeddings: np.ndarray,
-    corpus_embeddings: np.ndarray,
+    query_embeddings: ArrayLike,
+    corpus_embeddings: ArrayLike,
     *,
     top_k: int = 10,
     query_chunk_size: int = 100,
@@ -230,7 +241,7 @@ def semantic_search(
     """Find the rows of a corpus nearest to each query; the call and its result are those of sentence-transformers.
 
     Args:
-        query_embeddings: `[Q, D]`, or `[D]` for one.
+        query_embeddings: `[Q, D]`, or `[D]` for one; arrays, or tensors in the memory of the CPU.
         corpus_embeddings: `[N, D]`; may be memory-mapped.
         top_k: results for each query.
         query_chunk_size: queries compared at once.
@@ -242,11 +253,13 @@ def semantic_search(
     Raises:
         InputError, ConfigError: as for `nearest_rows`.
     """
-    queries = np.atleast_2d(query_embeddings)
+    queries, corpus = np.atleast_2d(np.asarray(query_embeddings)), np.asanyarray(corpus_embeddings)
+    _check(queries, corpus, top_k)
+    mean = mean_of(corpus, metric)
     found: list[list[dict[str, int | float]]] = []
     for first in range(0, len(queries), query_chunk_size):
         part = queries[first : first + query_chunk_size]
-        rows, scores = nearest_rows(part, corpus_embeddings, k=top_k, metric=metric, block_rows=corpus_chunk_size)
+        rows, scores = nearest_rows(part, corpus, k=top_k, metric=metric, mean=mean, block_rows=corpus_chunk_size)
         found += [
             [{"corpus_id": int(row), "score": float(score)} for row, score in zip(*pair, strict=True)]
             for pair in zip(rows, scores, strict=True)

@@ -11,7 +11,7 @@ import numpy as np
 from ..config.choices import Metric
 from ..errors import ConfigError, InputError
 from ..runtime.progress import progress_bar
-from .nearest import mean_row, nearest_rows
+from .nearest import mean_of, nearest_rows
 from .stored import AnyFeatures, Features, open_features
 
 _QUERY_ROWS = 1024
@@ -131,7 +131,7 @@ def _neighbours(
     if len(chosen) < 2:
         raise ConfigError(f"{len(chosen)} rows have no others to be compared with; pass at least 2")
     k = min(k + 1, len(chosen))
-    mean = mean_row(features.rows) if metric == "centered" else None
+    mean = mean_of(features.rows, metric)
     with progress_bar("neighbours", total=len(chosen), show=show_progress_bar, unit="row") as bar:
         for first in range(0, len(chosen), _QUERY_ROWS):
             rows = chosen[first : first + _QUERY_ROWS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ..hub.locate import locate_model
 from ..inference.embed.model import model_sha256
 from ..inference.vjepa import VJEPA
 from ..video.inputs import is_image
+from .nearest import unit
 
 _FRAGMENT = re.compile(r"(?P<path>.+)#t=(?:npt:)?(?P<start>\d+(?:\.\d+)?)?(?:,(?P<end>\d+(?:\.\d+)?))?")
 
@@ -27,14 +28,29 @@ _FRAGMENT = re.compile(r"(?P<path>.+)#t=(?:npt:)?(?P<start>\d+(?:\.\d+)?)?(?:,(?
 class Query:
     """One encoded query."""
 
-    name: str
-    """As it was asked for."""
+    name: str | None
+    """As it was asked for; None for vectors, and for the mean of several."""
     path: str
-    """Of its file."""
+    """Of its file; empty without one."""
     vectors: np.ndarray
-    """float32 `[W, D]`: one vector, or one for each window."""
+    """`[W, D]`: one vector, or one for each window."""
     start_seconds: tuple[float | None, ...]
     """Where each of them starts in the file."""
+
+
+def averaged(queries: Sequence[Query], *, mean: np.ndarray | None) -> Query:
+    """Make one query of several: the mean of their directions, each of which is that of its windows.
+
+    Args:
+        mean: of the index, from which directions are seen; None: from zero.
+
+    Raises:
+        InputError: a vector is zero or not finite.
+    """
+    directions = np.stack([unit(each.vectors, mean=mean, name="query").mean(axis=0) for each in queries])
+    direction = unit(directions, name="query").mean(axis=0) + (0.0 if mean is None else mean)
+    name, path = (queries[0].name, queries[0].path) if len(queries) == 1 else (None, "")
+    return Query(name, path, direction[None], (None,))
 
 
 def encode_query(query: str | os.PathLike[str], model: VJEPA, settings: Mapping[str, Any]) -> Query:

@@ -13,12 +13,13 @@ from weakref import WeakSet
 
 import numpy as np
 
-from ..config.choices import Metric, SearchBackend
+from ..config.choices import Metric, QueryAggregation, SearchBackend
+from ..config.schema import check_choice
 from ..errors import ConfigError, InputError, ResumeError
 from ..inference.vjepa import VJEPA
 from .approximate import open_faiss
-from .nearest import mean_row, nearest_rows
-from .queries import Query, encode_query, find_model_of
+from .nearest import mean_of, nearest_rows
+from .queries import Query, averaged, encode_query, find_model_of
 from .stored import Features, open_features
 
 _Path = str | os.PathLike[str]
@@ -42,17 +43,18 @@ class Hit:
     is_query: bool
     """Whether it is of the very file that was asked for."""
     query: str | None
-    """Which query it is most like; None for vectors."""
+    """Which query it is like; None for vectors, and for the mean of several queries."""
     query_start_seconds: float | None
-    """Where the window of the query starts that it is most like."""
+    """Where the window of the query starts that it is like; None for the mean of several windows."""
 
 
 class SearchIndex:
     """Features of a corpus, ready to be searched; rows stay on disk."""
 
     def __init__(self, features: Features, *, metric: Metric = "cosine") -> None:
+        check_choice("metric", metric, Metric)
         self.features = features
-        self.metric = metric
+        self.metric: Metric = metric
         self.recall = 1.0
         """Share of the ten nearest rows that a search finds; measured where the search is not exact."""
         self._nearest: Callable[[np.ndarray, int, np.ndarray | None], tuple[np.ndarray, np.ndarray]] = self._exact
@@ -133,20 +135,20 @@ class SearchIndex:
         *,
         k: int = 10,
         model: VJEPA | None = None,
+        aggregation: QueryAggregation = "mean",
         where: Mapping[str, str] | None = None,
         exclude_same_video: bool = False,
         min_gap_seconds: float | None = None,
     ) -> list[Hit]:
         """Find the rows most like a query, best first; of rows that score the same, those that come first.
 
-        Of several queries, and of the windows of a query in an index of windows, the one that a row is most like
-        counts, and the hit names it.
-
         Args:
             query: a video, an image or a part of one (`a.mp4#t=3,5`); several; or vectors `[D]` or `[Q, D]` of the same
                 model.
             k: hits to return.
             model: None: the one that made the features is loaded.
+            aggregation: of several queries, and of the windows of a query in an index of windows: `mean` finds what is
+                like all of them, by the mean of their directions; `max` what is most like any, and hits name it.
             where: columns and patterns such as `{"path": "kitchen/*"}`; only rows that fit all are found.
             exclude_same_video: leave out rows of the files that were asked for.
             min_gap_seconds: of hits in one video that start closer together the best stays; None: a window's length.
@@ -160,17 +162,27 @@ class SearchIndex:
             raise ConfigError(f"k={k} must be at least 1; pass for example 10")
         gap = self._gap(min_gap_seconds)
         among = self._among(where or {})
-        if isinstance(query, np.ndarray):
-            queries, vectors = [], np.atleast_2d(query)
-        else:
-            names = [query] if isinstance(query, str | os.PathLike) else list(query)
-            if not names:
-                raise InputError("the query is empty; pass at least one video")
-            queries = [self.encode(name, model=model) for name in names]
-            vectors = np.concatenate([each.vectors for each in queries])
-        asked = {os.path.realpath(each.path) for each in queries}
+        check_choice("aggregation", aggregation, QueryAggregation)
+        queries = self._queries(query, model)
+        asked = {os.path.realpath(each.path) for each in queries if each.path}
+        if aggregation == "mean" and sum(len(each.vectors) for each in queries) > 1:
+            queries = [averaged(queries, mean=self._mean)]
+        vectors = np.concatenate([each.vectors for each in queries])
         found = self._found(vectors, k, among=among, gap=gap, excluded=asked if exclude_same_video else set())
         return [self._hit(rank, each, queries, asked) for rank, each in enumerate(found, start=1)]
+
+    def _queries(self, query: _Path | Sequence[_Path] | np.ndarray, model: VJEPA | None) -> list[Query]:
+        if isinstance(query, np.ndarray):
+            vectors, dim = np.atleast_2d(query), self.features.rows.shape[1]
+            if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors):
+                raise InputError(
+                    f"the query has shape {query.shape} and must be [{dim}] or [n, {dim}]; use one model for both"
+                )
+            return [Query(None, "", vectors, (None,) * len(vectors))]
+        names = [query] if isinstance(query, str | os.PathLike) else list(query)
+        if not names:
+            raise InputError("the query is empty; pass at least one video")
+        return [self.encode(name, model=model) for name in names]
 
     def _found(
         self, vectors: np.ndarray, k: int, *, among: np.ndarray | None, gap: float, excluded: set[str]
@@ -181,7 +193,8 @@ class SearchIndex:
         while True:
             rows, scores = self._nearest(vectors, wanted, among)
             kept = self._merged(_best_of(rows, scores), gap, excluded)
-            if len(kept) >= k or wanted == count:
+            is_exhausted = wanted == count or bool((rows[:, -1] < 0).all())
+            if len(kept) >= k or is_exhausted:
                 return kept[:k]
             wanted = min(count, 4 * wanted)  # windows of one video often stand side by side
 
@@ -206,8 +219,7 @@ class SearchIndex:
     def _hit(self, rank: int, found: _Found, queries: Sequence[Query], asked: set[str]) -> Hit:
         row, score, vector = found
         entry = self.features.entry(row)
-        sources = [(each.name, start) for each in queries for start in each.start_seconds]
-        name, start = sources[vector] if sources else (None, None)
+        name, start = [(each.name, start) for each in queries for start in each.start_seconds][vector]
         return Hit(
             rank=rank,
             score=round(score, 6),
@@ -226,7 +238,7 @@ class SearchIndex:
 
     @cached_property
     def _mean(self) -> np.ndarray | None:
-        return mean_row(self.features.rows) if self.metric == "centered" else None
+        return mean_of(self.features.rows, self.metric)
 
     @cached_property
     def _model(self) -> VJEPA:
