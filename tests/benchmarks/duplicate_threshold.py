@@ -115,7 +115,7 @@ def report(originals: np.ndarray, copies: dict[str, np.ndarray], metric: Metric)
         "threshold": [f"{t:g}" for t in THRESHOLDS],
         **{name: [f"{np.mean(scores >= t):.2f}" for t in THRESHOLDS] for name, scores in own.items()},
         "different": [str(count) for count in mistaken],
-        "precision": [f"{a / max(1, a + b):.3f}" for a, b in zip(found, mistaken, strict=True)],
+        "precision": [f"{a / (a + b):.3f}" if a else "-" for a, b in zip(found, mistaken, strict=True)],
         "recall": [f"{count / len(right):.3f}" for count in found],
     }
     for name, cells in lines.items():

@@ -28,7 +28,7 @@ METRIC_HELP = "Cosine of features as they are, or after the mean of all rows is 
 TABLE_HELP = "Write the table to this file: .csv, .json or .jsonl."
 
 _TABLES, _LISTS = (".csv", ".json", ".jsonl"), (".txt", ".csv", ".jsonl")
-_NOT_FOR_TEXT = re.compile(r"[\r\n]|^\s|\s$|\s-?\d+$|::\s*-?\d+$")  # these end a line of a list, or are read as a label
+_READ_AS_MORE = re.compile(r"^\s|\s$|\s-?\d+$|::\s*-?\d+$")  # what a line of a list is stripped of, or a label
 
 
 def check_file(path: Path | None, *, overwrite: bool, option: Literal["out", "keep", "html"] = "out") -> None:
@@ -84,7 +84,7 @@ def write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Write a list of clips that `vjepa embed` reads: paths as text, or with ids and seconds as `.csv` or `.jsonl`.
 
     Raises:
-        InputError: a path that plain text cannot hold.
+        InputError: a path that the format cannot hold.
     """
     named = [
         {
@@ -94,16 +94,23 @@ def write_list(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
         }
         for entry in entries
     ]
-    if path.suffix != ".txt":
-        columns = ("path", "id", "start_seconds", "end_seconds")
+    for line in named:
+        if not _can_hold(path.suffix, line["path"]):
+            raise InputError(
+                f"{printable(line['path'])}: this name cannot stand in a {path.suffix} list; pass --keep keep.jsonl"
+            )
+    if path.suffix == ".txt":
+        text = "".join(f"{name}\n" for name in dict.fromkeys(line["path"] for line in named))
+        _write(path, text.encode("utf-8", "surrogateescape"))
+    else:
         given = [{key: value for key, value in line.items() if value != ""} for line in named]
-        write_table(path, given, columns=columns)
-        return
-    paths = list(dict.fromkeys(line["path"] for line in named))
-    for name in paths:
-        if _NOT_FOR_TEXT.search(name):
-            raise InputError(f"{printable(name)}: this name cannot stand in a .txt list; pass --keep keep.csv")
-    _write(path, "".join(f"{name}\n" for name in paths).encode("utf-8", "surrogateescape"))
+        write_table(path, given, columns=("path", "id", "start_seconds", "end_seconds"))
+
+
+def _can_hold(suffix: str, name: str) -> bool:
+    if suffix == ".txt":
+        return not _READ_AS_MORE.search(name) and len(name.splitlines()) == 1
+    return suffix != ".csv" or "\r" not in name  # which is read as \n
 
 
 def relative_to(path: Path, name: str) -> str:

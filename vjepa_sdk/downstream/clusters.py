@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..config.choices import ClusterMethod, Metric
+from ..config.schema import check_choice
 from ..errors import ConfigError
 from .nearest import blocks, mean_of
 from .stored import AnyFeatures, open_features
@@ -71,6 +72,7 @@ def cluster(
         ConfigError: an option that is not valid.
         InputError: rows that are no vectors, are zero or not finite.
     """
+    check_choice("method", method, ClusterMethod)
     opened = open_features(features)
     count = len(opened)
     if method == "kmeans" and not 1 <= n_clusters <= count:

@@ -28,11 +28,14 @@ from .nearest import as_matrix, release
 
 logger = logging.getLogger(__name__)
 
+_ENTRY = {"id", "path", "start_seconds", "end_seconds"}
+
 
 class IndexFile:
     """The lines of an `.index.jsonl`; a line is parsed when it is asked for, so that millions need no memory."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         with open(path, "rb") as file:
             if not os.fstat(file.fileno()).st_size:
                 raise ValueError("it has no rows")
@@ -50,7 +53,12 @@ class IndexFile:
     def __getitem__(self, row: int) -> dict[str, Any]:
         if not 0 <= row < len(self):
             raise IndexError(row)
-        entry: dict[str, Any] = json.loads(self._bytes[self._starts[row] : self._starts[row + 1]])
+        try:
+            entry = json.loads(self._bytes[self._starts[row] : self._starts[row + 1]])
+        except ValueError as error:
+            raise InputError(f"{printable(self._path)}: line {row + 1} is damaged ({error}); embed again") from error
+        if not isinstance(entry, dict) or not _ENTRY <= entry.keys():
+            raise InputError(f"{printable(self._path)}: line {row + 1} lacks one of {', '.join(sorted(_ENTRY))}")
         return entry
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
