@@ -13,7 +13,17 @@ import typer
 from ..config.choices import Metric, QueryAggregation, SearchBackend
 from ..errors import ConfigError, printable
 from .options import Json, Quiet, Verbose, set_up_logging
-from .tables import METRIC_HELP, TABLE_HELP, Html, Labels, Overwrite, check_file, page_options, write_table
+from .tables import (
+    FEATURES_HELP,
+    METRIC_HELP,
+    TABLE_HELP,
+    Html,
+    Labels,
+    Overwrite,
+    check_file,
+    page_options,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from ..downstream.search import Hit
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 def search(
     query: Annotated[list[str], typer.Argument(help="Video, image, or part of one: a.mp4#t=3,5; or several.")],
     *,
-    index: Annotated[Path, typer.Option("--index", help="Features that `vjepa embed` wrote, one vector a row.")],
+    index: Annotated[str, typer.Option("--index", help=FEATURES_HELP)],
     k: Annotated[int, typer.Option("--k", "-k", help="Hits to print.")] = 10,
     metric: Annotated[Metric, typer.Option(help=METRIC_HELP)] = "cosine",
     aggregation: Annotated[

@@ -20,7 +20,8 @@ from .viz import command_line
 if TYPE_CHECKING:
     from ..viz.answer_pages import PageOptions
 
-FeaturesFile = Annotated[Path, typer.Argument(help="Features that `vjepa embed` wrote, one vector a row.")]
+FEATURES_HELP = "Features that `vjepa embed` wrote, one vector a row; or the hub id of such."
+FeaturesFile = Annotated[str, typer.Argument(help=FEATURES_HELP)]
 Labels = Annotated[Path | None, typer.Option(help="CSV with a column path and others, which are added to the rows'.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a page with pictures of the clips to this file.")]

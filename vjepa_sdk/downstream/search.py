@@ -78,8 +78,8 @@ class SearchIndex:
                 `.npy` are mapped; other formats are copied row by row to a temporary file, which is.
             metric: `cosine`, or `centered` to take the mean of all rows off first.
             labels: CSV with a column `path` and others, by which a search can choose rows.
-            backend: `exact`, or `faiss` for an approximate index beside the features, `feats.faiss`, which is built
-                where there is none. `recall` says how much it finds.
+            backend: `exact`, or `faiss` for an approximate index beside the features, `feats.faiss` (of a hub id, in
+                the working directory), which is built where there is none. `recall` says how much it finds.
             factory: which index FAISS builds, such as `IVF4096,PQ64`; None: one that fits the number of rows.
             nprobe: cells that a search of such an index looks into; more are slower and find more.
 

@@ -117,7 +117,7 @@ def save_outliers(scores: OutlierScores, features: Features, options: PageOption
     head = ("distance", "percentile", "path", "seconds")
     return _save(
         "Outliers",
-        f"The {counted(len(strangest), 'clip')} of {len(features):,} that are least like any other.",
+        f"The {len(strangest):,} of {counted(len(features), 'clip')} least like any other.",
         [*_galleries([_Group("", notes)], features, options), _table(head, rows, len(strangest))],
         features,
         options,
