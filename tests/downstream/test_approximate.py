@@ -102,6 +102,29 @@ def test_a_build_that_is_cut_short_is_begun_again(path: Path, monkeypatch: pytes
     assert SearchIndex.open(path, backend="faiss").recall == 1.0
 
 
+def test_an_index_is_never_described_as_that_of_other_features(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    SearchIndex.open(path, backend="faiss")
+    write_output(path, ROWS[::-1].copy())
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(approximate, "write_json", interrupted)
+        SearchIndex.open(path, backend="faiss")
+    write_output(path, ROWS)
+    with pytest.raises(OutputError, match=r"feats.faiss.json, which says of what, does not; move it away"):
+        SearchIndex.open(path, backend="faiss")
+
+
+def test_an_index_of_fewer_rows_is_refused(path: Path, tmp_path: Path) -> None:
+    SearchIndex.open(path, backend="faiss")
+    other = write_output(tmp_path / "few.npy", ROWS[:30])
+    SearchIndex.open(other, backend="faiss")
+    other.with_suffix(".faiss").replace(path.with_suffix(".faiss"))
+    with pytest.raises(InputError, match=r"feats.faiss: has 30 rows instead of 400; delete it"):
+        SearchIndex.open(path, backend="faiss")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -19,6 +19,7 @@ from tiny_models import save_tiny
 
 from vjepa_sdk import embed_files, find_duplicates, load_embeddings
 from vjepa_sdk.cli import app
+from vjepa_sdk.config.choices import Metric
 from vjepa_sdk.errors import ConfigError, InputError
 
 
@@ -38,6 +39,19 @@ def test_pairs_are_those_of_brute_force(metric: str, block_rows: int) -> None:
     assert len(expected) > 10
     assert {(pair.first, pair.second): pair.score for pair in report.pairs} == pytest.approx(expected, abs=2e-6)
     assert [pair.score for pair in report.pairs] == sorted((pair.score for pair in report.pairs), reverse=True)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "centered"])
+def test_a_pair_just_at_the_threshold_is_found_though_float32_may_not_see_it(metric: Metric) -> None:
+    features = np.random.default_rng(1).normal(1.0, 1.0, (12, 700)).astype(np.float32)
+    vectors = features.astype(np.float64)
+    vectors -= vectors.mean(axis=0) if metric == "centered" else 0
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    for first, second in combinations(range(12), 2):
+        exact = float(vectors[first] @ vectors[second])
+        for threshold, is_found in ((exact - 1e-12, True), (exact + 1e-12, False)):
+            report = find_duplicates(features, threshold=threshold, metric=metric)
+            assert ((first, second) in {(pair.first, pair.second) for pair in report.pairs}) == is_found
 
 
 def test_groups_hang_together_and_their_first_row_is_kept() -> None:

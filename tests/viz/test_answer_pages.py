@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,8 @@ def test_groups_say_what_is_kept_and_the_histogram_how_alike_rows_are(tmp_path: 
     report = find_duplicates(opened, threshold=0.5, metric="cosine", prefer=[0, 0, 1, 0, 0, 0])
     outline = Outline(save_duplicates(report, opened, options(tmp_path / "d.html")).read_bytes())
     assert outline.text.count("is kept") == len(report.groups) == 2
+    links = [os.path.basename(address) for address in outline.addresses if address.startswith("./")]
+    assert links[:3] == [f"{row}.mp4#t=0.00" for row in (2, 0, 1)]  # what is kept comes first
     assert "Histogram of the cosine of each of 6 clips with its nearest" in outline.attributes["div.aria-label"]
     assert "The line is the threshold, 0.5" in outline.text
 
