@@ -20,10 +20,15 @@ if TYPE_CHECKING:
     from .corpus.find import FoundClips as FoundClips
     from .corpus.find import find_clips as find_clips
     from .corpus.lists import ClipSource as ClipSource
+    from .downstream.clusters import Cluster as Cluster
+    from .downstream.clusters import Clusters as Clusters
+    from .downstream.clusters import cluster as cluster
     from .downstream.duplicates import DuplicateReport as DuplicateReport
     from .downstream.duplicates import find_duplicates as find_duplicates
     from .downstream.nearest import semantic_search as semantic_search
+    from .downstream.outliers import Mislabelled as Mislabelled
     from .downstream.outliers import OutlierScores as OutlierScores
+    from .downstream.outliers import label_errors as label_errors
     from .downstream.outliers import outlier_scores as outlier_scores
     from .downstream.probe import Probe as Probe
     from .downstream.probe_report import ProbeReport as ProbeReport
@@ -56,11 +61,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "CheckedFile": "corpus.check",
     "ClipSource": "corpus.lists",
+    "Cluster": "downstream.clusters",
+    "Clusters": "downstream.clusters",
     "DuplicateReport": "downstream.duplicates",
     "EmbedResult": "inference.embed.job",
     "Embeddings": "features.embeddings",
     "FoundClips": "corpus.find",
     "Hit": "downstream.search",
+    "Mislabelled": "downstream.outliers",
     "ModelConfig": "config.model",
     "ModelInfo": "config.registry",
     "OutlierScores": "downstream.outliers",
@@ -79,10 +87,12 @@ _HOMES = {
     "VideoFeatures": "features.video_features",
     "VideoPrediction": "downstream.probe_use",
     "check_files": "corpus.check",
+    "cluster": "downstream.clusters",
     "embed_files": "inference.embed.job",
     "evaluate_probe": "downstream.probe_use",
     "find_clips": "corpus.find",
     "find_duplicates": "downstream.duplicates",
+    "label_errors": "downstream.outliers",
     "list_models": "config.registry",
     "load_embeddings": "hub.locate",
     "outlier_scores": "downstream.outliers",

@@ -80,6 +80,11 @@ def naming(place: str | Path) -> Iterator[None]:
         raise type(error)(f"{place}: {error}") from error.__cause__
 
 
+def counted(count: int, what: str) -> str:
+    """Return a number of things: `1 clip`, `1,200 clips`."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def printable(path: object) -> str:
     """Escape what could drive a terminal or break a line: names come from strangers."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ def test_a_row_without_direction_is_named(value: float, what: str) -> None:
         (np.ones((1, 3)), np.ones((4, 2)), 1, "queries have 3 numbers and rows 2; use one model for both"),
         (np.ones((1, 3)), np.ones((4, 2, 3)), 1, r"rows of shape \(4, 2, 3\) .* use pooling='mean'"),
         (np.ones((1, 3), int), np.ones((4, 3)), 1, "must be floats"),
+        (np.zeros((1, 3)), np.ones((4, 3)), 1, "query 0 is zero, so it has no direction"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(queries: np.ndarray, rows: np.ndarray, k: int, message: str) -> None:
@@ -88,3 +90,38 @@ def test_the_result_has_the_form_of_sentence_transformers() -> None:
     rows = np.eye(3, dtype=np.float32)
     found = semantic_search(np.array([0.0, 2.0, 0.0], np.float32), rows, top_k=2, query_chunk_size=1)
     assert found == [[{"corpus_id": 1, "score": 1.0}, {"corpus_id": 0, "score": 0.0}]]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "centered"])
+def test_chunks_of_queries_and_rows_change_nothing(metric: Metric) -> None:
+    rng = np.random.default_rng(0)
+    rows, queries = (rng.normal(1.0, 1.0, (count, 6)).astype(np.float32) for count in (40, 9))
+    expected, cosines = brute_force(queries, rows, 5, metric)
+    found = semantic_search(queries, rows, top_k=5, metric=metric, query_chunk_size=2, corpus_chunk_size=7)
+    assert [[hit["corpus_id"] for hit in hits] for hits in found] == expected
+    assert [[hit["score"] for hit in hits] for hits in found] == pytest.approx(cosines, abs=1e-6)
+
+
+def test_tensors_are_searched_too() -> None:
+    rows = torch.eye(3)
+    assert semantic_search(rows[1], rows, top_k=1) == [[{"corpus_id": 1, "score": 1.0}]]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "centered"])
+def test_among_no_rows_nothing_is_found(metric: Metric) -> None:
+    assert semantic_search(np.ones((2, 3)), np.ones((0, 3)), metric=metric) == [[], []]
+    found, scores = nearest_rows(np.eye(3)[:2], np.eye(3), k=2, metric=metric, among=np.zeros(3, bool))
+    assert found.shape == scores.shape == (2, 0)
+
+
+def test_a_metric_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="metric='centred' must be one of 'cosine', 'centered'"):
+        semantic_search(np.ones((1, 3)), np.eye(3), metric="centred")  # type: ignore[arg-type]
+
+
+def test_rows_too_near_for_float32_to_tell_are_in_the_order_of_float64() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(size=512)
+    rows = (base + 1e-4 * rng.normal(size=(300, 512))).astype(np.float32)
+    found, _ = nearest_rows(base[None], rows, k=20, block_rows=64)
+    assert found.tolist() == brute_force(base[None], rows, 20, "cosine")[0]

@@ -16,7 +16,7 @@ from loopback_hub import OWNER_TOKEN, LoopbackHub
 from media import write_video
 from tiny_models import save_tiny
 
-from vjepa_sdk import VJEPA, Probe, embed_files, load_embeddings, push
+from vjepa_sdk import VJEPA, Probe, SearchIndex, embed_files, find_duplicates, load_embeddings, push
 from vjepa_sdk.errors import ConfigError, InputError, WeightsError
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig
 from vjepa_sdk.weights.layout import HERE
@@ -107,6 +107,14 @@ def test_features_go_to_a_dataset_and_come_back(hub: LoopbackHub, features: Path
     assert found.meta == {**local.meta, "model": told, "repository": "me/feats", "commit": report.commit}
     assert np.array_equal(load_embeddings("me/feats", local_files_only=True).features, local.features)
     assert not push(features, "me/feats", token=OWNER_TOKEN).changed
+
+
+def test_features_on_the_hub_are_searched_by_their_id(hub: LoopbackHub, features: Path) -> None:
+    push(features, "me/feats", token=OWNER_TOKEN)
+    index, local = SearchIndex.open("me/feats"), SearchIndex.open(features)
+    hits = index.search("a.mp4", model=index.load_model("model"))
+    assert hits == local.search("a.mp4") and hits[0].is_query
+    assert find_duplicates("me/feats", metric="cosine").rows == 2
 
 
 def test_the_code_of_a_features_card_runs(hub: LoopbackHub, features: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,15 +10,18 @@ import typer
 from .._version import __version__
 from ..errors import VJEPAError, one_line
 from .check import check
+from .cluster import cluster
 from .convert import convert
 from .doctor import doctor
+from .duplicates import duplicates
 from .embed import embed
 from .exit_codes import EXIT_CODES, FAILED
 from .models import models
+from .outliers import outliers
 from .pretrain import pretrain
 from .probe import probe
 from .push import push
-from .search import duplicates, outliers, search
+from .search import search
 from .stdout import patient_stdout
 from .viz import viz
 
@@ -32,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (embed, search, duplicates, outliers, check, pretrain, convert, push, models, doctor):
+for command in (embed, search, duplicates, outliers, cluster, check, pretrain, convert, push, models, doctor):
     app.command()(command)
 app.add_typer(probe, name="probe")
 app.add_typer(viz, name="viz")

@@ -40,3 +40,13 @@ model share, so that their cosines crowd near 1."""
 ProbeKind = Literal["linear", "knn", "attentive", "regression"]
 """`linear`: logistic regression; `knn`: a vote of the nearest labelled rows; `attentive`: attention over tokens;
 `regression`: ridge regression of a number."""
+
+QueryAggregation = Literal["mean", "max"]
+"""How several queries, or the windows of one, are asked together. `mean`: for what is most like all of them, by the
+mean of their directions; `max`: for what is most like any of them."""
+
+SearchBackend = Literal["exact", "faiss"]
+"""`exact`: every row is compared; `faiss`: an approximate index for many millions of rows."""
+
+ClusterMethod = Literal["kmeans", "hdbscan", "communities"]
+"""`kmeans`: a given number around centres; `hdbscan`: dense places; `communities`: a threshold of likeness."""

@@ -155,6 +155,12 @@ def _describe(hint: Any) -> str:
     return names.get(hint, getattr(hint, "__name__", str(hint)))
 
 
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """Raise ConfigError unless a value is one of a `Literal`."""
+    if not _matches(choices, value):
+        raise ConfigError(f"{name}={value!r} must be {_describe(choices)}")
+
+
 def check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ConfigError(f"{name}={value} must lie between {low} and {high}; pass {low if value < low else high}")

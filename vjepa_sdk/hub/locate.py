@@ -178,19 +178,14 @@ def load_embeddings(
         InputError: a file is missing, damaged, or they do not belong together.
         WeightsError: it cannot be fetched, or is not what the hub says it is.
     """
-    if _is_on_hub(path):
-        hub = HubOptions(
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
-        path = fetch_output(str(path), hub, suffixes=SUFFIXES)
-    elif revision is not None:
-        raise ConfigError(f"{path}: is no hub id, so it has no revision={revision!r}; leave revision out")
-    path = Path(path)
-    check_suffix(path)
+    hub = HubOptions(
+        revision=revision,
+        cache_dir=cache_dir,
+        token=token,
+        local_files_only=local_files_only,
+        force_download=force_download,
+    )
+    path = locate_output(path, hub)
     try:
         meta = json.loads(sidecar(path, META).read_bytes())
         index = [json.loads(line) for line in sidecar(path, INDEX).read_bytes().splitlines()]
@@ -207,6 +202,22 @@ def load_embeddings(
             f"{meta.get('output') if isinstance(meta, dict) else None!r}; keep the files of one run together"
         )
     return Embeddings(features, index, {**meta, **origin_of(path.parent)})
+
+
+def locate_output(path: str | Path, hub: HubOptions) -> Path:
+    """Return the local file of features: a path, or a hub id whose files are fetched into the hub's cache.
+
+    Raises:
+        ConfigError: a suffix that is none of the formats, `.parquet` without pyarrow, or a revision of what has none.
+        InputError, WeightsError, WriteError: as for `fetch_output`.
+    """
+    if _is_on_hub(path):
+        path = fetch_output(str(path), hub, suffixes=SUFFIXES)
+    elif hub.revision is not None:
+        raise ConfigError(f"{path}: is no hub id, so it has no revision={hub.revision!r}; leave revision out")
+    path = Path(path)
+    check_suffix(path)
+    return path
 
 
 def _is_on_hub(path: str | Path) -> bool:
