@@ -6,7 +6,7 @@ The solvers are scikit-learn's; what is kept of them is a few arrays.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ ALPHA_GRID = tuple(10.0**power for power in range(-2, 7))
 _MIN_SCALE = 1e-6
 _MAX_ITERATIONS = 1000
 _ROWS_AT_ONCE = 64
+_WORSE_IN_A_ROW = 2
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def fit_logistic(
         )
     elif C is None:
         C, facts["note"] = 1.0, "C=1: too few groups to choose it"
-    solutions = _logistic_path(examples, num_classes, [c for c in C_GRID if c < C] + [C], class_weight, standardize)
+    grid = [*(each for each in C_GRID if each < C), C]
+    solutions = dict(_logistic_path(examples, num_classes, grid, class_weight, standardize))
     if C not in solutions:
         raise ConfigError(f"C={C:g}: no optimum within {_MAX_ITERATIONS:,} iterations; pass a smaller C")
     _give_centres(solutions[C], examples, num_classes)
@@ -159,7 +161,7 @@ def fit_ridge(
         alpha, facts["grid"] = _choose_penalty(
             ALPHA_GRID[::-1],
             checks,
-            lambda part: {each: _ridge(part, each, standardize) for each in ALPHA_GRID},
+            lambda part: ((each, _ridge(part, each, standardize)) for each in ALPHA_GRID[::-1]),
             lambda probe, part: -float(np.mean((predict_videos(probe, part)[:, 0] - part.targets) ** 2)),
         )
     elif alpha is None:
@@ -218,15 +220,15 @@ def _check_fit(examples: Examples, num_classes: int) -> None:
 
 def _logistic_path(
     examples: Examples, num_classes: int, grid: Sequence[float], class_weight: str | None, standardize: bool
-) -> dict[float, LinearProbe]:
-    """Fit with each C from small to large, each from the one before; without those for which no optimum is found."""
+) -> Iterator[tuple[float, LinearProbe]]:
+    """Yield a fit for each C from small to large, each from the one before, until no optimum is found."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     targets = examples.targets[examples.video]
     present = np.unique(targets)
     if len(present) < 2:
-        return {}
+        return
     features = examples.features
     mean, scale = _standardizer(features, standardize)
     x = (features.astype(np.float64) - mean) / scale
@@ -236,19 +238,17 @@ def _logistic_path(
         x = triangle.T
     weights = examples.weights * class_weights(examples.targets, class_weight)[examples.video]
     solver = LogisticRegression(tol=1e-6, max_iter=_MAX_ITERATIONS, warm_start=True)
-    found = {}
     for C in sorted(grid):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             solver.set_params(C=C).fit(x, targets, sample_weight=weights)
         if solver.n_iter_.max() >= _MAX_ITERATIONS:
-            break  # a larger C is harder still
+            return  # a larger C is harder still
         weight, bias = solver.coef_, solver.intercept_
         if len(present) == 2:
             weight, bias = np.stack([-weight[0], weight[0]]) / 2, np.array([-bias[0], bias[0]]) / 2
         weight = weight if basis is None else weight @ basis.T
-        found[C] = _linear(weight, bias, mean, scale, present=present, num_classes=num_classes)
-    return found
+        yield C, _linear(weight, bias, mean, scale, present=present, num_classes=num_classes)
 
 
 def _ridge(examples: Examples, alpha: float, standardize: bool) -> LinearProbe:
@@ -302,28 +302,29 @@ def class_weights(targets: np.ndarray, class_weight: str | None) -> np.ndarray:
 def _choose_penalty(
     grid: Sequence[float],
     checks: Sequence[Check],
-    fit: Callable[[Examples], dict[float, LinearProbe]],
+    path: Callable[[Examples], Iterator[tuple[float, LinearProbe]]],
     value: Callable[[LinearProbe, Examples], float],
 ) -> tuple[float, list[dict[str, float | None]]]:
-    """Return the best penalty on the checked videos, of equals the first of the grid, and what each reached.
+    """Return the best penalty on what is checked, of equals the strongest, and what each reached.
+
+    Weaker penalties than the best are tried until two in a row are worse: they take ever longer to fit.
 
     Args:
-        fit: returns a probe for each penalty, or for fewer.
-        value: of a probe on the videos of a fold, more is better.
+        grid: from the strongest to the weakest penalty.
+        path: yields probes along the grid, maybe not to its end.
+        value: of a probe on what is checked, more is better.
     """
-    sums = dict.fromkeys(grid, 0.0)
-    for part, check in checks:
-        probes = fit(part)
-        for penalty in list(sums):
-            if penalty not in probes:
-                del sums[penalty]
-            else:
-                sums[penalty] += value(probes[penalty], check) * len(check.targets)
-    if not sums:
+    sizes = [len(check.targets) for _, check in checks]
+    values: list[float] = []
+    for steps in zip(*(path(part) for part, _ in checks), strict=False):
+        each = [value(probe, check) for (_, probe), (_, check) in zip(steps, checks, strict=True)]
+        values.append(float(np.average(each, weights=sizes)))
+        if len(values) - int(np.argmax(values)) > _WORSE_IN_A_ROW:
+            break
+    if not values:
         raise ConfigError("no penalty leads to an optimum on every fold; pass C")
-    count = sum(len(check.targets) for _, check in checks)
-    best = max(sums, key=lambda penalty: (round(sums[penalty] / count, 12), -grid.index(penalty)))
-    return best, [{"penalty": each, "value": sums[each] / count if each in sums else None} for each in grid]
+    tried = [{"penalty": each, "value": values[n] if n < len(values) else None} for n, each in enumerate(grid)]
+    return grid[int(np.argmax(values))], tried
 
 
 def _log_loss(probe: LinearProbe, part: Examples, class_weight: str | None) -> float:
