@@ -19,7 +19,7 @@ from .pretrain import pretrain
 from .push import push
 from .search import duplicates, outliers, search
 from .stdout import patient_stdout
-from .viz import viz
+from .viz.group import viz
 
 app = typer.Typer(
     rich_markup_mode=None,  # its table cuts off the names of options
