@@ -96,12 +96,13 @@ def test_colours_of_a_film_are_those_of_its_frames() -> None:
     assert np.abs(shown.astype(int) - frame)[4:-4, 4:-4].mean() < 6
 
 
-@pytest.mark.parametrize("width", [66, 70, 84])
-def test_no_width_lets_other_memory_into_a_film(width: int) -> None:
-    frames = np.random.default_rng(0).integers(0, 256, (3, 48, width, 3), dtype=np.uint8)
+@pytest.mark.parametrize("width", [646, 660, 670])
+def test_what_memory_holds_does_not_get_into_a_film(width: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (6, 20, 44, 3), dtype=np.uint8)
+    frames = frames.repeat(16, axis=1).repeat(16, axis=2)[:, :, :width]
     films = set()
     for value in range(6):
-        litter = [np.full((64, 96, 3), 40 * value, np.uint8) for _ in range(8)]
+        litter = [np.full((300 + 20 * value, 704, 3), 40 * value, np.uint8) for _ in range(6)]
         del litter
         films.add(to_mp4(frames, fps=5))
     assert len(films) == 1
