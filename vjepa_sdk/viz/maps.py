@@ -289,7 +289,7 @@ def map_facts(maps: Sequence[FeatureMaps]) -> dict[str, str]:
     return ({"clips": f"{len(maps):,}"} if len(maps) > 1 else {}) | {
         "frames": f"{sum(map(len, maps)):,}",
         "grid of a frame": f"{height} × {width}",
-        "frames a second": f"{maps[0].volume.fps:.4g}",
+        "frames a second": f"{maps[0].volume.fps:.3g}",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from .attention import attention
 from .embeddings import embeddings
 from .pca import pca
 from .similarity import similarity
@@ -14,5 +15,5 @@ viz = typer.Typer(
     help="Draw what an encoder sees, a map of features, or the curves of a run.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (pca, similarity, embeddings):
+for command in (pca, similarity, attention, embeddings):
     viz.command()(command)
