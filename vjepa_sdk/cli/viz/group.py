@@ -7,6 +7,7 @@ import typer
 from .attention import attention
 from .embeddings import embeddings
 from .pca import pca
+from .run import run
 from .similarity import similarity
 
 viz = typer.Typer(
@@ -15,5 +16,5 @@ viz = typer.Typer(
     help="Draw what an encoder sees, a map of features, or the curves of a run.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (pca, similarity, attention, embeddings):
+for command in (pca, similarity, attention, embeddings, run):
     viz.command()(command)
