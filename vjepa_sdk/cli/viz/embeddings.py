@@ -29,6 +29,10 @@ def embeddings(
     decoder: DecoderOption = "pyav",
     num_workers: Annotated[int, typer.Option(help="Decoding processes for pictures; 0: in this one.")] = 2,
     deadline_seconds: Annotated[float, typer.Option(help="For one picture.")] = 20.0,
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Write the map for another viewer too: a .parquet (Embedding Atlas), or a directory."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -52,6 +56,7 @@ def embeddings(
         decoder=decoder,
         num_workers=num_workers,
         deadline_seconds=deadline_seconds,
+        export=export,
         overwrite=overwrite,
         command=command_line(),
         show_progress_bar=False if quiet else None,
