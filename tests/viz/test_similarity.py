@@ -110,7 +110,7 @@ def test_a_page_says_how_far_off_fewer_components_are(
     numbers = np.frombuffer(base64.b64decode(data["numbers"]), "<f2").reshape(-1, 2).astype(np.float64)
     exact = maps.directions().astype(np.float64)
     errors = np.abs(numbers @ numbers.T - exact @ exact.T)
-    assert f"by at most {errors.max():.3f}, {errors.mean():.4f} on average" in outline.text
+    assert f"by at most {errors.max():.4f}, {errors.mean():.4f} on average" in outline.text
 
 
 def test_a_long_video_keeps_fewer_moments(

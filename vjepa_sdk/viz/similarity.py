@@ -233,7 +233,7 @@ def _page(maps: SimilarityMaps, still: bytes, command: Sequence[str]) -> Page:
     seconds = maps.volume.tubelet_seconds[chosen]
     notes = [
         f"The page keeps {numbers.shape[-1]} numbers of each token. At {_TRIED_POINTS} points that were tried, its "
-        f"similarities differ from the exact ones by at most {compressed.worst:.3f}, {compressed.mean:.4f} on average."
+        f"similarities differ from the exact ones by at most {compressed.worst:.4f}, {compressed.mean:.4f} on average."
     ]
     if step > 1:
         notes.append(f"It keeps {len(numbers):,} of {grid[0]:,} moments, to stay below 15 MB.")
