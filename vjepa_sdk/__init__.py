@@ -56,22 +56,40 @@ if TYPE_CHECKING:
     from .training.trainer import pretrain as pretrain
     from .video.reader import read_video as read_video
     from .video.sampling import sample_indices as sample_indices
+    from .viz.attention import AttentionMaps as AttentionMaps
+    from .viz.attention import attention_maps as attention_maps
+    from .viz.embedding_map import embedding_map as embedding_map
+    from .viz.map_page import EmbeddingMap as EmbeddingMap
+    from .viz.map_page import draw_embeddings as draw_embeddings
+    from .viz.maps import FeatureMaps as FeatureMaps
+    from .viz.pca import Basis as Basis
+    from .viz.pca import PCAMaps as PCAMaps
+    from .viz.pca import feature_pca as feature_pca
+    from .viz.run_page import RunCurves as RunCurves
+    from .viz.run_page import draw_run as draw_run
+    from .viz.similarity import SimilarityMaps as SimilarityMaps
+    from .viz.similarity import similarity_map as similarity_map
 
 # once more, for Python: torch takes seconds to import, and only a name that needs it pays
 _HOMES = {
+    "AttentionMaps": "viz.attention",
+    "Basis": "viz.pca",
     "CheckedFile": "corpus.check",
     "ClipSource": "corpus.lists",
     "Cluster": "downstream.clusters",
     "Clusters": "downstream.clusters",
     "DuplicateReport": "downstream.duplicates",
     "EmbedResult": "inference.embed.job",
+    "EmbeddingMap": "viz.map_page",
     "Embeddings": "features.embeddings",
+    "FeatureMaps": "viz.maps",
     "FoundClips": "corpus.find",
     "Hit": "downstream.search",
     "Mislabelled": "downstream.outliers",
     "ModelConfig": "config.model",
     "ModelInfo": "config.registry",
     "OutlierScores": "downstream.outliers",
+    "PCAMaps": "viz.pca",
     "Plan": "training.plan.estimate",
     "PredictionReport": "downstream.probe_use",
     "PreprocessConfig": "config.model",
@@ -80,16 +98,23 @@ _HOMES = {
     "ProbeReport": "downstream.probe_report",
     "ProbeScores": "downstream.scores",
     "PushReport": "hub.upload",
+    "RunCurves": "viz.run_page",
     "SearchIndex": "downstream.search",
+    "SimilarityMaps": "viz.similarity",
     "TrainConfig": "config.training",
     "VJEPA": "inference.vjepa",
     "VJEPAError": "errors",
     "VideoFeatures": "features.video_features",
     "VideoPrediction": "downstream.probe_use",
+    "attention_maps": "viz.attention",
     "check_files": "corpus.check",
     "cluster": "downstream.clusters",
+    "draw_embeddings": "viz.map_page",
+    "draw_run": "viz.run_page",
     "embed_files": "inference.embed.job",
+    "embedding_map": "viz.embedding_map",
     "evaluate_probe": "downstream.probe_use",
+    "feature_pca": "viz.pca",
     "find_clips": "corpus.find",
     "find_duplicates": "downstream.duplicates",
     "label_errors": "downstream.outliers",
@@ -103,6 +128,7 @@ _HOMES = {
     "read_video": "video.reader",
     "sample_indices": "video.sampling",
     "semantic_search": "downstream.nearest",
+    "similarity_map": "viz.similarity",
     "train_config": "config.recipes",
     "train_probe": "downstream.probe_training",
     "write_card": "hub.publish",

@@ -87,6 +87,27 @@ def test_a_film_has_all_frames_at_the_videos_rate(tmp_path: Path) -> None:
         assert len(list(film.decode(stream))) == 6
 
 
+def test_colours_of_a_film_are_those_of_its_frames() -> None:
+    # colours in large fields, for those of H.264 are half as fine as its light
+    frame = np.array([[(255, 0, 0), (0, 255, 0)], [(0, 0, 255), (200, 180, 30)]], np.uint8)
+    frame = frame.repeat(36, axis=0).repeat(34, axis=1)
+    with av.open(io.BytesIO(to_mp4([frame] * 2, fps=5))) as film:
+        shown = next(film.decode(video=0)).to_ndarray(format="rgb24")
+    assert np.abs(shown.astype(int) - frame)[4:-4, 4:-4].mean() < 6
+
+
+@pytest.mark.parametrize("width", [646, 660, 670])
+def test_what_memory_holds_does_not_get_into_a_film(width: int) -> None:
+    frames = np.random.default_rng(0).integers(0, 256, (6, 20, 44, 3), dtype=np.uint8)
+    frames = frames.repeat(16, axis=1).repeat(16, axis=2)[:, :, :width]
+    films = set()
+    for value in range(6):
+        litter = [np.full((300 + 20 * value, 704, 3), 40 * value, np.uint8) for _ in range(6)]
+        del litter
+        films.add(to_mp4(frames, fps=5))
+    assert len(films) == 1
+
+
 def test_odd_sizes_are_filmed_too() -> None:
     from vjepa_sdk.viz.films import PanelRow, film_frames
 

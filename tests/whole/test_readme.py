@@ -166,7 +166,11 @@ def test_commands_and_options_exist_even_in_blocks_that_are_not_run(page: Path) 
     for call in calls:
         _, name, *arguments = call.split()
         assert name in known, f"{name_of(page)}: there is no `vjepa {name}`"
-        options = {option for parameter in known[name].params for option in parameter.opts} | {"--help"}
+        command = known[name]
+        if hasattr(command, "commands") and arguments:
+            assert arguments[0] in command.commands, f"{name_of(page)}: there is no `vjepa {name} {arguments[0]}`"
+            command = command.commands[arguments[0]]
+        options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         assert {argument for argument in arguments if argument.startswith("--")} <= options, call
 
 

@@ -23,7 +23,7 @@ from .probe import probe
 from .push import push
 from .search import search
 from .stdout import patient_stdout
-from .viz import viz
+from .viz.group import viz
 
 app = typer.Typer(
     rich_markup_mode=None,  # its table cuts off the names of options

@@ -19,6 +19,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, war
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 
 
+def command_line() -> list[str]:
+    """Return the words that make this output again."""
+    return ["vjepa", *sys.argv[1:]]
+
+
 def print_result(result: Any, as_json: bool, text: str) -> None:
     """Print the result of a command: the dataclass as JSON, or what it means as text."""
     print(json.dumps(dataclasses.asdict(result), default=os.fspath, indent=2) if as_json else text)

@@ -15,7 +15,7 @@ import typer
 
 from ..errors import ConfigError, InputError, OutputError, printable
 from ..runtime.files import atomic_file, disk_errors
-from .viz import command_line
+from .options import command_line
 
 if TYPE_CHECKING:
     from ..viz.answer_pages import PageOptions

@@ -229,6 +229,18 @@ class Probe:
         return results
 
     @property
+    def model_name(self) -> str:
+        """Name of the model whose features it reads.
+
+        Raises:
+            ConfigError: the probe does not say, as official ones do not.
+        """
+        name = self.source.model.get("name")
+        if name is None:
+            raise ConfigError("the probe does not say whose features it reads; pass the encoder as model (--model)")
+        return str(name)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the classes, or their numbers where names are not recorded."""
         if self.labels or self.kind == "regression":

@@ -236,15 +236,13 @@ def _encode(probe: Probe, found: FoundClips, options: UseOptions) -> tuple[Embed
 
 def _job(probe: Probe, options: UseOptions) -> EmbedOptions:
     settings, config = probe.source.settings, probe.probe.config
-    model = options.model or probe.source.model.get("name")
-    if model is None:
-        raise ConfigError("the probe does not say whose features it reads; pass the encoder as model (--model)")
+    model = options.model or probe.model_name
     layers: Sequence[int] | int | None = settings.get("layers")
     if isinstance(config, ProbeConfig) and not probe.source.is_known:
         layers = config.layers or None
     windows = options.window_seconds is not None
     return EmbedOptions(
-        model=str(model),
+        model=model,
         revision=None,
         weights=probe.source.model.get("encoder_weights"),
         pooling=settings.get("pooling", "none" if probe.kind == "attentive" else "mean"),

@@ -59,6 +59,14 @@ class AttentiveProbe(nn.Module):
         logits: Tensor = self.linear(self.pooler(tokens))
         return logits
 
+    def attention(self, tokens: Tensor) -> Tensor:
+        """Return what the query takes of each token, `softmax(q k / sqrt(d))`: `[B, heads, N]`, each head sums to 1.
+
+        Where self-attention comes first, the tokens it weighs are mixed ones: each knows of all others.
+        """
+        weights: Tensor = self.pooler.attention(tokens)
+        return weights
+
 
 class _AttentivePooler(nn.Module):
     def __init__(self, config: ProbeConfig) -> None:
@@ -95,6 +103,14 @@ class _AttentivePooler(nn.Module):
         first: Tensor = pooled[:, 0]
         return first
 
+    def attention(self, tokens: Tensor) -> Tensor:
+        """Return the weights of the cross-attention, `[B, heads, N]`."""
+        query = self.query_tokens.expand(len(tokens), -1, -1)
+        read = self._attend(tokens) if self.comes_first else tokens
+        block = self.cross_attention_block
+        weights: Tensor = block.xattn.weights(query, block.norm1(read))
+        return weights[:, :, 0]
+
     def _attend(self, x: Tensor) -> Tensor:
         for block in self.blocks:
             x = block(x, rope=None)
@@ -125,7 +141,17 @@ class _CrossAttention(nn.Module):
         self.kv = nn.Linear(config.embed_dim, 2 * config.embed_dim)
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
+        q, k, v = self._heads(query, tokens)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+    def weights(self, query: Tensor, tokens: Tensor) -> Tensor:
+        """Return `softmax(q k / sqrt(d))`, `[B, heads, queries, N]`, in float32."""
+        q, k, _ = self._heads(query, tokens)
+        weights: Tensor = (q.float() @ k.float().transpose(-2, -1) / q.shape[-1] ** 0.5).softmax(dim=-1)
+        return weights
+
+    def _heads(self, query: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         heads = (self.num_heads, -1)
         q = self.q(query).unflatten(-1, heads).transpose(1, 2)
         k, v = (x.unflatten(-1, heads).transpose(1, 2) for x in self.kv(tokens).chunk(2, dim=-1))
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return q, k, v

@@ -53,23 +53,37 @@ FOR_PAGES, FOR_PAPER = Colours(_ROLES), Colours(_ON_WHITE)
 @contextmanager
 def chart(colours: Colours, *, width: float = 4.8, height: float = 2.6) -> Iterator[tuple[Figure, Axes]]:
     """Lend a figure with one pair of axes, sizes in inches; no window system is asked for."""
+    with charts(colours, count=1, columns=1, width=width, height=height) as (figure, (axes,)):
+        yield figure, axes
+
+
+@contextmanager
+def charts(
+    colours: Colours, *, count: int, columns: int, width: float = 4.8, height: float = 2.6
+) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """Lend a figure with several pairs of axes, row by row; sizes are those of one pair, in inches."""
     import matplotlib as mpl
     from matplotlib.figure import Figure as _Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     of = colours.of
     inked: dict[Any, Any] = {name: of["soft"] for name in ("xtick.color", "ytick.color")} | {
         "axes.edgecolor": of["line"]
     }
     inked |= {"text.color": of["ink"], "axes.labelcolor": of["soft"]}
+    rows = -(-count // columns)
     with mpl.rc_context(_SETTINGS | inked):
-        figure = _Figure(figsize=(width, height), layout="constrained")
+        space = 0.14 if count > 1 else 0.04167
+        layout = ConstrainedLayoutEngine(w_pad=space, h_pad=space)
+        figure = _Figure(figsize=(width * columns, height * rows), layout=layout)
         figure.patch.set_alpha(0.0 if colours is FOR_PAGES else 1.0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0.0)
-        axes.tick_params(length=0, pad=5)
-        axes.grid(visible=True, axis="y", color=of["line"], linewidth=0.8)
-        axes.set_axisbelow(True)
-        yield figure, axes
+        every = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+        for axes in every:
+            axes.patch.set_alpha(0.0)
+            axes.tick_params(length=0, pad=5)
+            axes.grid(visible=True, axis="y", color=of["line"], linewidth=0.8)
+            axes.set_axisbelow(True)
+        yield figure, every
 
 
 def to_svg(figure: Figure, *, name: str) -> str:
@@ -94,6 +108,16 @@ def to_svg(figure: Figure, *, name: str) -> str:
     return svg
 
 
+def to_svg_file(figure: Figure) -> bytes:
+    """Return a chart made with `FOR_PAPER` as an SVG file."""
+    import matplotlib as mpl
+
+    file = io.BytesIO()
+    with mpl.rc_context(_SETTINGS):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return file.getvalue()
+
+
 def to_png(figure: Figure, *, dpi: int = 160) -> bytes:
     """Return a chart made with `FOR_PAPER` as PNG."""
     file = io.BytesIO()
@@ -107,7 +131,7 @@ def draw_curve(
     """Draw one series with its last value; a None is a gap."""
     values = np.array([np.nan if value is None else value for value in y], dtype=np.float64)
     axes.plot(x, values, color=colours.of[role], linewidth=1.8, solid_joinstyle="round")
-    axes.set_title(title, loc="left", fontsize=12, fontweight="semibold", color=colours.of["ink"])
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=colours.of["ink"])
     axes.margins(x=0.01, y=0.08)
     known = np.flatnonzero(np.isfinite(values))
     if len(known):

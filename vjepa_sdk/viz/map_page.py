@@ -15,8 +15,9 @@ from ..errors import ConfigError
 from ..features.embeddings import Embeddings
 from ..runtime.files import atomic_file, disk_errors
 from .charts import FOR_PAGES, FOR_PAPER, Colours, chart, draw_points, to_png, to_svg
-from .colourings import Colouring, colouring, known_colourings, read_labels
+from .colourings import NO_LABEL, Colouring, colouring, known_colourings, read_labels
 from .embedding_map import MapQuality, Method, cluster_rows, embedding_map, map_quality, sampled
+from .exports import MapTable, check_export, export_map
 from .films import to_webp
 from .page import (
     MAX_PAGE_BYTES,
@@ -72,6 +73,7 @@ def draw_embeddings(
     decoder: Decoder = "pyav",
     num_workers: int = 2,
     deadline_seconds: float = DEADLINE_SECONDS,
+    export: str | Path | None = None,
     overwrite: bool = False,
     command: Sequence[str] = (),
     show_progress_bar: bool | None = None,
@@ -89,6 +91,7 @@ def draw_embeddings(
         decoder: `pyav` or `decord`.
         num_workers: decoding processes for pictures; 0 decodes in this process, without a deadline.
         deadline_seconds: for one picture.
+        export: write the rows of the map for another viewer too; see `export_map`.
         overwrite: replace a file that is there.
         command: the command line that the page names.
         show_progress_bar: on stderr; None: if it is a terminal.
@@ -101,6 +104,8 @@ def draw_embeddings(
     """
     path = Path(path)
     check_map(path, overwrite=overwrite)
+    if export is not None:
+        check_export(Path(export), overwrite=overwrite)
     features = as_matrix(found.features)
     rows = sampled(len(features), MAX_POINTS, seed=seed)
     index = [found.index[row] for row in rows]
@@ -111,11 +116,8 @@ def draw_embeddings(
     )
     clusters = [] if cluster is None else [_clusters(vectors, cluster, seed)]
     colourings = [*of_labels, *clusters, *known_colourings(index)] or [colouring("clip", ["all clips"] * len(index))]
-    if path.suffix.lower() == ".png":
-        content = _drawn(placed, colourings[0])
-        _write(path, content)
-        return EmbeddingMap(path, placed, rows, None, 0, {})
-    chosen = spread_out(placed, min(thumbnails, MAX_THUMBNAILS))
+    is_page = path.suffix.lower() == ".html"
+    chosen = spread_out(placed, min(thumbnails, MAX_THUMBNAILS) if is_page or export is not None else 0)
     pictures = read_thumbnails(
         [index[row] for row in chosen],
         decoder=decoder,
@@ -123,6 +125,19 @@ def draw_embeddings(
         deadline_seconds=deadline_seconds,
         show_progress_bar=show_progress_bar,
     )
+    if export is not None:
+        of_rows = of_labels or [each for each in colourings if each.name == "label"]
+        table = MapTable(
+            vectors=vectors,
+            points=placed,
+            index=index,
+            labels=_label_of(of_rows[0]) if of_rows else [None] * len(index),
+            pictures=pictures if len(chosen) == len(index) else [],
+        )
+        export_map(table, export, overwrite=overwrite)
+    if not is_page:
+        _write(path, _drawn(placed, colourings[0]))
+        return EmbeddingMap(path, placed, rows, None, 0, {})
     report = _Report(
         path=path,
         index=index,
@@ -138,6 +153,11 @@ def draw_embeddings(
     _write(path, content)
     failures = {entry["path"]: each.reason for entry, each in report.failed()}
     return EmbeddingMap(path, placed, rows, next(iter(report.quality.values()), None), kept, failures)
+
+
+def _label_of(labels: Colouring) -> list[str | None]:
+    names = [labels.groups[group] for group in labels.of]
+    return [None if name == NO_LABEL else name for name in names]
 
 
 def check_map(path: Path, *, overwrite: bool) -> None:

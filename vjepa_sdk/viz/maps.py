@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,12 +13,10 @@ import torch
 from torch.nn import functional as F
 
 from ..errors import ConfigError, InputError
-from ..runtime.files import atomic_file, disk_errors
-from .films import PanelRow, film_frames, sheet, to_gif, to_mp4, to_png, to_webp
-from .page import Film, Page, Part, Picture, Table, check_output, save_page
+from .films import PanelRow, film_frames, sheet, to_mp4, to_webp
+from .page import Film, Page, Part, Picture, Table
+from .pictures import write_picture
 from .tokens import TokenVolume
-
-SUFFIXES = (".mp4", ".gif", ".png", ".html", ".npz")
 
 _DIMMED = 0.25
 
@@ -94,7 +91,7 @@ class FeatureMaps:
 
         Values are made larger before they are coloured: bicubic in space, linear in time between the tubelets' middles.
         """
-        size = self._crop_box()[1]
+        size = self.crop_box()[1]
         for second in self.volume.frame_seconds:
             colours = self.scale(_enlarged(_at(self.values, self.volume.tubelet_seconds, second), size))
             if self.foreground is not None:
@@ -108,7 +105,7 @@ class FeatureMaps:
 
     def overlaid(self, alpha: float = 0.6) -> Iterator[np.ndarray]:
         """Yield the frames of `overlay` one by one."""
-        (top, left), (height, width) = self._crop_box()
+        (top, left), (height, width) = self.crop_box()
         for frame, colours in zip(self.volume.frames, self.colours(), strict=True):
             mixed = frame.copy()
             part = mixed[top : top + height, left : left + width]
@@ -117,14 +114,14 @@ class FeatureMaps:
 
     def cropped(self, frame: np.ndarray) -> np.ndarray:
         """Return of a frame `[h, w, 3]` what the model saw."""
-        (top, left), (height, width) = self._crop_box()
+        (top, left), (height, width) = self.crop_box()
         return frame[top : top + height, left : left + width]
 
-    def outlined(self, frame: np.ndarray) -> np.ndarray:
-        """Return a frame `[h, w, 3]` with a line around what the model saw, if that is not all."""
-        (top, left), (height, width) = self._crop_box()
+    def outlined(self, number: int) -> np.ndarray:
+        """Return a frame `[h, w, 3]` with a line around what the model saw."""
+        (top, left), (height, width) = self.crop_box()
         bottom, right = top + height - 1, left + width - 1
-        marked = frame.copy()
+        marked: np.ndarray = self.volume.frames[number].copy()
         for offset, colour in ((0, 0), (1, 255)):
             a, b, c, d = top + offset, left + offset, bottom - offset, right - offset
             marked[[a, c], b : d + 1] = colour
@@ -142,20 +139,22 @@ class FeatureMaps:
         """Write one picture; see `save_maps`."""
         return save_maps([self], path, alpha=alpha, overwrite=overwrite, command=command)
 
-    def _crop_box(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return top and left, height and width of the crop, in pixels of the shown frames."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what a `.npz` holds beside the values: seconds, crop and meta."""
+        return {
+            "tubelet_seconds": self.volume.tubelet_seconds,
+            "frame_seconds": self.volume.frame_seconds,
+            "crop": np.array(self.volume.crop),
+            "meta": np.array(json.dumps(dict(self.meta), sort_keys=True)),
+        }
+
+    def crop_box(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return top and left, height and width of what the model saw, in pixels of the shown frames."""
         height, width = self.volume.frames.shape[1:3]
         top, left, bottom, right = self.volume.crop
         corner = round(top * height), round(left * width)
         size = max(1, round(bottom * height) - corner[0]), max(1, round(right * width) - corner[1])
         return corner, (min(size[0], height - corner[0]), min(size[1], width - corner[1]))
-
-
-def check_picture(path: Path, *, overwrite: bool) -> None:
-    """Raise ConfigError or OutputError unless a picture of tokens can be written there."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{path}: the suffix {path.suffix!r} must be one of {', '.join(SUFFIXES)}; rename the output")
-    check_output(path, overwrite=overwrite)
 
 
 def save_maps(
@@ -191,34 +190,35 @@ def save_maps(
         WriteError: the disk refuses.
     """
     path = Path(path)
-    check_picture(path, overwrite=overwrite)
+    check_alpha(alpha)
+    rows = [panel_row(each, beside[i] if beside else None, alpha) for i, each in enumerate(maps)]
+    caption = maps[0].caption + (f" | {beside[0].label}: {beside[0].caption}" if beside else "")
+    return write_picture(
+        path,
+        rows,
+        caption=caption,
+        fps=maps[0].volume.fps,
+        page=lambda: _page(
+            maps, rows, title=title, summary=summary or f"{caption}.", notes=notes, command=command, beside=beside
+        ),
+        numbers=lambda: _numbers(maps),
+        overwrite=overwrite,
+    )
+
+
+def check_alpha(alpha: float) -> None:
+    """Raise ConfigError unless it is a share."""
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha={alpha:g} must be from 0 to 1; pass 1 for the colours alone")
-    rows = [_row(each, beside[i] if beside else None, alpha) for i, each in enumerate(maps)]
-    caption = maps[0].caption + (f" | {beside[0].label}: {beside[0].caption}" if beside else "")
-    fps, suffix = maps[0].volume.fps, path.suffix.lower()
-    if suffix == ".html":
-        summary = summary or f"{caption}."
-        page = _page(maps, rows, title=title, summary=summary, notes=notes, command=command, beside=beside)
-        return save_page(page, path, overwrite=overwrite)
-    if suffix == ".npz":
-        content = _numbers(maps)
-    elif suffix == ".png":
-        content = to_png(sheet(rows, caption=caption))
-    elif suffix == ".gif":
-        content = to_gif(lambda: film_frames(rows, caption=caption), count=max(map(len, rows)), fps=fps)
-    else:
-        content = to_mp4(film_frames(rows, caption=caption), fps=fps)
-    with disk_errors(path, needed=len(content)), atomic_file(path) as file:
-        file.write(content)
-    return path
 
 
-def _row(maps: FeatureMaps, beside: FeatureMaps | None, alpha: float) -> PanelRow:
+def panel_row(maps: FeatureMaps, beside: FeatureMaps | None, alpha: float) -> PanelRow:
+    """Return the panels of one clip: the video, its colours, and those of another map."""
+
     def panels() -> Iterator[Sequence[np.ndarray]]:
         others = beside.overlaid(alpha) if beside is not None else iter(())
-        for frame, overlaid in zip(maps.volume.frames, maps.overlaid(alpha), strict=True):
-            panels = [maps.outlined(frame), maps.cropped(overlaid)]
+        for number, overlaid in enumerate(maps.overlaid(alpha)):
+            panels = [maps.outlined(number), maps.cropped(overlaid)]
             yield panels if beside is None else [*panels, beside.cropped(next(others))]
 
     labels = ["video", maps.label, *([beside.label] if beside is not None else [])]
@@ -235,7 +235,7 @@ def _page(
     command: Sequence[str],
     beside: Sequence[FeatureMaps],
 ) -> Page:
-    fps, seconds = maps[0].volume.fps, [len(each) / each.volume.fps for each in maps]
+    fps = maps[0].volume.fps
     parts: list[Part] = []
     for row in rows:
         name = row.name or "the video"
@@ -253,52 +253,56 @@ def _page(
                 is_wide=True,
             ),
         ]
-    shape = maps[0].values.shape
-    parts.append(
-        Table(
-            title="Clips",
-            head=("clip", "frames", "seconds", "tokens"),
-            rows=[
-                (each.volume.name or "-", len(each), f"{length:.2f}", int(np.prod(each.values.shape[:3])))
-                for each, length in zip(maps, seconds, strict=True)
-            ],
-            note=" ".join(notes),
-        )
-    )
+    parts.append(clip_table(maps, note=" ".join(notes)))
     meta = dict(maps[0].meta) | ({"beside": beside[0].caption} if beside else {})
     return Page(
         title=title,
         summary=summary,
-        facts={
-            "clips": f"{len(maps):,}",
-            "frames": f"{sum(map(len, maps)):,}",
-            "grid of a frame": f"{shape[1]} × {shape[2]}",
-            "frames a second": f"{fps:g}",
-        },
+        facts=map_facts(maps),
         parts=parts,
-        settings={key: _setting(value) for key, value in meta.items()},
+        settings=map_settings(meta),
         command=command,
     )
 
 
-def _setting(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def clip_table(maps: Sequence[FeatureMaps], *, note: str) -> Table:
+    """Return the table of a page that names the clips."""
+    return Table(
+        title="Clips" if len(maps) > 1 else "Clip",
+        head=("clip", "frames", "seconds", "tokens"),
+        rows=[
+            (
+                each.volume.name or "-",
+                len(each),
+                f"{len(each) / each.volume.fps:.2f}",
+                int(np.prod(each.values.shape[:3])),
+            )
+            for each in maps
+        ],
+        note=note,
+    )
 
 
-def _numbers(maps: Sequence[FeatureMaps]) -> bytes:
-    """Return values, seconds and meta of one clip as `.npz`."""
+def map_facts(maps: Sequence[FeatureMaps]) -> dict[str, str]:
+    """Return what stands large in a page."""
+    height, width = maps[0].values.shape[1:3]
+    return ({"clips": f"{len(maps):,}"} if len(maps) > 1 else {}) | {
+        "frames": f"{sum(map(len, maps)):,}",
+        "grid of a frame": f"{height} × {width}",
+        "frames a second": f"{maps[0].volume.fps:.3g}",
+    }
+
+
+def map_settings(meta: Mapping[str, Any]) -> dict[str, str]:
+    """Return meta as a page shows it."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in meta.items()}
+
+
+def _numbers(maps: Sequence[FeatureMaps]) -> dict[str, np.ndarray]:
+    """Return values, seconds and meta of one clip."""
     if len(maps) > 1:
         raise InputError(f"a .npz holds the numbers of one clip, not of {len(maps)}; pass one, or write a picture")
-    file, each = io.BytesIO(), maps[0]
-    np.savez(
-        file,
-        values=each.values,
-        tubelet_seconds=each.volume.tubelet_seconds,
-        frame_seconds=each.volume.frame_seconds,
-        crop=np.array(each.volume.crop),
-        meta=np.array(json.dumps(dict(each.meta), sort_keys=True)),
-    )
-    return file.getvalue()
+    return {"values": maps[0].values, **maps[0].arrays()}
 
 
 def _at(values: np.ndarray, seconds: np.ndarray, second: float) -> np.ndarray:

@@ -40,7 +40,7 @@ MAX_PAGE_BYTES = 15 << 20
 _TEMPLATES = Path(__file__).with_name("templates")
 _MAX_TEXT = 4096
 _LONG_TEXT = 96
-_NUMBER = re.compile(r"[-+−]?[\d,]+(\.\d+)?( ?[%s])?")
+_NUMBER = re.compile(r"[-+−]?[\d,]+(\.\d+)?(e[-+]\d+)?( ?[%s])?")
 _SIGNATURES = {b"\x89PNG": "image/png", b"RIFF": "image/webp", b"GIF8": "image/gif", b"\xff\xd8": "image/jpeg"}
 
 

@@ -86,7 +86,7 @@ def encode_volume(
         rate = _rate(source, fps)
         indices, seconds = _sampled(source, rate, start_seconds, end_seconds)
         _check_size(model, len(indices), source.name)
-        frames, crops, crop = _read(source, indices, model.preprocess, show_progress_bar)
+        frames, crops, crop = read_frames(source, indices, model.preprocess, show_progress_bar)
     starts = window_starts(len(crops), model.config.num_frames, model.config.tubelet_size)
     places = np.minimum(starts[:, None] + np.arange(model.config.num_frames), len(crops) - 1)
     windows = cut_clips(iter(crops), places)
@@ -179,7 +179,7 @@ def _check_size(model: VJEPA, num_frames: int, name: str) -> None:
         )
 
 
-def _read(
+def read_frames(
     source: FrameSource, indices: np.ndarray, preprocess: PreprocessConfig, show: bool | None
 ) -> tuple[np.ndarray, list[np.ndarray], tuple[float, float, float, float]]:
     """Return frames as they are shown `[T, h, w, 3]`, as the model sees them, and which part that is."""
