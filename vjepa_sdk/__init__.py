@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from .downstream.outliers import outlier_scores as outlier_scores
     from .downstream.search import Hit as Hit
     from .downstream.search import SearchIndex as SearchIndex
+    from .downstream.surprise import SurpriseNormalizer as SurpriseNormalizer
+    from .downstream.surprise_scores import SurpriseEvent as SurpriseEvent
+    from .downstream.surprise_scores import find_events as find_events
+    from .downstream.surprise_scores import surprise_metrics as surprise_metrics
     from .errors import VJEPAError as VJEPAError
     from .features.embeddings import Embeddings as Embeddings
     from .features.video_features import VideoFeatures as VideoFeatures
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from .inference.embed.job import EmbedResult as EmbedResult
     from .inference.embed.job import embed_files as embed_files
     from .inference.probe import Probe as Probe
+    from .inference.surprise import Surprise as Surprise
     from .inference.vjepa import VJEPA as VJEPA
     from .training.plan.estimate import Plan as Plan
     from .training.plan.estimate import plan as plan
@@ -63,6 +68,9 @@ _HOMES = {
     "Probe": "inference.probe",
     "PushReport": "hub.upload",
     "SearchIndex": "downstream.search",
+    "Surprise": "inference.surprise",
+    "SurpriseEvent": "downstream.surprise_scores",
+    "SurpriseNormalizer": "downstream.surprise",
     "TrainConfig": "config.training",
     "VJEPA": "inference.vjepa",
     "VJEPAError": "errors",
@@ -71,6 +79,7 @@ _HOMES = {
     "embed_files": "inference.embed.job",
     "find_clips": "corpus.find",
     "find_duplicates": "downstream.duplicates",
+    "find_events": "downstream.surprise_scores",
     "list_models": "config.registry",
     "load_embeddings": "hub.locate",
     "outlier_scores": "downstream.outliers",
@@ -80,6 +89,7 @@ _HOMES = {
     "read_video": "video.reader",
     "sample_indices": "video.sampling",
     "semantic_search": "downstream.nearest",
+    "surprise_metrics": "downstream.surprise_scores",
     "train_config": "config.recipes",
     "write_card": "hub.publish",
 }
