@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .downstream.search import Hit as Hit
     from .downstream.search import SearchIndex as SearchIndex
     from .downstream.surprise import SurpriseNormalizer as SurpriseNormalizer
+    from .downstream.surprise_files import SurpriseReport as SurpriseReport
+    from .downstream.surprise_files import surprise_files as surprise_files
     from .downstream.surprise_scores import SurpriseEvent as SurpriseEvent
     from .downstream.surprise_scores import find_events as find_events
     from .downstream.surprise_scores import surprise_metrics as surprise_metrics
@@ -71,6 +73,7 @@ _HOMES = {
     "Surprise": "inference.surprise",
     "SurpriseEvent": "downstream.surprise_scores",
     "SurpriseNormalizer": "downstream.surprise",
+    "SurpriseReport": "downstream.surprise_files",
     "TrainConfig": "config.training",
     "VJEPA": "inference.vjepa",
     "VJEPAError": "errors",
@@ -89,6 +92,7 @@ _HOMES = {
     "read_video": "video.reader",
     "sample_indices": "video.sampling",
     "semantic_search": "downstream.nearest",
+    "surprise_files": "downstream.surprise_files",
     "surprise_metrics": "downstream.surprise_scores",
     "train_config": "config.recipes",
     "write_card": "hub.publish",

@@ -19,6 +19,7 @@ from .pretrain import pretrain
 from .push import push
 from .search import duplicates, outliers, search
 from .stdout import patient_stdout
+from .surprise import surprise
 from .viz import viz
 
 app = typer.Typer(
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (embed, search, duplicates, outliers, check, pretrain, convert, push, models, doctor):
+for command in (embed, search, duplicates, outliers, surprise, check, pretrain, convert, push, models, doctor):
     app.command()(command)
 app.add_typer(viz, name="viz")
 
