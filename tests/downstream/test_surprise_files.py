@@ -202,7 +202,8 @@ def test_normal_footage_is_fitted_once_and_compared_with_later(
     surprise_files(clips, tmp_path / "x.csv", model=model, normal=path, **OPTIONS)
     p_values = [float(row["p_value"]) for row in read_csv(tmp_path / "x.csv") if row["surprise"]]
     assert 0 < min(p_values) and max(p_values) <= 1
-    both = surprise_files(clips, tmp_path / "y.csv", model=model, fit_normal=tmp_path / "m.safetensors", **OPTIONS)
+    options = OPTIONS | {"num_workers": 2, "fit_normal": tmp_path / "m.safetensors"}
+    both = surprise_files(clips, tmp_path / "y.csv", model=model, **options)
     assert (both.fitted_videos, both.fitted_windows, len(both.videos)) == (3, 15, 3)
     assert (tmp_path / "y.csv").read_bytes() == (tmp_path / "x.csv").read_bytes()
     with pytest.raises(ResumeError, match=r"other settings \(fps 5.0 -> 4.0\)"):

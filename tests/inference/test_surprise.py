@@ -402,6 +402,7 @@ def test_contexts_are_shares_rounded_to_tubelets(num_frames: int, expected: tupl
         ({}, "does not say at which rate it was trained; pass fps="),
         ({"fps": 5, "frame_step": 2}, "fps=5.0 and frame_step=2 exclude each other; pass one"),
         ({"fps": 0}, "fps=0.0 must lie between"),
+        ({"fps": "fast"}, "fps='fast' must be"),
         ({"fps": 5, "num_frames": 7}, "num_frames=7 must be a multiple of tubelet_size=2, at least 4; pass 6 or 8"),
         ({"fps": 5, "num_frames": 2}, "num_frames=2 must be .*; pass 4 or 6"),
         ({"fps": 5, "num_frames": -8}, "num_frames=-8 must be an integer of at least 4"),

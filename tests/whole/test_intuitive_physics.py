@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_models import VIDEO
+from tiny_runs import run_config, write_clips
 
-from vjepa_sdk import VJEPA
+from vjepa_sdk import VJEPA, pretrain
+from vjepa_sdk.config.training import DataConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.append(str(EXAMPLES))
@@ -112,3 +114,13 @@ def test_the_example_runs_once_and_goes_on_from_there(tmp_path: Path) -> None:
     assert results.read_text().splitlines() == lines and again.stdout == first.stdout
     refused = subprocess.run([*command, "--steps", "3"], capture_output=True, text=True, check=False)
     assert refused.returncode == 1 and "this directory has other settings" in refused.stderr
+
+
+def test_a_model_trained_here_says_at_which_rate(tmp_path: Path) -> None:
+    clips = write_clips(tmp_path)
+    data = DataConfig(path=str(clips), fps=5.0, num_workers=0)
+    result = pretrain(run_config(clips, tmp_path / "run", data=data, steps=1), show_progress_bar=False)
+    assert result.model_directory is not None
+    trained = VJEPA.from_pretrained(result.model_directory, device="cpu")
+    assert trained.surprise_meter().settings.fps == 5.0
+    assert trained.surprise(clips / "0.mp4").meta["encoders"] == "two"

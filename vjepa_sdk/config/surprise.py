@@ -113,7 +113,7 @@ def settle_surprise(
         )
     return SurpriseSettings(
         num_frames=count,
-        fps=None if fps is None else float(fps),
+        fps=float(fps) if isinstance(fps, int) else fps,
         frame_step=frame_step,
         max_frames=named.get("max_frames") if fps is None else None,
         stride_tubelets=stride_tubelets,

@@ -226,6 +226,7 @@ class _Job:
         with progress_bar(title, total=len(clips), show=self._show, unit="video") as bar:
             for clip in clips:
                 self._one(clip, results, use, bar)
+        next(results, None)  # lets the pool know that all is taken
         if len(self.failures) == len(self._clips):
             first = next(iter(self.failures.values()))
             raise VJEPAError(
