@@ -123,8 +123,10 @@ def render_training_clips(directory: Path, settings: Settings) -> None:
 
 def measure(path: Path, models: dict[str, VJEPA], settings: Settings) -> list[Row]:
     """Measure all quadruplets, one line of results each; those that are there are not measured again."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    rows = [json.loads(line) for line in lines]
+    text = path.read_text() if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    path.write_text(whole)  # without a line that was being written when the process was killed
+    rows = [json.loads(line) for line in whole.splitlines()]
     done = {(row["model"], row["kind"], row["seed"]) for row in rows}
     with open(path, "a", encoding="utf-8") as file:
         for seed in range(settings.quadruplets):
@@ -215,4 +217,7 @@ def with_interval(shares: np.ndarray, *, signed: bool = False) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("stopped; run the same command again to go on") from None

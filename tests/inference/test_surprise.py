@@ -271,6 +271,18 @@ def test_frames_between_those_looked_at_change_nothing(model: VJEPA) -> None:
     assert np.array_equal(a.errors, b.errors, equal_nan=True)
 
 
+def test_what_lies_outside_the_square_or_the_part_asked_for_changes_nothing(model: VJEPA) -> None:
+    video = noise(40)
+    beside, before, after = video.copy(), video.copy(), video.copy()
+    beside[:, :, :6], beside[:, :, 46:] = 0, 0
+    before[:10], after[30:] = 0, 0
+    options = OPTIONS | {"crop": "square", "start_seconds": 1.0, "end_seconds": 3.0}
+    first, *others = (model.surprise(v, **options) for v in (video, beside, before, after))
+    for other in others:
+        assert np.array_equal(first.errors, other.errors, equal_nan=True)
+    assert not np.array_equal(first.errors, model.surprise(noise(40, seed=1), **options).errors, equal_nan=True)
+
+
 # the curve
 
 

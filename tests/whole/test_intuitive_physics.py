@@ -109,7 +109,7 @@ def test_the_example_runs_once_and_goes_on_from_there(tmp_path: Path) -> None:
     lines = results.read_text().splitlines()
     assert len(lines) == 2 * 3 and "teleport" in first.stdout
     assert {json.loads(line)["model"] for line in lines} == {"trained", "random"}
-    results.write_text("\n".join(lines[:4]) + "\n")
+    results.write_text("\n".join(lines[:4]) + "\n" + lines[4][:20])
     again = subprocess.run([*command, "--quick"], capture_output=True, text=True, check=True)
     assert results.read_text().splitlines() == lines and again.stdout == first.stdout
     refused = subprocess.run([*command, "--steps", "3"], capture_output=True, text=True, check=False)
