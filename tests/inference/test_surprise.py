@@ -288,22 +288,22 @@ def test_what_lies_outside_the_square_or_the_part_asked_for_changes_nothing(mode
 
 @pytest.mark.parametrize("horizon", [None, 1, 2])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_the_timeline_is_the_mean_of_errors_against_what_is_usual_at_their_distance(
+def test_the_timeline_is_the_mean_of_errors_against_what_is_usual_for_their_context_and_distance(
     model: VJEPA, horizon: int | None, stride: int
 ) -> None:
     found = model.surprise(noise(40), horizon=horizon, stride_tubelets=stride, keep_tokens=True, **OPTIONS)
-    by_distance: dict[int, list[float]] = {}
+    usual: dict[tuple[int, int], list[float]] = {}
     for window in found.errors:
         for context, row in zip(found.contexts, window, strict=True):
             for step in range(context, 4):
-                by_distance.setdefault(step - context + 1, []).append(float(row[step]))
+                usual.setdefault((context, step), []).append(float(row[step]))
     terms: dict[int, list[float]] = {}
     for number, window in enumerate(found.errors):
         for context, row in zip(found.contexts, window, strict=True):
             for step in range(context, 4):
                 distance = step - context + 1
                 if horizon is None or distance <= horizon:
-                    value = float(row[step]) / float(np.median(by_distance[distance]))
+                    value = float(row[step]) / float(np.median(usual[context, step]))
                     terms.setdefault(number * stride + step, []).append(value)
     expected = [np.mean(terms[place]) if place in terms else math.nan for place in range(len(found.timeline))]
     assert math.isnan(expected[0]) and found.timeline_kind == "relative"

@@ -35,7 +35,7 @@ def surprise(
     fps: Annotated[
         float | None, typer.Option(help="Frames a second to look at; the rate of training, where the model says it.")
     ] = None,
-    frame_step: Annotated[int | None, typer.Option(help="Look at every so-manieth frame instead.")] = None,
+    frame_step: Annotated[int | None, typer.Option(help="Look at every n-th frame instead.")] = None,
     stride_tubelets: Annotated[int, typer.Option(help="From one window to the next.")] = 1,
     context: Annotated[
         str | None, typer.Option(help="Shares of a window that are shown, as 0.25,0.5; 1/8 to 5/8 if left out.")

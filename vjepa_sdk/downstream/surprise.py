@@ -271,7 +271,7 @@ class NormalFootage:
         )
         settings = self._meter.settings
         timelines = np.concatenate(
-            [timeline_of(video, settings, normalizer=bare, horizon=self._horizon)[0] for video in self._videos]
+            [timeline_of(video, settings, normalizer=bare, horizon=self._horizon) for video in self._videos]
         )
         values = timelines[~np.isnan(timelines)]
         quantiles = np.quantile(values, np.linspace(0, 1, _NUM_QUANTILES)).astype(np.float32)

@@ -27,7 +27,7 @@ from ..runtime.files import canonical_json
 from ..runtime.progress import progress_bar
 from ..video.walk import FrameWalk, Walk, windows_of
 from .prediction_error import ErrorMeter
-from .timeline import Normalizer, TimelineKind, TokenSums, timeline_of
+from .timeline import Normalizer, TimelineKind, timeline_of, token_maps_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -242,16 +242,18 @@ class SurpriseMeter:
             raise ConfigError(f"horizon={horizon!r} must be from 1 to {steps - 1} tubelets; None takes all")
         if normalizer is not None:
             normalizer.check(self.identity)
-        tokens = TokenSums(normalizer, settings, horizon) if keep_tokens else None
-        errors, floors = [], []
+        errors, floors, tokens = [], [], []
         for found, floor in self.iter_errors(walk, show_progress_bar=show_progress_bar):
             errors.append(found.mean(axis=(3, 4), dtype=np.float64).astype(np.float32))
             if floor is not None:
                 floors.append(floor.mean(axis=(3, 4), dtype=np.float64).astype(np.float32))
-            if tokens is not None:
-                tokens.add(found)
+            if keep_tokens:
+                tokens.append(found)
         measured = np.concatenate(errors)
-        timeline, usual = timeline_of(measured, settings, normalizer=normalizer, horizon=horizon)
+        timeline = timeline_of(measured, settings, normalizer=normalizer, horizon=horizon)
+        maps = None
+        if keep_tokens:
+            maps = token_maps_of(np.concatenate(tokens), settings, normalizer=normalizer, horizon=horizon)
         return Surprise(
             errors=measured,
             floor=np.concatenate(floors) if floors else None,
@@ -260,7 +262,7 @@ class SurpriseMeter:
             frame_seconds=walk.seconds[: len(timeline) * self.config.tubelet_size + 1],
             timeline=timeline,
             timeline_kind="relative" if normalizer is None else "fitted",
-            tokens=None if tokens is None else tokens.mean(usual),
+            tokens=maps,
             reduce_contexts=reduce,
             meta=self._meta(horizon),
         )

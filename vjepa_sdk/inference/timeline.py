@@ -11,7 +11,7 @@ from ..config.surprise import SurpriseSettings
 
 TimelineKind = Literal["fitted", "relative"]
 """Of a timeline's values. `fitted`: standard deviations above normal footage; `relative`: shares of what is usual in
-this very video at that distance from the context, 1 being as usual."""
+this very video for that context and distance from it, 1 being as usual."""
 
 
 class Normalizer(Protocol):
@@ -29,71 +29,49 @@ class Normalizer(Protocol):
 
 def timeline_of(
     errors: np.ndarray, settings: SurpriseSettings, *, normalizer: Normalizer | None, horizon: int | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Average what all windows and contexts say of each tubelet, each standardised, since far ones are always worse.
+) -> np.ndarray:
+    """Put errors onto one line, each standardised, since far predictions and short contexts are always worse.
 
     Args:
         errors: float32 `[W, C, T']`.
-        normalizer: None: errors are divided by the video's own median at their distance from the context.
+        normalizer: None: errors are divided by the video's own median at their context and distance from it.
         horizon: tubelets after the context that count; None: all.
 
     Returns:
-        The timeline, float32 `[J]`, and those medians by distance, float64 `[T']`; entry 0 is of the first tubelet
-        after the context.
+        float32 `[J]`.
     """
-    distance = distances(settings.context_tubelets, errors.shape[2])
-    usual = np.ones(errors.shape[2])
+    values = errors / usual_of(errors) if normalizer is None else normalizer.standardize(errors)
+    return _overlaid(values, settings, horizon)
+
+
+def token_maps_of(
+    tokens: np.ndarray, settings: SurpriseSettings, *, normalizer: Normalizer | None, horizon: int | None
+) -> np.ndarray:
+    """Do the same for each place: of errors of tokens, float32 `[W, C, T', H', W']`, make `[J, H', W']`."""
     if normalizer is not None:
-        values = normalizer.standardize(errors).astype(np.float64)
-    else:
-        for number in range(int(distance.max()) + 1):
-            median = float(np.median(errors[:, distance == number]))
-            usual[number] = median if median > 0 else 1.0  # nothing but perfect guesses: nothing to divide by
-        values = errors / usual[np.maximum(distance, 0)]
-    counts = (distance >= 0) & (distance < (horizon or errors.shape[2]))
-    places = np.arange(len(errors))[:, None, None] * settings.stride_tubelets + np.arange(errors.shape[2])
-    places, values = np.broadcast_to(places, errors.shape)[:, counts].ravel(), values[:, counts].ravel()
-    length = (len(errors) - 1) * settings.stride_tubelets + errors.shape[2]
-    terms = np.bincount(places, minlength=length)
-    sums = np.bincount(places, weights=values, minlength=length)
-    timeline = np.where(terms > 0, sums / np.maximum(terms, 1), np.nan)
-    return timeline.astype(np.float32), usual
+        return _overlaid(normalizer.standardize_tokens(tokens), settings, horizon)
+    usual = usual_of(tokens.mean(axis=(3, 4), dtype=np.float64).astype(np.float32))
+    return _overlaid(tokens / usual[:, :, None, None], settings, horizon)
 
 
-def distances(contexts: tuple[int, ...], steps: int) -> np.ndarray:
-    """Return how far each tubelet is behind each context, int64 `[C, T']`: 0 right after it, negative within it."""
-    away: np.ndarray = np.arange(steps) - np.array(contexts)[:, None]
-    return away
+def usual_of(errors: np.ndarray) -> np.ndarray:
+    """Return the median over windows, `[C, T']`; 1 where all guesses were perfect and there is nothing to divide by."""
+    median = np.median(errors, axis=0)
+    usual: np.ndarray = np.where(median == 0, np.float32(1), median)
+    return usual
 
 
-class TokenSums:
-    """Add up maps of errors at their places in time, apart for each distance from the context."""
-
-    def __init__(self, normalizer: Normalizer | None, settings: SurpriseSettings, horizon: int | None) -> None:
-        self._normalizer, self._stride, self._contexts = normalizer, settings.stride_tubelets, settings.context_tubelets
-        self._horizon, self._num_windows = horizon, 0
-        self._sums: list[np.ndarray] = []
-        self._counts: list[np.ndarray] = []
-
-    def add(self, errors: np.ndarray) -> None:
-        """Add windows `[B, C, T', H', W']`, in their order."""
-        values = errors if self._normalizer is None else self._normalizer.standardize_tokens(errors)
-        steps = errors.shape[2]
-        distance = distances(self._contexts, steps)
-        for window in values:
-            start = self._num_windows * self._stride
-            for _ in range(start + steps - len(self._sums)):
-                self._sums.append(np.zeros((steps, *errors.shape[3:]), np.float64))
-                self._counts.append(np.zeros(steps, np.int64))
-            for context, step in np.argwhere((distance >= 0) & (distance < (self._horizon or steps))):
-                self._sums[start + step][distance[context, step]] += window[context, step]
-                self._counts[start + step][distance[context, step]] += 1
-            self._num_windows += 1
-
-    def mean(self, usual: np.ndarray) -> np.ndarray:
-        """Return the mean maps, float32 `[J, H', W']`, after errors at each distance were divided by the usual one."""
-        sums, counts = np.stack(self._sums), np.stack(self._counts).sum(axis=1)
-        total = (sums / usual[:, None, None]).sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            maps: np.ndarray = (total / counts[:, None, None]).astype(np.float32)
-        return maps
+def _overlaid(values: np.ndarray, settings: SurpriseSettings, horizon: int | None) -> np.ndarray:
+    """Average values `[W, C, T', ...]` that lie at the same place in time: float32 `[J, ...]`; NaN where none does."""
+    steps = values.shape[2]
+    stride, last = settings.stride_tubelets, (len(values) - 1) * settings.stride_tubelets
+    sums = np.zeros((last + steps, *values.shape[3:]))
+    terms = np.zeros(last + steps, np.int64)
+    for number, length in enumerate(settings.context_tubelets):
+        for step in range(length, steps if horizon is None else min(steps, length + horizon)):
+            places = slice(step, last + step + 1, stride)
+            sums[places] += values[:, number, step]
+            terms[places] += 1
+    sums[terms == 0] = np.nan
+    means: np.ndarray = sums / np.maximum(terms, 1).reshape(-1, *[1] * (sums.ndim - 1))
+    return means.astype(np.float32)

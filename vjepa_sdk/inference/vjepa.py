@@ -572,7 +572,7 @@ class VJEPA:
                 given beside it goes first.
             num_frames: frames of a window; None: the model's own.
             fps: frames a second that are looked at; None: the rate of training, where the model says it.
-            frame_step: look at every so-manieth frame instead, whatever the video's rate.
+            frame_step: look at every n-th frame instead, whatever the video's rate.
             stride_tubelets: from one window to the next.
             context: shares of a window that are shown, rounded to tubelets.
             reduce: what `Surprise.score` takes of a window's contexts: `min`, `mean`, or the length of one in tubelets.
@@ -583,7 +583,9 @@ class VJEPA:
             crop: `model`: its own resizing and crop; `square` and `squash`: the official pixels. None: the protocol's.
             floor: measure, too, the guess that nothing changes.
             normalizer: normal footage to compare with; see `SurpriseNormalizer`.
-            keep_tokens: keep a map of surprise for each tubelet.
+            keep_tokens: keep a map of surprise for each tubelet. Until the end this holds the errors of all tokens of
+                all windows: 300 MB for an hour at 4 frames a second, 256 tokens a tubelet, and a few times that in the
+                end.
             start_seconds: where to begin, on the clock of the video's time stamps.
             end_seconds: where to stop.
             source_fps: frame rate of arrays, lists of images and frame directories, which seconds need.

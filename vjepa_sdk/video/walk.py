@@ -51,7 +51,7 @@ class FrameWalk:
         """Choose the frames of a video and keep it open for reading.
 
         With `fps`, frame k is the one on screen at `start + k / fps`, as long as its turn ends within the video; with
-        `frame_step` it is every so-manieth one.
+        `frame_step` it is every n-th one.
 
         Raises:
             InputError: not a video, or shorter than a window.
