@@ -52,8 +52,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="directory for clips, model and results")
     parser.add_argument("--quick", action="store_true", help="do everything in seconds; the numbers mean nothing")
-    parser.add_argument("--steps", type=int, default=1000, help="optimizer steps")
-    parser.add_argument("--quadruplets", type=int, default=20, help="of each kind, that are tested on")
+    parser.add_argument("--steps", type=int, default=700, help="optimizer steps")
+    parser.add_argument("--quadruplets", type=int, default=12, help="of each kind, that are tested on")
     arguments = parser.parse_args()
     settings = Settings(arguments.steps, 16, 40, arguments.quadruplets)
     if arguments.quick:
