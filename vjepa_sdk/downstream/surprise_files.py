@@ -340,8 +340,7 @@ def _rows(clip: ClipSource, found: Surprise, normalizer: SurpriseNormalizer | No
 
 
 def _number(value: Any) -> float | None:
-    number = float(value)
-    return None if math.isnan(number) else float(f"{number:.7g}")
+    return None if math.isnan(value) else float(f"{value:.7g}")
 
 
 def _checked_output(path: Path, *, overwrite: bool) -> Path:
