@@ -40,6 +40,12 @@ if TYPE_CHECKING:
     from .downstream.scores import ProbeScores as ProbeScores
     from .downstream.search import Hit as Hit
     from .downstream.search import SearchIndex as SearchIndex
+    from .downstream.surprise import SurpriseNormalizer as SurpriseNormalizer
+    from .downstream.surprise_files import SurpriseReport as SurpriseReport
+    from .downstream.surprise_files import surprise_files as surprise_files
+    from .downstream.surprise_scores import SurpriseEvent as SurpriseEvent
+    from .downstream.surprise_scores import find_events as find_events
+    from .downstream.surprise_scores import surprise_metrics as surprise_metrics
     from .errors import VJEPAError as VJEPAError
     from .features.embeddings import Embeddings as Embeddings
     from .features.video_features import VideoFeatures as VideoFeatures
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
     from .hub.upload import PushReport as PushReport
     from .inference.embed.job import EmbedResult as EmbedResult
     from .inference.embed.job import embed_files as embed_files
+    from .inference.surprise import Surprise as Surprise
     from .inference.vjepa import VJEPA as VJEPA
     from .training.plan.estimate import Plan as Plan
     from .training.plan.estimate import plan as plan
@@ -101,6 +108,10 @@ _HOMES = {
     "RunCurves": "viz.run_page",
     "SearchIndex": "downstream.search",
     "SimilarityMaps": "viz.similarity",
+    "Surprise": "inference.surprise",
+    "SurpriseEvent": "downstream.surprise_scores",
+    "SurpriseNormalizer": "downstream.surprise",
+    "SurpriseReport": "downstream.surprise_files",
     "TrainConfig": "config.training",
     "VJEPA": "inference.vjepa",
     "VJEPAError": "errors",
@@ -117,6 +128,7 @@ _HOMES = {
     "feature_pca": "viz.pca",
     "find_clips": "corpus.find",
     "find_duplicates": "downstream.duplicates",
+    "find_events": "downstream.surprise_scores",
     "label_errors": "downstream.outliers",
     "list_models": "config.registry",
     "load_embeddings": "hub.locate",
@@ -129,6 +141,8 @@ _HOMES = {
     "sample_indices": "video.sampling",
     "semantic_search": "downstream.nearest",
     "similarity_map": "viz.similarity",
+    "surprise_files": "downstream.surprise_files",
+    "surprise_metrics": "downstream.surprise_scores",
     "train_config": "config.recipes",
     "train_probe": "downstream.probe_training",
     "write_card": "hub.publish",

@@ -16,7 +16,7 @@ from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import VJEPA, Probe
 from vjepa_sdk.cli import app
-from vjepa_sdk.errors import ConfigError, InputError
+from vjepa_sdk.errors import ConfigError
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig
 from vjepa_sdk.viz.attention import attention_maps
 
@@ -130,8 +130,11 @@ def test_a_page_names_the_classes_as_text(model: VJEPA, tmp_path: Path) -> None:
 
 def test_probes_and_models_that_do_not_fit_are_refused(model: VJEPA) -> None:
     other = Probe(AttentiveProbe(ProbeConfig(embed_dim=32, num_classes=3)), (), {})
-    with pytest.raises(InputError, match="a probe of 32 channels does not fit a model of 24; pass the model it was"):
+    with pytest.raises(ConfigError, match="the probe reads 32 features a token, and .* gives 24; pass the encoder"):
         attention_maps(model, video(), probe=other, source_fps=10)
+    linear = Probe.fit(np.random.default_rng(0).normal(size=(8, 24)), ["a", "b"] * 4, C=1.0)
+    with pytest.raises(ConfigError, match="a probe of kind 'linear' attends to no tokens; pass an attentive one"):
+        attention_maps(model, video(), probe=linear, source_fps=10)
     with pytest.raises(ConfigError, match="this one encodes images"):
         attention_maps(VJEPA.untrained(IMAGE, device="cpu"), video(), probe=make_probe(), source_fps=10)
     with pytest.raises(ConfigError, match=r"layers=\[5\] must name blocks of the 2"):

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from vjepa_sdk import VJEPA, Probe, load_embeddings
+from vjepa_sdk.downstream import probe
 from vjepa_sdk.hub import locate
 from vjepa_sdk.hub.client import HubOptions
-from vjepa_sdk.inference import probe, vjepa
+from vjepa_sdk.inference import vjepa
 
 
 @pytest.mark.parametrize(

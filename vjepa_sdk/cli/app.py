@@ -23,6 +23,7 @@ from .probe import probe
 from .push import push
 from .search import search
 from .stdout import patient_stdout
+from .surprise import surprise
 from .viz.group import viz
 
 app = typer.Typer(
@@ -35,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (embed, search, duplicates, outliers, cluster, check, pretrain, convert, push, models, doctor):
+for command in (embed, search, duplicates, outliers, cluster, surprise, check, pretrain, convert, push, models, doctor):
     app.command()(command)
 app.add_typer(probe, name="probe")
 app.add_typer(viz, name="viz")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
@@ -18,6 +20,14 @@ from .._version import __version__
 from ..config.choices import Decoder, EncoderWeights, Pooling, Tail
 from ..config.model import ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
+from ..config.surprise import (
+    CONTEXTS,
+    ContextReduction,
+    SurpriseCrop,
+    SurpriseProtocol,
+    SurpriseTargets,
+    settle_surprise,
+)
 from ..errors import ConfigError, WeightsError
 from ..features.video_features import VideoFeatures
 from ..hub.client import HubOptions
@@ -31,11 +41,17 @@ from ..runtime.progress import progress_bar
 from ..video.clips import ClipLoader, WindowedVideo, WindowLoader
 from ..video.inputs import split_batch
 from ..video.transforms import normalize
+from ..video.walk import FrameWalk
 from ..weights.cards import model_card
 from ..weights.directory import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
 from ..weights.provenance import descended
 from .pooling import check_pooling, pool_tokens, stack_by_shape, stack_rows
 from .prediction import predict_tokens
+from .prediction_error import ErrorMeter, check_predictor
+from .surprise import Surprise, SurpriseMeter
+from .timeline import Normalizer
+
+logger = logging.getLogger(__name__)
 
 
 class VJEPA:
@@ -538,6 +554,159 @@ class VJEPA:
         load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
         clips = self._normalize(torch.from_numpy(load(video)[0])[None])
         return self.predict(clips, context=context, target=target, mask_index=mask_index)[0]
+
+    def surprise(
+        self,
+        video: object,
+        *,
+        protocol: SurpriseProtocol | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        frame_step: int | None = None,
+        stride_tubelets: int = 1,
+        context: Sequence[float] = CONTEXTS,
+        reduce: ContextReduction | int = "min",
+        horizon: int | None = None,
+        targets: SurpriseTargets = "window",
+        crop: SurpriseCrop | None = None,
+        floor: bool = False,
+        normalizer: Normalizer | None = None,
+        keep_tokens: bool = False,
+        start_seconds: float | None = None,
+        end_seconds: float | None = None,
+        source_fps: float | None = None,
+        batch_size: int = 8,
+        show_progress_bar: bool | None = None,
+        decoder: Decoder = "pyav",
+    ) -> Surprise:
+        """Measure how wrong the predicted future is, given the past, all along a video.
+
+        Windows of `num_frames` follow each other, `stride_tubelets` apart; an end that fills none is dropped, never
+        padded. In each, the context encoder sees the first tubelets alone, for several lengths of this context; the
+        predictor guesses the features of the rest, and the error is their mean absolute distance from those of the
+        target encoder (arXiv 2502.11831). Each window costs a pass of the target encoder, and for each context one of
+        context encoder and predictor.
+
+        Args:
+            video: a path, a directory of frames, a list of PIL images, an array `[T, H, W, 3]` or a tensor
+                `[T, 3, H, W]`.
+            protocol: frames and pixels of the published study, by data set: `intphys`, `grasp`, `inflevel`. What is
+                given beside it goes first.
+            num_frames: frames of a window; None: the model's own.
+            fps: frames a second that are looked at; None: the rate of training, where the model says it.
+            frame_step: look at every n-th frame instead, whatever the video's rate.
+            stride_tubelets: from one window to the next.
+            context: shares of a window that are shown, rounded to tubelets.
+            reduce: what `Surprise.score` takes of a window's contexts: `min`, `mean`, or the length of one in tubelets.
+            horizon: how many tubelets after a context count in the timeline; None: all.
+            targets: `window` encodes the truth of a window with all of it, as in training, so that an event colours
+                windows that end after it; `past` encodes each tubelet with what came before it only: exactly causal,
+                off the distribution of training, and slower.
+            crop: `model`: its own resizing and crop; `square` and `squash`: the official pixels. None: the protocol's.
+            floor: measure, too, the guess that nothing changes.
+            normalizer: normal footage to compare with; see `SurpriseNormalizer`.
+            keep_tokens: keep a map of surprise for each tubelet. Until the end this holds the errors of all tokens of
+                all windows: 300 MB for an hour at 4 frames a second, 256 tokens a tubelet, and a few times that in the
+                end.
+            start_seconds: where to begin, on the clock of the video's time stamps.
+            end_seconds: where to stop.
+            source_fps: frame rate of arrays, lists of images and frame directories, which seconds need.
+            batch_size: windows measured together.
+            show_progress_bar: on stderr; None: if it is a terminal.
+            decoder: `pyav`, or `decord` for frame-for-frame parity with the official pipelines.
+
+        Raises:
+            ConfigError: an option that is not valid, no frame rate, or a model of images.
+            WeightsError: no predictor, or one that was distilled from another model.
+            InputError: not one video, or shorter than a window.
+            VideoDecodeError: a file that cannot be decoded.
+            ResumeError: `normalizer` was fitted with another model or other settings.
+        """
+        meter = self.surprise_meter(
+            protocol=protocol,
+            num_frames=num_frames,
+            fps=fps,
+            frame_step=frame_step,
+            stride_tubelets=stride_tubelets,
+            context=context,
+            targets=targets,
+            crop=crop,
+            floor=floor,
+            source_fps=source_fps,
+            batch_size=batch_size,
+            decoder=decoder,
+        )
+        return meter.measure(
+            video,
+            normalizer=normalizer,
+            reduce=reduce,
+            horizon=horizon,
+            keep_tokens=keep_tokens,
+            start_seconds=start_seconds,
+            end_seconds=end_seconds,
+            show_progress_bar=show_progress_bar,
+        )
+
+    def surprise_meter(
+        self,
+        *,
+        protocol: SurpriseProtocol | None = None,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        frame_step: int | None = None,
+        stride_tubelets: int = 1,
+        context: Sequence[float] = CONTEXTS,
+        targets: SurpriseTargets = "window",
+        crop: SurpriseCrop | None = None,
+        floor: bool = False,
+        source_fps: float | None = None,
+        batch_size: int = 8,
+        decoder: Decoder = "pyav",
+    ) -> SurpriseMeter:
+        """Return what measures many videos with the same settings; see `surprise`."""
+        check_pooling("mean", batch_size=batch_size)
+        predictor = check_predictor(self.config, self.predictor)
+        stated = self.provenance.get("fps")
+        settings = settle_surprise(
+            protocol=protocol,
+            num_frames=num_frames,
+            fps=fps,
+            frame_step=frame_step,
+            stride_tubelets=stride_tubelets,
+            context=context,
+            targets=targets,
+            crop=crop,
+            default_num_frames=self.config.num_frames,
+            default_fps=stated if isinstance(stated, int | float) else None,
+            tubelet_size=self.config.tubelet_size,
+        )
+        context_encoder, target_encoder = self._both_encoders
+        return SurpriseMeter(
+            meter=ErrorMeter(
+                context_encoder=context_encoder,
+                target_encoder=target_encoder,
+                predictor=predictor,
+                contexts=settings.context_tubelets,
+                targets=targets,
+                with_floor=floor,
+            ),
+            normalize=lambda pixels: self._to_weights(self._normalize(pixels)),
+            walk=FrameWalk(settings=settings, preprocess=self.preprocess, decoder=decoder, source_fps=source_fps),
+            batch_size=batch_size,
+            description=self._description(),
+        )
+
+    @cached_property
+    def _both_encoders(self) -> tuple[VideoEncoder, VideoEncoder]:
+        """Context and target encoder; the same one twice where the model has only one."""
+        networks, held = self._pretrained.networks(both_encoders=True)
+        if "context_encoder" not in networks:
+            logger.warning("only the %s encoder is there; it sees the context and makes the targets too", held)
+            return self.encoder, self.encoder
+        both = (networks["context_encoder"], networks["encoder"])
+        context, target = (network.to(self.device).eval().requires_grad_(False) for network in both)
+        assert isinstance(context, VideoEncoder) and isinstance(target, VideoEncoder)
+        return context, target
 
     def save_pretrained(
         self,

@@ -33,6 +33,8 @@ def export_model(jepa: JEPA, config: TrainConfig, *, step: int, num_videos: int,
         "videos": num_videos,
         "seed": config.seed,
     }
+    if config.data.fps is not None:
+        provenance["fps"] = config.data.fps
     if origin is not None:
         provenance["initialized_from"] = str(origin)
         if origin.licence is not None:

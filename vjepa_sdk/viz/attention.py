@@ -12,7 +12,7 @@ import torch
 from ..config.choices import Decoder
 from ..downstream.encoding import check_model
 from ..downstream.probe import Probe
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
 from ..inference.vjepa import VJEPA
 from ..models.attentive_probe import AttentiveProbe, ProbeConfig
 from ..video.inputs import open_frames
@@ -183,11 +183,6 @@ def attention_maps(
         raise ConfigError(f"a probe of kind {probe.kind!r} attends to no tokens; pass an attentive one")
     check_model(model, probe.source, network.config)
     config = network.config
-    if config.embed_dim != model.config.embed_dim:
-        raise InputError(
-            f"a probe of {config.embed_dim} channels does not fit a model of {model.config.embed_dim}; "
-            "pass the model it was trained on"
-        )
     fitted = probe.source.settings
     sampling = Sampling(
         num_frames=fitted.get("num_frames") or model.config.num_frames,
