@@ -1,14 +1,16 @@
 """Render clips of moving shapes: the same bytes of pixels on every machine, for examples and probes.
 
     python examples/render_clips.py examples/clips
+    python examples/render_clips.py views --views 96
 
-writes a dozen small videos and `labels.csv` with the direction of motion.
+The first writes a dozen small videos of a shape that moves, and `labels.csv` with its direction; the second clips in
+which all of the view moves, in a directory for each direction.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
-import sys
 from pathlib import Path
 
 import av
@@ -113,8 +115,18 @@ def _shape(name: str, size: int) -> np.ndarray:
 
 
 def main() -> None:
-    """Write a dozen clips, each direction at least once."""
-    out = Path(sys.argv[1] if len(sys.argv) > 1 else "examples/clips")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", nargs="?", type=Path, default=Path("examples/clips"), help="directory to write to")
+    parser.add_argument("--views", type=int, metavar="N", help="instead: N clips of a moving view, by direction")
+    arguments = parser.parse_args()
+    if arguments.views is None:
+        _write_shapes(arguments.out)
+    else:
+        _write_views(arguments.out, arguments.views)
+
+
+def _write_shapes(out: Path) -> None:
+    """Write a dozen clips, each direction at least once, and their labels."""
     out.mkdir(parents=True, exist_ok=True)
     names = list(DIRECTIONS)
     with open(out / "labels.csv", "w", newline="", encoding="utf-8") as file:
@@ -126,6 +138,16 @@ def main() -> None:
             write_video(out / name, render_clip(direction, seed=1000 + number, num_frames=24))
             writer.writerow((name, direction))
     print(f"{out}: 12 clips")
+
+
+def _write_views(out: Path, count: int) -> None:
+    """Write clips in which all of the view moves, into a directory for each direction."""
+    names = list(DIRECTIONS)
+    for number in range(count):
+        direction = names[number % len(names)]
+        (out / direction).mkdir(parents=True, exist_ok=True)
+        write_video(out / direction / f"{number:04d}.mp4", render_pan(direction, seed=2000 + number))
+    print(f"{out}: {count} clips in {min(count, len(names))} directories")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -19,8 +18,10 @@ from tiny_models import save_tiny
 
 from vjepa_sdk import Probe, embed_files, evaluate_probe, load_embeddings, predict_files, train_probe
 from vjepa_sdk.cli import app
+from vjepa_sdk.downstream import labelled_features, probe_use
 from vjepa_sdk.downstream.labelled_features import PIXELS, take_apart
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, ResumeError, VideoDecodeError
+from vjepa_sdk.inference.embed.job import EmbedResult
 from vjepa_sdk.inference.embed.options import Baselines
 
 NUM_CLIPS = 40
@@ -36,7 +37,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(NUM_CLIPS):
         kind = "wide" if number % 2 else "tall"
         size = {"width": 64, "height": 48} if number % 2 else {"width": 48, "height": 64}
-        path = write_video(root / "clips" / f"{number:02d}.mp4", num_frames=6 + number % 5, **size)
+        path = write_video(
+            root / "clips" / f"{number:02d}.mp4", num_frames=6 + number % 5, options={"crf": str(5 + number)}, **size
+        )
         rows.append({"path": f"clips/{path.name}", "label": kind, "value": number % 2 + 0.25})
     (root / "bad.mp4").write_bytes(b"no video")
     write_table(root / "labels.csv", rows)
@@ -222,20 +225,39 @@ def test_few_examples_and_untested_classes_are_said(corpus: Path, tmp_path: Path
     assert any("without a test video, of which these numbers say nothing: rare" in note for note in report.notes)
 
 
-def test_a_run_that_is_stopped_goes_on_where_it_was(corpus: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_killed_goes_on_where_it_was(corpus: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vjepa_sdk", "probe", "train", str(corpus / "labels.csv"), "--out", "p"]
     command += ["--model", str(corpus / "model"), "--num-workers", "1", "--random-inits", "1", "-q"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     work = tmp_path / "p.cache" / "features.npy.work" / "plan.json"
     while not work.exists() and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    _, error = process.communicate()
-    assert (process.returncode, (tmp_path / "p").exists()) == (75, False), error
-    assert "run the same command again to go on" in error
+    process.kill()
+    process.wait()
+    assert work.exists() and not (tmp_path / "p").exists()
     finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert "linear probe on model" in finished.stdout and not (tmp_path / "p.cache").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict"])
+def test_a_signal_is_exit_code_75_and_says_how_to_go_on(
+    command: str, corpus: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def stop(options: object, inputs: object, out: Path) -> EmbedResult:
+        return EmbedResult(out=out, rows=3, failed=0, interrupted=True)
+
+    for home in (labelled_features, probe_use):
+        monkeypatch.setattr(home, "run_job", stop)
+    arguments: dict[str, tuple[object, ...]] = {
+        "train": (corpus / "labels.csv", "--out", tmp_path / "p", "--model", corpus / "model"),
+        "eval": (trained, corpus / "labels.csv"),
+        "predict": (trained, corpus / "clips"),
+    }
+    assert run(monkeypatch, "probe", command, *arguments[command]) == 75
+    assert "run the same command again" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
 
 
 def test_an_output_that_is_there_is_not_touched(corpus: Path, tmp_path: Path, trained: Path) -> None:
@@ -277,6 +299,15 @@ def test_the_command_scores_a_probe_on_other_labels(
     found = json.loads(capsys.readouterr().out)
     assert found["scores"]["metrics"]["accuracy"] == 1.0 and found["num_test"] == NUM_CLIPS
     assert [row["what"] for row in found["rows"]] == ["trained encoder", "most frequent class"]
+    assert found["notes"][1] == "40 of these videos were fitted to: what the probe says of them is no test"
+
+
+def test_only_what_was_fitted_to_counts_as_seen(corpus: Path, tmp_path: Path) -> None:
+    train_probe(corpus / "labels.csv", out=tmp_path / "p", features=corpus / "feats.npy", baseline=False)
+    tested = list(csv.DictReader((tmp_path / "p" / "predictions.csv").open()))
+    table = write_table(tmp_path / "tested.csv", [{"path": row["path"], "label": row["label"]} for row in tested])
+    notes = evaluate_probe(tmp_path / "p", table, features=corpus / "feats.npy").notes
+    assert not any("were fitted to" in note for note in notes)
 
 
 def test_labels_that_a_probe_does_not_know_are_an_error_or_count_as_wrong(corpus: Path, trained: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..corpus.find import FoundClips
 from ..errors import ConfigError, InputError, OutputError, ResumeError, StoppedError, printable
-from ..features.embeddings import ERRORS, Embeddings, embedding_files, sidecar
+from ..features.embeddings import ERRORS, INPUTS, Embeddings, embedding_files, sidecar
 from ..features.source import FeatureSource
 from ..hub.locate import load_embeddings
 from ..inference.baselines import num_pixel_values
@@ -27,6 +27,7 @@ from .probe_options import EncodeOptions
 
 TRAINED, PIXELS = "trained", "pixels"
 _FEATURES = "features.npy"
+_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class LabelledFeatures:
     source: FeatureSource
     failed: list[dict[str, Any]]
     """Clips without features: `id`, `path`, `reason`."""
+    files: list[str]
+    """What tells the file of each clip from others, wherever it lies: see `fingerprints`."""
 
     @property
     def random(self) -> list[np.ndarray]:
@@ -125,13 +128,16 @@ def gather(
     if baselines is not None:
         tubelet = read_shape(find_model(encode.embedding())).config.tubelet_size
         kinds = take_apart(embeddings, baselines, tubelet_size=tubelet)
+    if len(rows) < len(embeddings.index):
+        kinds = {name: values[rows] for name, values in kinds.items()}
     kept, video, _ = keep_clips(labelled, owners)
     return LabelledFeatures(
-        kept,
-        video,
-        {n: v[rows] if len(rows) < len(v) else v for n, v in kinds.items()},
-        source,
-        failures_of(cache.path),
+        clips=kept,
+        video=video,
+        kinds=kinds,
+        source=source,
+        failed=failures_of(cache.path),
+        files=fingerprints(cache.path, kept),
     )
 
 
@@ -176,13 +182,21 @@ def look_up(
         check_same_rows(embeddings, rows, others, other_rows)
         tubelet = read_shape(directory).config.tubelet_size
         kinds |= {n: v[other_rows] for n, v in take_apart(others, baselines, tubelet_size=tubelet).items()}
-    return LabelledFeatures(kept, video, kinds, source, failed)
+    return LabelledFeatures(kept, video, kinds, source, failed, fingerprints(features, kept))
 
 
 def failures_of(path: Path) -> list[dict[str, Any]]:
     """Return the clips that failed in an output of `vjepa embed`: `id`, `path` and `reason`."""
     errors = sidecar(path, ERRORS)
     return [json.loads(line) for line in errors.read_bytes().splitlines()] if errors.is_file() else []
+
+
+def fingerprints(path: Path, clips: Sequence[LabelledClip]) -> list[str]:
+    """Return for each clip the start of the digest of its file's ends, as `vjepa embed` saw them; empty: not known."""
+    inputs = sidecar(path, INPUTS)
+    entries = [json.loads(line) for line in inputs.read_bytes().splitlines()] if inputs.is_file() else []
+    by_path = {os.path.realpath(entry["path"]): str(entry["edges_sha256"])[:_DIGITS] for entry in entries}
+    return [by_path.get(os.path.realpath(clip.source.path), "") for clip in clips]
 
 
 def take_apart(embeddings: Embeddings, baselines: Baselines, *, tubelet_size: int) -> dict[str, np.ndarray]:

@@ -33,6 +33,7 @@ from .probe_options import EncodeOptions, FitOptions, Select
 from .probe_report import ProbeReport
 from .splits import assign_splits
 
+_MAX_FILES, _MAX_CONFUSION = 10_000, 100  # a configuration stays below a megabyte
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -297,9 +298,17 @@ def _report(directory: Path, task: Task, comparison: Comparison, notes: list[str
             "splits": count_splits(task),
             "classes": dict(sorted(counts.items())),
             "labels_sha256": _labels_sha256(task),
+            "files": _files(task),
             "compared": comparison.grids,
         },
     )
+
+
+def _files(task: Task) -> list[str]:
+    """Return what tells the files that the probe was fitted to, so that `evaluate_probe` can say that it saw them."""
+    tested = set() if task.options.folds is not None else set(task.tested().tolist())
+    files = {file for video, file in enumerate(task.found.files) if file and video not in tested}
+    return sorted(files) if len(files) <= _MAX_FILES else []
 
 
 def _labels_sha256(task: Task) -> str:
@@ -323,8 +332,13 @@ def _save(directory: Path, task: Task, comparison: Comparison, report: ProbeRepo
         kind=task.options.kind,
         source=task.found.source,
         fitted=report.fitted,
-        scores={**report.scores.to_json(), **report.card_table(), "notes": list(report.notes)},
+        scores={**_stored(report), **report.card_table(), "notes": list(report.notes)},
     ).save_pretrained(directory)
+
+
+def _stored(report: ProbeReport) -> dict[str, Any]:
+    scores = report.scores.to_json()
+    return scores if len(report.scores.labels) <= _MAX_CONFUSION else {**scores, "confusion": []}
 
 
 def _provenance(task: Task) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ..models.vector_probe import VectorProbe
 from ..video.safety import PathLike
 from ..weights.cards import name_of
 from .fit import Examples
-from .labelled_features import failures_of, keep_clips, match
+from .labelled_features import failures_of, fingerprints, keep_clips, match
 from .labels import LabelledClip, Labels, read_labels
 from .probe import Probe
 from .probe_report import TRAINED_ROW, ProbeReport, Row
@@ -134,8 +134,9 @@ def evaluate_probe(
     )
     if features is not None:
         embeddings, failed = load_embeddings(Path(features), memory_map=True), failures_of(Path(features))
+        files = fingerprints(Path(features), clips)
     else:
-        embeddings, failed = _encode(held, FoundClips(named=[clip.source for clip in clips]), options)
+        embeddings, failed, files = _encode(held, FoundClips(named=[clip.source for clip in clips]), options, clips)
     rows, owners = match(clips, embeddings, Path("features" if features is None else features))
     kept, video, without = keep_clips(clips, owners)
     chosen = Embeddings(embeddings.features[rows], [embeddings.index[row] for row in rows], embeddings.meta)
@@ -143,6 +144,9 @@ def evaluate_probe(
     more = () if predictions.is_number or predictions.outputs.shape[1] == len(held.names) else ("unknown to the probe",)
     scores = score(predictions, (*held.names, *more), bootstrap=bootstrap, seed=seed)
     notes = [f"groups are {labelled.grouped_by}"]
+    known = set(held.fitted.get("files", []))
+    if seen := sum(file in known for file in files):
+        notes.append(f"{seen} of these videos were fitted to: what the probe says of them is no test")
     if without:
         notes.append(f"{len(without)} clips have no features and were left out")
     return ProbeReport(
@@ -211,15 +215,21 @@ def predict_files(
         show_progress_bar=show_progress_bar,
     )
     found = find_clips(inputs, links="follow" if follow_symlinks else "refuse")
-    embeddings, failed = _encode(held, found, options)
+    embeddings, failed, _ = _encode(held, found, options)
     if window_seconds is not None and held.source.is_known:  # a window is a clip like those of the fit
         settings = {**held.source.settings, "window_seconds": embeddings.meta["settings"]["window_seconds"]}
         held = replace(held, source=replace(held.source, settings={**settings, "fps": None}))
     return PredictionReport(tuple(_describe(held, embeddings, top_k)), tuple(failed))
 
 
-def _encode(probe: Probe, found: FoundClips, options: UseOptions) -> tuple[Embeddings, list[dict[str, Any]]]:
-    """Encode clips as those of the probe's fit, in a temporary directory."""
+def _encode(
+    probe: Probe, found: FoundClips, options: UseOptions, clips: Sequence[LabelledClip] = ()
+) -> tuple[Embeddings, list[dict[str, Any]], list[str]]:
+    """Encode clips as those of the probe's fit, in a temporary directory.
+
+    Returns:
+        The features, the clips that failed, and what tells the files of labelled `clips`.
+    """
     job = _job(probe, options)
     if probe.source.is_known and model_sha256(find_model(job)) != probe.source.model.get("sha256"):
         raise ConfigError(
@@ -230,8 +240,7 @@ def _encode(probe: Probe, found: FoundClips, options: UseOptions) -> tuple[Embed
         out = Path(place) / "features.npy"
         if run_job(job, found, out).interrupted:
             raise StoppedError("stopped by a signal; nothing was written, run the same command again")
-        loaded = load_embeddings(out)
-        return loaded, failures_of(out)
+        return load_embeddings(out), failures_of(out), fingerprints(out, clips)
 
 
 def _job(probe: Probe, options: UseOptions) -> EmbedOptions:
