@@ -24,6 +24,7 @@ _MIN_SCALE = 1e-6
 _MAX_ITERATIONS = 1000
 _ROWS_AT_ONCE = 64
 _WORSE_IN_A_ROW = 2
+_LARGE = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -224,6 +225,7 @@ def _logistic_path(
     """Yield a fit for each C from small to large, each from the one before, until no optimum is found."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     targets = examples.targets[examples.video]
     present = np.unique(targets)
@@ -238,8 +240,10 @@ def _logistic_path(
         x = triangle.T
     weights = examples.weights * class_weights(examples.targets, class_weight)[examples.video]
     solver = LogisticRegression(tol=1e-6, max_iter=_MAX_ITERATIONS, warm_start=True)
+    # products this small gain nothing from a second thread, and lose much where it waits by spinning for a busy core
+    threads = 1 if x.size < _LARGE else None
     for C in sorted(grid):
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), threadpool_limits(threads):
             warnings.simplefilter("ignore", ConvergenceWarning)
             solver.set_params(C=C).fit(x, targets, sample_weight=weights)
         if solver.n_iter_.max() >= _MAX_ITERATIONS:
