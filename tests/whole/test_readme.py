@@ -32,6 +32,8 @@ LINKED = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", 
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n\Z")
+_WITHIN = re.compile(r"<!-- numbers within (0\.\d+): [^>]+ -->\n\Z")
+_NUMBER = re.compile(r"\d+\.\d+")
 _NEEDS = re.compile(r"<!-- needs: (\w+) -->\n\Z")
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)\s]+)\)")
 
@@ -52,6 +54,8 @@ class Block:
     """A package that is no dependency, without which the block is not run; empty for none."""
     output: str
     """Of a python block: the `text` block right after it, empty if there is none."""
+    tolerance: float = 0.0
+    """How far numbers with decimals may be off: the last digits of a fit are those of a machine."""
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
@@ -64,8 +68,10 @@ def blocks_of(page: Path) -> Iterator[Block]:
                 output = after[2]
         line = text.count("\n", 0, fence.start()) + 1
         needs = _NEEDS.search(text[: fence.start()])
+        within = _WITHIN.search(text[: fence.start()])
         is_run = _NOT_RUN.search(text[: fence.start()]) is None
-        yield Block(fence[1], fence[2], line, is_run, needs[1] if needs else "", output)
+        tolerance = float(within[1]) if within else 0.0
+        yield Block(fence[1], fence[2], line, is_run, needs[1] if needs else "", output, tolerance)
 
 
 def commands_of(block: Block) -> Iterator[tuple[str, str]]:
@@ -75,14 +81,18 @@ def commands_of(block: Block) -> Iterator[tuple[str, str]]:
         yield command, output
 
 
-def check_output(given: str, shown: str, where: str) -> None:
+def check_output(given: str, shown: str, where: str, *, tolerance: float = 0.0) -> None:
     """Compare what is printed with what is shown, if anything is; a line `...` stands for any lines."""
     if not shown.strip():
         return
-    pattern = "".join(
-        r"(?:.*\n)*" if line == "..." else re.escape(line) + r"\n" for line in shown.rstrip("\n").split("\n")
-    )
-    assert re.fullmatch(pattern, given), f"{where} prints\n{given}\nand not\n{shown}"
+    lines = [r"(?:.*\n)*" if line == "..." else re.escape(line) + r"\n" for line in shown.rstrip("\n").split("\n")]
+    numbers = [float(number) for number in _NUMBER.findall(shown)] if tolerance else []
+    if numbers:
+        lines = [re.sub(r"\d+\\\.\d+", r"(\\d+\\.\\d+)", re.sub(r"(\\ )+", r"\\s+", line)) for line in lines]
+    found = re.fullmatch("".join(lines), given)
+    assert found, f"{where} prints\n{given}\nand not\n{shown}"
+    for number, expected in zip(found.groups(), numbers, strict=bool(numbers)):
+        assert abs(float(number) - expected) <= tolerance, f"{where} prints {number} instead of {expected}:\n{given}"
 
 
 @pytest.fixture
@@ -112,12 +122,12 @@ def test_code_of_a_page_runs_and_prints_what_is_shown(page: Path, copy: Path) ->
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(block.text, where, "exec"), namespace)
-            check_output(printed.getvalue(), block.output, where)
+            check_output(printed.getvalue(), block.output, where, tolerance=block.tolerance)
         elif block.language in ("console", "bash"):
             for command, shown in commands_of(block):
                 done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
                 assert done.returncode == 0, f"{where}: $ {command}\n{done.stderr}"
-                check_output(done.stdout, shown, where)
+                check_output(done.stdout, shown, where, tolerance=block.tolerance)
         elif block.language == "toml":
             (copy / "example.toml").write_text(block.text)
             assert train_config(path=copy / "example.toml")
