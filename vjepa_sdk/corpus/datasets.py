@@ -77,10 +77,11 @@ def _names_in_text(source: Path, split: str | None) -> list[str]:
     rows = [row for _, row in read_rows(source)]
     if split is None or not rows:
         return [row["path"] for row in rows]
-    if rows[0].keys() == {"path"}:
-        raise InputError(f"{source}: split={split!r} needs the header path[,split,label,group]; add it")
     if "split" not in rows[0]:
-        raise InputError(f"{source}: has no column 'split'; its columns are {', '.join(rows[0])}")
+        raise InputError(
+            f"{source}: has no column 'split'; its columns are {', '.join(rows[0])}, and split={split!r} needs the "
+            "header path[,split,label,group]"
+        )
     names = [row["path"] for row in rows if row["split"] == split]
     if not names:
         splits = ", ".join(sorted({row["split"] or "" for row in rows}))

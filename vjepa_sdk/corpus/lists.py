@@ -26,6 +26,8 @@ from ..video.safety import check_is_path
 
 _LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)(-?\d+)")  # the path may hold spaces, the label is a number
 
+_LIKE_PATH = re.compile(r"path|file|video|clip|name", re.I)
+
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl"})
 
 
@@ -87,10 +89,14 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
         InputError: it cannot be read, or a line has no path.
     """
     text = _text(path)
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    first = text.partition("\n")[0]
+    # spreadsheets of half of Europe write semicolons
+    delimiter = ";" if "path" in _cells(first, ";") and "path" not in _cells(first, ",") else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         if path.suffix.lower() != ".csv" or "path" not in (reader.fieldnames or ()):
-            return _plain_rows(text)
+            _refuse_header(path, first)
+            return _plain_rows(path, text)
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise InputError(f"{printable(path)}: line {reader.line_num}: not a CSV ({error}); save it as one") from error
@@ -100,10 +106,34 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
-def _plain_rows(text: str) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
-    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+def _cells(line: str, delimiter: str) -> list[str]:
+    return [cell.strip().strip('"') for cell in line.strip().split(delimiter)]
+
+
+def _refuse_header(path: Path, first: str) -> None:
+    """Refuse a first line that names columns, of which none is `path`: read as a plain list it would be a clip."""
+    for delimiter in (",", ";"):
+        columns = _cells(first, delimiter)
+        likely = [name for name in columns if _LIKE_PATH.search(name) and "." not in name]
+        if path.suffix.lower() == ".csv" and len(columns) > 1 and likely and not os.path.lexists(path.parent / first):
+            raise InputError(
+                f"{printable(path)}: has the columns {', '.join(map(printable, columns))} and no 'path'; rename "
+                f"{printable(likely[0])!r} to it"
+            )
+
+
+def _plain_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
+    rows: list[tuple[int, dict[str, Any]]] = []
+    # not splitlines: a name may hold what Unicode takes for the end of a line
+    for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
         labelled = _LABELLED.fullmatch(line)
+        if labelled and os.path.lexists(path.parent / line):  # a name that ends like a label
+            if os.path.lexists(path.parent / labelled[1]):
+                raise InputError(
+                    f"{printable(path)}: line {number}: may name {printable(line)!r}, or {printable(labelled[1])!r} "
+                    f"with the label {labelled[2]}, and both exist; write a CSV with the header path,label"
+                )
+            labelled = None
         if line:
             rows.append((number, {"path": labelled[1], "label": labelled[2]} if labelled else {"path": line}))
     return rows

@@ -46,14 +46,22 @@ def limit_memory(num_bytes: int) -> None:
     import resource
 
     # not the address space: libraries and threads reserve many times what they use
-    pages = int(Path("/proc/self/statm").read_text().split()[5])
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+    except FileNotFoundError:  # some containers have no /proc: then there is no limit
+        return
     limit, hard = pages * resource.getpagesize() + num_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
+def import_path() -> list[str]:
+    """Return where this process imports from, as text: programs put path objects and worse there."""
+    return [os.fspath(place) for place in sys.path if isinstance(place, str | os.PathLike)]
+
+
 def can_isolate_network() -> bool:
     """Whether a process can be kept off the network here."""
     code = f"import os; from {__name__} import confine; print(confine(os.getppid()))"
-    command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+    command = [sys.executable, "-c", f"import sys; sys.path[:] = {import_path()!r}; {code}"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout == "True\n"

@@ -14,6 +14,8 @@ from ..errors import InputError, VJEPAError, printable
 from .safety import MAX_PIXELS, PathLike, check_is_path, check_pixels, checked_indices, failure, open_regular_file
 
 IMAGE_SUFFIXES = frozenset([".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"])
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: rows and columns change places
+
 STILL_SUFFIXES = IMAGE_SUFFIXES - {".gif"}  # a file that ends so is one image and no video
 
 
@@ -89,13 +91,13 @@ def read_image(path: PathLike) -> np.ndarray:
     Raises:
         VideoDecodeError: the file is missing, not such an image, damaged or above MAX_PIXELS.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     with open_regular_file(path) as file:
         try:
             with Image.open(file, formats=["JPEG", "PNG", "WEBP", "BMP", "GIF"]) as image:
                 check_pixels(image.width, image.height, path)
-                return _rgb_of_image(ImageOps.exif_transpose(image))
+                return rgb_of(image)
         except VJEPAError:
             raise
         except UnidentifiedImageError as error:
@@ -106,9 +108,17 @@ def read_image(path: PathLike) -> np.ndarray:
             raise failure(path, f"is truncated or corrupt: {error}") from error
 
 
-def _rgb_of_image(image: Any) -> np.ndarray:
-    from PIL import Image
+def size_of(image: Any) -> tuple[int, int]:
+    """Return height and width of a Pillow image as it is shown, EXIF orientation applied."""
+    is_turned = image.getexif().get(_ORIENTATION, 1) in _TURNED
+    return (image.width, image.height) if is_turned else (image.height, image.width)
 
+
+def rgb_of(image: Any) -> np.ndarray:
+    """Return a Pillow image as it is shown, uint8 [H, W, 3]: EXIF orientation applied, alpha composited on black."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config.choices import Decoder
 from ..errors import InputError, printable
-from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_image
+from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_image, rgb_of, size_of
 from .reader import iter_clip, open_video
 from .sampling import FrameTimes, Sampling, Span, check_ascending, choose_frames, steady_times
 from .transforms import as_frames, crop_in_groups
@@ -237,12 +237,12 @@ def _to_uint8(pixels: Tensor) -> Tensor:
 
 def _from_images(images: Sequence[object]) -> Tensor:
     _check_sizes(images)
-    arrays = [np.asarray(image.convert("RGB")) for image in images]  # type: ignore[attr-defined]
+    arrays = [rgb_of(image) for image in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
 def _check_sizes(images: Sequence[object]) -> None:
-    sizes = {(image.height, image.width) for image in images}  # type: ignore[attr-defined]
+    sizes = set(map(size_of, images))
     if len(sizes) > 1:
         raise InputError(f"the images of one video must have one size, got {sorted(sizes)}; resize them")
 

@@ -51,13 +51,13 @@ def open_regular_file(path: PathLike) -> BinaryIO:
 
 
 def check_is_path(path: object) -> None:
-    """Raise InputError unless this is a path, and not a URL or protocol string."""
+    """Raise InputError unless this is a path, and not a URL or protocol string; a file may be named like one."""
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str):
         raise InputError(f"a path must be str or os.PathLike, got {type(path).__name__}")
     if not text or "\0" in text:
         raise InputError(f"{printable(text)!r} is not a path: it is empty or contains a null character")
-    if _URL.match(text):
+    if _URL.match(text) and not os.path.lexists(text):
         raise InputError(f"{printable(text)}: is a URL or protocol string, not a file; download it and pass the file")
 
 

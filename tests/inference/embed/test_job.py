@@ -52,6 +52,16 @@ class TestOutput:
             "size": path.stat().st_size,
         }
 
+    def test_a_name_too_long_for_what_lies_beside_it_is_refused_before_the_work(
+        self, run: Embed, tmp_path: Path
+    ) -> None:
+        most = os.pathconf(tmp_path, "PC_NAME_MAX")
+        for stem in ("x" * 250, "x" * (most - len(".inputs.jsonl") - 17)):
+            with pytest.raises(OutputError, match="its name is .* bytes too long for the files beside it"):
+                run(tmp_path / f"{stem}.npy")
+        assert list(tmp_path.glob("x*")) == []
+        run(tmp_path / f"{'x' * (most - len('.inputs.jsonl') - 18)}.npy")
+
     def test_meta_names_model_settings_and_versions(self, run: Embed, model: Path, tmp_path: Path) -> None:
         run(tmp_path / "feats.npy")
         meta = load_embeddings(tmp_path / "feats.npy").meta
@@ -274,7 +284,7 @@ class TestEarlyErrors:
             ({"dtype": "int8"}, "dtype='int8' must be one of 'float32', 'float16'"),
             ({"source_fps": 0.0}, "source_fps=0.0 must be a number above 0"),
             ({"extend": True, "overwrite": True}, "extend and overwrite exclude each other; pass one"),
-            ({"pooling": "max"}, "pooling='max' must be one of 'mean', 'temporal', 'none'"),
+            ({"pooling": "max"}, "pooling='max' must be one of 'mean', 'temporal', 'change', 'none'"),
             ({"on_error": "ignore"}, "on_error='ignore' must be one of 'skip', 'stop'"),
             ({"batch_size": "8"}, "batch_size='8' must be an integer"),
             ({"num_frames": 3}, "num_frames=3 must be a multiple of tubelet_size=2"),

@@ -308,11 +308,36 @@ def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:
 
 
 def test_secrets_stay_with_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    monkeypatch.setenv("VJEPA_HARMLESS", "value")
+    secrets = ("HF_TOKEN", "SSH_AUTH_SOCK", "DATABASE_URL", "GPG_PASSPHRASE", "MYSQL_PWD", "OPENAI_KEY", "ANYTHING")
+    for name in secrets:
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
     with _pool(1) as pool:
-        token, harmless = pool.map(["environment HF_TOKEN", "environment VJEPA_HARMLESS"], prefetch=0)
-    assert (token.info["value"], harmless.info["value"]) == (None, "value")
+        said = pool.map([f"environment {name}" for name in (*secrets, "LC_ALL", "PATH")], prefetch=0)
+        *withheld, language, path = (result.info["value"] for result in said)
+    assert withheld == [None] * len(secrets)
+    assert (language, path) == ("C.UTF-8", os.environ["PATH"])
+
+
+def test_path_objects_among_the_places_to_import_from_harm_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("/somewhere"), 5])
+    with _pool(1) as pool:
+        (said,) = pool.map([7], prefetch=0)
+    assert said.array is not None and said.array[0, 0] == 7
+
+
+def test_a_frozen_program_is_not_started_again_as_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(ConfigError, match="this program is frozen into one file; pass num_workers=0"):
+        _pool(1)
+
+
+def test_a_system_without_proc_has_no_limit_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    sandbox.limit_memory(1 << 40)
 
 
 @pytest.mark.skipif(not sandbox.can_isolate_network(), reason="this system does not let a process leave the network")

@@ -20,6 +20,7 @@ from .workspace import FEATURES, Part, Workspace
 
 _META_KEYS = {"output", "plan", "rows", "failed", "sha256", "lists_sha256"}
 _PLAN_KEYS = {"settings", "inputs_sha256"}
+_TEMPORARY = len("..0123456789ab.tmp")  # what `atomic_path` puts around a name
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,21 @@ def check_output(out: Path) -> Path:
         raise OutputError(f"{out}: is a directory; name a file in it")
     if not out.parent.is_dir():
         raise OutputError(f"{out}: its directory does not exist; make it with mkdir -p {out.parent}")
+    _check_name(out)
     owner = (_read_meta(out) or {}).get("output", out.name)
     if owner != out.name and out.with_name(str(owner)).exists():
         raise OutputError(f"{sidecar(out, INDEX)}: belongs to {owner}; choose another name for {out.name}")
     return out
+
+
+def _check_name(out: Path) -> None:
+    """Refuse a name that leaves no room for those of the files beside it, and of temporary ones."""
+    beside = [f"{out.name}.work", out.name, *(sidecar(out, name).name for name in (INDEX, ERRORS, INPUTS, META))]
+    longest, most = max(len(os.fsencode(name)) for name in beside) + _TEMPORARY, os.pathconf(out.parent, "PC_NAME_MAX")
+    if longest > most:
+        raise OutputError(
+            f"{out}: its name is {longest - most} bytes too long for the files beside it; choose a shorter one"
+        )
 
 
 def existing_output(out: Path) -> Output | None:

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from multiprocessing.connection import Pipe, wait
 from typing import Any
 
 from ...errors import VJEPAError, one_line
+from ..sandbox import import_path
 from . import child
 from .wire import GO_ON, Message, receive_message
 
@@ -30,7 +32,11 @@ MAX_MESSAGES = 5_000_000  # that answer one request; who sends more never ends
 MAX_DEATHS = 10  # of different requests, one after the other; then the requests are not to blame
 WATCHDOG_SECONDS = 600.0
 _KILL_SECONDS = 5.0
-_SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
+_PASSED_ON = re.compile(
+    r"PATH|HOME|TZ|LANG|LANGUAGE|LC_\w+|TMPDIR|TEMP|TMP|SYSTEMROOT|WINDIR|VIRTUAL_ENV|CONDA_PREFIX"
+    r"|(LD|DYLD|PYTHON|OMP|GOMP|KMP|MKL|OPENBLAS|MALLOC|SVT|AV|ASAN|COVERAGE)_?\w*"
+)
+"""Variables that finding and running Python, torch and FFmpeg may take."""
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -58,7 +64,7 @@ class _Worker:
         self.connection, theirs = Pipe(duplex=True)
         # Not multiprocessing.Process: "fork" copies locks held by torch's threads, and "spawn" runs the user's script
         # a second time in the child.
-        start = f"import sys; sys.path[:] = {sys.path!r}; from {child.__name__} import serve"
+        start = f"import sys; sys.path[:] = {import_path()!r}; from {child.__name__} import serve"
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", f"{start}; serve({theirs.fileno()}, {os.getpid()})"],
@@ -96,8 +102,8 @@ class _Worker:
 
 
 def _child_environment() -> dict[str, str]:
-    """Withhold secrets: a decoder taken over by a hostile file has no use for tokens."""
-    kept = {k: v for k, v in os.environ.items() if not any(word in k.upper() for word in _SECRET_WORDS)}
+    """Pass on what a decoder needs and nothing else: one taken over by a hostile file finds no token."""
+    kept = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name.upper())}
     return kept | dict.fromkeys(_THREAD_VARIABLES, "1")
 
 

@@ -94,6 +94,10 @@ class WorkerPool(Generic[Request]):
             raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
         if max_tasks_per_worker < 1:
             raise ConfigError(f"max_tasks_per_worker={max_tasks_per_worker} must be at least 1")
+        if num_workers and getattr(sys, "frozen", False):
+            raise ConfigError(
+                "num_workers needs a Python to start, and this program is frozen into one file; pass num_workers=0"
+            )
         if num_workers and (sys.platform == "win32" or not sys.executable):
             raise ConfigError(f"num_workers={num_workers} needs a POSIX system with a Python executable; use 0")
         self._task = task
