@@ -33,6 +33,8 @@ class FeatureSource:
         if "commit" in (provenance := made.get("provenance", {})):
             model["commit"] = provenance["commit"]
         settings = {key: meta["settings"].get(key) for key in _MEANING}
+        if "clip_set" in meta["settings"]:
+            settings["clip_set"] = dict(meta["settings"]["clip_set"])
         return cls(model, settings, dict(meta["preprocess"]))
 
     @property
@@ -44,12 +46,19 @@ class FeatureSource:
         """Name what makes features of the other no features of this, as `key: this -> other`."""
         pairs = [(f"model {key}", self.model.get(key), other.model.get(key)) for key in ("sha256", "encoder_weights")]
         pairs += [(key, self.settings.get(key), other.settings.get(key)) for key in _MUST_AGREE]
+        pairs += [("clip_set", _shape(self.settings), _shape(other.settings))]
         pairs += [(key, self.preprocess.get(key), other.preprocess.get(key)) for key in self.preprocess]
         return [f"{key}: {_short(mine)} -> {_short(theirs)}" for key, mine, theirs in pairs if mine != theirs]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data; empty if nothing is known."""
         return asdict(self) if self.is_known else {}
+
+
+def _shape(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what a clip set is made of; where its clips lie is drawn, or not, without another meaning."""
+    clip_set = settings.get("clip_set")
+    return clip_set and {key: clip_set[key] for key in ("segments", "views", "frame_step")}
 
 
 UNKNOWN = FeatureSource()
