@@ -22,8 +22,11 @@ from ..inference.embed.job import run_job
 from ..inference.embed.model import find_model, model_sha256
 from ..inference.embed.options import Baselines, EmbedOptions
 from ..weights.description import read_shape
+from .fit import Table
 from .labels import LabelledClip
 from .probe_options import EncodeOptions
+from .rows import views_of
+from .streaming import Failure, StreamedTokens, ViewEncoder, untrained_like
 
 TRAINED, PIXELS = "trained", "pixels"
 _FEATURES = "features.npy"
@@ -37,14 +40,14 @@ class LabelledFeatures:
     """Those that have features."""
     video: np.ndarray
     """int64 `[rows]`: number of the clip that a row is of."""
-    kinds: dict[str, np.ndarray]
+    kinds: Mapping[str, Table]
     """`[rows, ...]` of the encoder (`trained`), and where they were asked for `random-0`, ... and `pixels`."""
     source: FeatureSource
-    failed: list[dict[str, Any]]
+    failed: list[Failure]
     """Clips without features: `id`, `path`, `reason`."""
 
     @property
-    def random(self) -> list[np.ndarray]:
+    def random(self) -> list[Table]:
         """Features of the same network with random weights, once for each initialisation."""
         return [rows for name, rows in self.kinds.items() if name.startswith("random")]
 
@@ -119,12 +122,14 @@ def gather(
     """
     baselines = Baselines(trained=True, random_inits=random_inits) if random_inits else None
     options = encode.embedding() if baselines is None else encode.compared(baselines)
-    embeddings = encode_labelled(labelled, cache, options, overwrite=overwrite)
+    embeddings = views_of(encode_labelled(labelled, cache, options, overwrite=overwrite))
     rows, owners = match(labelled, embeddings, cache.path)
     source, kinds = FeatureSource.of_meta(embeddings.meta), {TRAINED: embeddings.features}
     if baselines is not None:
         tubelet = read_shape(find_model(encode.embedding())).config.tubelet_size
         kinds = take_apart(embeddings, baselines, tubelet_size=tubelet)
+        if encode.clip_set is not None:
+            del kinds[PIXELS]  # too many numbers for logistic regression
     kept, video, _ = keep_clips(labelled, owners)
     return LabelledFeatures(
         kept,
@@ -133,6 +138,17 @@ def gather(
         source,
         failures_of(cache.path),
     )
+
+
+def stream(labelled: Sequence[LabelledClip], encoder: ViewEncoder, *, random_inits: int) -> LabelledFeatures:
+    """Return features of labelled clips that are made whenever they are asked for."""
+    clips = [clip.source for clip in labelled]
+    trained = StreamedTokens(encoder, clips)
+    others = {
+        f"random-{seed}": StreamedTokens(encoder, clips, untrained_like(encoder.model, seed))
+        for seed in range(random_inits)
+    }
+    return LabelledFeatures(list(labelled), trained.owners, {TRAINED: trained, **others}, encoder.source, [])
 
 
 def look_up(
