@@ -12,7 +12,8 @@ from itertools import product
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from .schema import unknown
+from .model import MAX_FRAMES
+from .schema import check_range, check_types, unknown
 
 SIMPLE = "simple"
 """Not an official protocol: one clip a video, as `encode` takes it."""
@@ -31,10 +32,17 @@ class ClipSet:
     segments: int
     views: int
     """1: the centre crop; more: squares side by side along the long side."""
+    is_image: bool = False
+    """Of still images, which are repeated to a clip."""
     official_sampling: bool = False
     """Draw where a clip lies in its segment, as official tests do; else it lies in the middle."""
     seed: int = 0
     """Of that draw."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        for name, high in (("num_frames", MAX_FRAMES), ("frame_step", 1000), ("segments", 100), ("views", 10)):
+            check_range(name, getattr(self, name), 1, high)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON data."""
@@ -84,8 +92,6 @@ class Protocol:
     grid: tuple[GridPoint, ...]
     layers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """Blocks that are read, by the depth of the encoder; empty: the output alone."""
-    is_image: bool = False
-    """Of images, which are repeated to a clip."""
     published: Mapping[str, float] = field(default_factory=dict)
     """Top-1 in percent, by the name of the model."""
     source: str = _V2
@@ -93,8 +99,8 @@ class Protocol:
     def settings(self) -> str:
         """Return how the published numbers were made, in one line."""
         clips = self.clips
-        what = f"image x {clips.num_frames}" if self.is_image else f"{clips.segments} segments x {clips.views} views"
-        frames = "" if self.is_image else f" of {clips.num_frames} frames every {clips.frame_step}"
+        what = f"image x {clips.num_frames}" if clips.is_image else f"{clips.segments} segments x {clips.views} views"
+        frames = "" if clips.is_image else f" of {clips.num_frames} frames every {clips.frame_step}"
         return (
             f"{what}{frames} at {self.resolution} px, depth {self.depth}, {len(self.grid)} "
             f"{'probe' if len(self.grid) == 1 else 'probes'}, {self.epochs} epochs in batches of {self.batch_size}"
@@ -128,8 +134,11 @@ def _clips(num_frames: int, segments: int, views: int, step: int) -> ClipSet:
     return ClipSet(num_frames=num_frames, segments=segments, views=views, frame_step=step)
 
 
+def _image(num_frames: int) -> ClipSet:
+    return ClipSet(num_frames=num_frames, segments=1, views=1, frame_step=1, is_image=True)
+
+
 def _vjepa1(data: str, clips: ClipSet, published: tuple[float, float, float]) -> Protocol:
-    is_image = data == "in1k"
     return Protocol(
         name=f"vjepa-{data}",
         data=_DATA[data],
@@ -140,9 +149,8 @@ def _vjepa1(data: str, clips: ClipSet, published: tuple[float, float, float]) ->
         self_attention="after",
         num_heads=None,
         epochs=20,
-        batch_size=1024 if is_image else 256,
-        grid=(GridPoint(1e-3, 0.001 if is_image else 0.01),),
-        is_image=is_image,
+        batch_size=1024 if clips.is_image else 256,
+        grid=(GridPoint(1e-3, 0.001 if clips.is_image else 0.01),),
         published=dict(zip(("vjepa-vitl16", "vjepa-vith16", "vjepa-vith16-384"), published, strict=True)),
         source=_V1,
     )
@@ -172,7 +180,6 @@ def _vjepa2(
         batch_size=batch_size,
         grid=grid,
         layers=layers or {},
-        is_image=data == "in1k",
         published={names[key]: value for key, value in published.items()},
     )
 
@@ -203,20 +210,20 @@ _JESTER = _vjepa2(
     grid=_NARROW_GRID, layers=_FOUR_BLOCKS,
 )  # fmt: skip
 _IN1K = _vjepa2(
-    "in1k", _clips(16, 1, 1, 1), {"V1": 80.0, "L": 83.5, "H": 83.8, "g": 84.6}, batch_size=1024, grid=_IMAGE_GRID
+    "in1k", _image(16), {"V1": 80.0, "L": 83.5, "H": 83.8, "g": 84.6}, batch_size=1024, grid=_IMAGE_GRID
 )  # fmt: skip
 
 _ALL = (
     _vjepa1("k400", _clips(16, 8, 3, 4), (80.8, 82.0, 81.9)),
     _vjepa1("ssv2", _clips(16, 2, 3, 4), (69.5, 71.4, 72.2)),
-    _vjepa1("in1k", _clips(16, 1, 1, 1), (74.8, 75.9, 77.4)),
+    _vjepa1("in1k", _image(16), (74.8, 75.9, 77.4)),
     *(_K400, _SSV2, _COIN, _DIVING48, _JESTER, _IN1K),
     _larger(_K400, 87.3, batch_size=256),
     _larger(_SSV2, 77.3, batch_size=256, clips=_clips(64, 2, 3, 2)),
     _larger(_COIN, 91.1, batch_size=128),
     _larger(_DIVING48, 90.2, batch_size=128),
     _larger(_JESTER, 97.8, batch_size=128),
-    _larger(_IN1K, 85.1, batch_size=1024, clips=_clips(18, 1, 1, 1)),
+    _larger(_IN1K, 85.1, batch_size=1024, clips=_image(18)),
 )
 PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
 

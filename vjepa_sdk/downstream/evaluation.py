@@ -9,10 +9,11 @@ from typing import Literal
 
 import numpy as np
 
-from ..config.model import ModelConfig, PreprocessConfig
+from ..config.model import ModelConfig
 from ..config.protocols import Augmentation, ClipSet, Protocol, find_protocol
 from ..config.registry import KNOWN_MODELS
 from ..errors import ConfigError
+from ..weights.description import Shape
 from .labels import LabelledClip, LabelledClips
 from .probe_options import EncodeOptions, FitOptions
 from .probe_report import Row
@@ -44,7 +45,7 @@ class Evaluation:
         cache: Cache = "tokens",
         augmented_passes: int = 4,
         official_sampling: bool = False,
-        seed: int,
+        seed: int = 0,
     ) -> Evaluation | None:
         """Return the evaluation of that name, None for `simple`.
 
@@ -110,18 +111,17 @@ class Evaluation:
         numbers = ", ".join(f"{name} {top1:g}" for name, top1 in protocol.published.items())
         return [f"no number is published for this model on {protocol.data}; {protocol.source} has {numbers}: {made}"]
 
-    def differences(
-        self, preprocess: PreprocessConfig, config: ModelConfig, num_classes: int, fit: FitOptions | None = None
-    ) -> list[str]:
+    def differences(self, model: str, shape: Shape, num_classes: int, fit: FitOptions | None = None) -> list[str]:
         """Name what is not as in the published evaluation.
 
         Args:
+            model: its name.
             fit: how probes were trained; None: they were not, only tested.
         """
-        protocol = self.protocol
-        found = [] if self.official_sampling or protocol.is_image else ["clips in the middle of their segments"]
+        protocol, config = self.protocol, shape.config
+        found = [] if self.official_sampling or protocol.clips.is_image else ["clips in the middle of their segments"]
         pairs: list[tuple[str, object, object]] = [
-            ("pixels", protocol.resolution, preprocess.crop_size),
+            ("pixels", _known_resolution(model, protocol), shape.preprocess.crop_size),
             ("classes", protocol.num_classes, num_classes),
         ]
         if fit is not None:
@@ -199,3 +199,9 @@ def _known_name(model: str) -> str:
     for data in ("-ssv2", "-diving48"):
         known = known.removesuffix(data)
     return known
+
+
+def _known_resolution(model: str, protocol: Protocol) -> int:
+    """Return the pixels with which a published number was made."""
+    name = _known_name(model)
+    return KNOWN_MODELS[name].resolution if name in protocol.published else protocol.resolution

@@ -94,7 +94,7 @@ class ProbeJob:
         if not self.lists.is_directory:
             return "frames"
         if self.evaluation is not None:
-            return "stills" if self.evaluation.protocol.is_image else "frames"
+            return "stills" if self.evaluation.protocol.clips.is_image else "frames"
         if self.features is not None:
             num_frames = read_json(sidecar(self.features, META)).get("settings", {}).get("num_frames")
             return "stills" if num_frames == 1 else "frames"
@@ -138,9 +138,8 @@ class ProbeJob:
         return replace(comparison, rows=rows)
 
     def _about(self, evaluation: Evaluation, task: Task) -> list[str]:
-        shape = read_shape(find_model(self.encode.embedding()))
-        published = evaluation.notes(str(task.found.source.model["name"]))
-        return [*published, *evaluation.differences(shape.preprocess, shape.config, len(task.names), task.options)]
+        model, shape = str(task.found.source.model["name"]), read_shape(find_model(self.encode.embedding()))
+        return [*evaluation.notes(model), *evaluation.differences(model, shape, len(task.names), task.options)]
 
 
 def _check_early(labelled: LabelledClips, options: FitOptions) -> None:

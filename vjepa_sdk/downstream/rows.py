@@ -52,6 +52,12 @@ def views_of(embeddings: Embeddings) -> Embeddings:
     return Embeddings(tokens, index, embeddings.meta)
 
 
+def check_are_views(embeddings: Embeddings) -> None:
+    """Raise ConfigError where each segment of a view is still a row of its own."""
+    if "clip_set" in embeddings.meta["settings"] and any("window" in entry for entry in embeddings.index):
+        raise ConfigError("these rows are clips of a protocol, several a video; pass the file to evaluate_probe")
+
+
 def labels_of(features: Features) -> list[str]:
     """Return the column `label` of the index; raises InputError if there is none."""
     index = features.index if isinstance(features, Embeddings) else []

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..config.protocols import ClipSet
+from ..config.schema import from_dict
+from ..errors import ConfigError
+
 # what else a job's settings say does not change what a feature means
 _MEANING = (
     *("pooling", "layers", "num_frames", "fps", "window_seconds", "stride_seconds", "tail"),
@@ -38,6 +42,18 @@ class FeatureSource:
         return cls(model, settings, dict(meta["preprocess"]))
 
     @property
+    def clip_set(self) -> ClipSet | None:
+        """Which clips of a video are read, where that is not one clip or windows.
+
+        Raises:
+            ConfigError: what it says of them is not valid.
+        """
+        data = self.settings.get("clip_set")
+        if data is not None and not isinstance(data, dict):
+            raise ConfigError(f"clip_set={data!r} must be an object")
+        return None if data is None else from_dict(ClipSet, data, where="clip_set.")
+
+    @property
     def is_known(self) -> bool:
         """Whether it says anything."""
         return bool(self.model)
@@ -58,7 +74,7 @@ class FeatureSource:
 def _shape(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a clip set is made of; where its clips lie is drawn, or not, without another meaning."""
     clip_set = settings.get("clip_set")
-    return clip_set and {key: clip_set[key] for key in ("segments", "views", "frame_step")}
+    return clip_set and {key: clip_set.get(key) for key in ("segments", "views", "frame_step", "is_image")}
 
 
 UNKNOWN = FeatureSource()
