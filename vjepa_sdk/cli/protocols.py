@@ -19,7 +19,7 @@ def protocol_lines() -> list[str]:
 
 
 def _numbers(protocol: Protocol) -> str:
-    return ", ".join(f"{model} {top1:g}" for model, top1 in protocol.published.items())
+    return ", ".join(f"{model} {top1:.1f}" for model, top1 in protocol.published.items())
 
 
 def _help(value: str) -> str:

@@ -108,25 +108,29 @@ class Evaluation:
             return [
                 f"published: {protocol.published[_known_name(model)]:g} on {protocol.data}, {protocol.source}: {made}"
             ]
-        numbers = ", ".join(f"{name} {top1:g}" for name, top1 in protocol.published.items())
+        numbers = ", ".join(f"{name} {top1:.1f}" for name, top1 in protocol.published.items())
         return [f"no number is published for this model on {protocol.data}; {protocol.source} has {numbers}: {made}"]
 
-    def differences(self, model: str, shape: Shape, num_classes: int, fit: FitOptions | None = None) -> list[str]:
+    def differences(
+        self, model: str, shape: Shape, num_classes: int, *, fit: FitOptions | None = None, is_ours: bool = False
+    ) -> list[str]:
         """Name what is not as in the published evaluation.
 
         Args:
             model: its name.
             fit: how probes were trained; None: they were not, only tested.
+            is_ours: the probe that is tested was trained by this package.
         """
         protocol, config = self.protocol, shape.config
         found = [] if self.official_sampling or protocol.clips.is_image else ["clips in the middle of their segments"]
+        found += ["a probe that was trained by this package"] if is_ours else []
         pairs: list[tuple[str, object, object]] = [
             ("pixels", _known_resolution(model, protocol), shape.preprocess.crop_size),
             ("classes", protocol.num_classes, num_classes),
         ]
         if fit is not None:
             if self.cache == "tokens" and self.augmented_passes < fit.epochs:
-                found.append(f"{self.augmented_passes} augmented passes instead of one an epoch")
+                found.append(f"{self.augmented_passes} augmented passes for {fit.epochs} epochs")
             if fit.select != "test":
                 found.append("chosen on videos kept out of train instead of on the test")
             if protocol.layers and config.depth not in protocol.layers:

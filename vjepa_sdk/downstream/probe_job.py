@@ -139,7 +139,7 @@ class ProbeJob:
 
     def _about(self, evaluation: Evaluation, task: Task) -> list[str]:
         model, shape = str(task.found.source.model["name"]), read_shape(find_model(self.encode.embedding()))
-        return [*evaluation.notes(model), *evaluation.differences(model, shape, len(task.names), task.options)]
+        return [*evaluation.notes(model), *evaluation.differences(model, shape, len(task.names), fit=task.options)]
 
 
 def _check_early(labelled: LabelledClips, options: FitOptions) -> None:

@@ -136,7 +136,7 @@ def evaluate_probe(
         row = evaluation.published_row(said.model)
         rows[1:1] = [] if row is None else [row]
         notes += evaluation.notes(said.model)
-        notes += evaluation.differences(said.model, shape, len(held.names))
+        notes += evaluation.differences(said.model, shape, len(held.names), is_ours=bool(held.fitted))
     return ProbeReport(
         out="probe" if isinstance(probe, Probe) else os.fspath(probe),
         kind=held.kind,

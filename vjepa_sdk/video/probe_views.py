@@ -113,7 +113,7 @@ def _random_state(seed: int) -> Iterator[None]:
     """Seed the global generators, from which timm draws, and put everything back."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU; `torch.manual_seed` takes a millisecond
         random.seed(seed)
         np.random.seed(seed % (1 << 32))
         try:
