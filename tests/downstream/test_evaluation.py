@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -277,6 +280,27 @@ def test_a_cache_of_other_passes_is_refused_or_made_anew(corpus: Path, tmp_path:
     with pytest.raises((ResumeError, OutputError), match="augmentation"):
         repeat(corpus, tmp_path / "q", seed=1)
     assert repeat(corpus, tmp_path / "q", seed=1, overwrite=True).num_test == NUM_TEST
+
+
+def test_a_run_that_is_stopped_goes_on_and_ends_as_an_undisturbed_one(corpus: Path, tmp_path: Path) -> None:
+    repeat(corpus, tmp_path / "whole", num_workers=1, keep_cache=True)
+    command = [sys.executable, "-m", "vjepa_sdk", "probe", "train", str(corpus / "train.csv"), "--out", "p", "-q"]
+    command += ["--test-labels", str(corpus / "val.csv"), "--model", str(corpus / "model"), "--protocol", "vjepa2-ssv2"]
+    command += ["--epochs", "2", "--batch-size", "8", "--learning-rates", "1e-3", "--weight-decays", "0.1"]
+    command += ["--no-baseline", "--num-workers", "1", "--keep-cache"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    work = tmp_path / "p.cache" / "features.npy.work"
+    while process.poll() is None and not (work / "plan.json").exists():
+        time.sleep(0.01)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate()[1]
+    assert process.returncode == 75, error
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    one, other = (load_embeddings(tmp_path / f"{name}.cache" / "features.npy") for name in ("whole", "p"))
+    assert np.array_equal(one.features, other.features) and one.index == other.index
+    assert probabilities(tmp_path / "whole") == probabilities(tmp_path / "p")
 
 
 def test_too_little_room_is_said_before_anything_is_decoded(
