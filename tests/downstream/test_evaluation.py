@@ -129,6 +129,7 @@ def test_the_command_repeats_an_evaluation_beside_random_weights_and_says_how_it
     assert "grid" not in differences and "passes" not in differences
     fitted = Probe.from_pretrained(tmp_path / "p").fitted
     assert len(fitted["grid"]) == 20 and fitted["depth"] == 4 and fitted["splits"]["val"] == 0
+    assert (fitted["protocol"], fitted["cache"], fitted["augmented_passes"]) == ("vjepa2-ssv2", "tokens", 4)
     rows, row_bytes = NUM_TRAIN * 4 * 2 + NUM_TEST * 3 * 2, 8 * 2 * 2 * 24 * 2 * 2  # tokens of two networks, 16 bits
     assert f"{rows} rows of {row_bytes:,} bytes, {rows * row_bytes:,} bytes on disk" in caplog.text
 
@@ -237,6 +238,29 @@ def test_an_official_probe_is_tested_by_its_protocol(
         )
 
 
+class _Garbled(SegmentLoader):
+    """Send what is no clip for one of the videos."""
+
+    def fixed_views(self, part: VideoPart) -> Iterator[Any]:
+        for number, (pixels, about) in enumerate(super().fixed_views(part)):
+            yield (pixels[:1] if number == 2 and str(part.video).endswith("17.mp4") else pixels), about
+
+
+def test_a_decoding_process_that_sends_something_else_costs_its_own_video_alone(
+    corpus: Path, official: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vjepa_sdk.video.segments.SegmentLoader.for_model", classmethod(_garbled))
+    common: dict[str, Any] = {"protocol": "vjepa2-ssv2", "model": corpus / "model", "num_workers": 0}
+    garbled = evaluate_probe(official, corpus / "val.csv", **common)
+    assert [Path(each["path"]).name for each in garbled.failed] == ["17.mp4"]
+    assert "sent something other than its clips" in garbled.failed[0]["reason"]
+    assert garbled.num_test == NUM_TEST - 1
+
+
+def _garbled(cls: type[SegmentLoader], config: Any, preprocess: Any, clip_set: ClipSet, **options: Any) -> _Garbled:
+    return _Garbled(preprocess=preprocess, clip_set=clip_set, **options)
+
+
 def test_numbers_of_official_lists_stand_for_the_classes_of_a_probe_with_names(corpus: Path, tmp_path: Path) -> None:
     torch.manual_seed(0)
     probe = AttentiveProbe(ProbeConfig(embed_dim=VIDEO.embed_dim, num_classes=2, num_heads=4))
@@ -261,6 +285,8 @@ def test_drawn_windows_change_what_is_said_and_are_the_same_for_a_seed(corpus: P
 def test_a_probe_is_not_tested_by_another_protocol_than_its_own(corpus: Path, trained: Path) -> None:
     with pytest.raises(ConfigError, match="the protocol is not that of the probe"):
         evaluate_probe(trained, corpus / "val.csv", protocol="vjepa2-k400", num_workers=0)
+    with pytest.raises(ConfigError, match="features and protocol='vjepa2-ssv2' exclude each other"):
+        evaluate_probe(trained, corpus / "val.csv", protocol="vjepa2-ssv2", features=corpus / "feats.npy")
     with pytest.raises(ConfigError, match="these rows are clips of a protocol"):
         Probe.from_pretrained(trained).predict(load_embeddings(trained.with_name("probe.cache") / "features.npy"))
     with pytest.raises(ConfigError, match="reads the clips of a protocol, which has no windows"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,6 +75,13 @@ class Evaluation:
         """Which clips a test reads."""
         return replace(self.protocol.clips, official_sampling=self.official_sampling, seed=self.seed)
 
+    def facts(self) -> dict[str, Any]:
+        """Return what a probe's `config.json` says of it."""
+        facts: dict[str, Any] = {"protocol": self.protocol.name, "cache": self.cache}
+        if self.cache == "tokens":
+            facts["augmented_passes"] = self.augmented_passes
+        return facts
+
     def layers(self, config: ModelConfig, given: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
         """Return the blocks that are read: those that are given, else the protocol's for this depth."""
         if given is not None or not self.protocol.layers:
@@ -105,20 +112,27 @@ class Evaluation:
         protocol, row = self.protocol, self.published_row(model)
         made = f"{protocol.settings()}, augmented anew in every epoch, clips drawn at random, best on test"
         if row is not None:
-            return [
-                f"published: {protocol.published[_known_name(model)]:g} on {protocol.data}, {protocol.source}: {made}"
-            ]
+            top1 = protocol.published[_known_name(model)]
+            return [f"published: {top1:.1f} on {protocol.data}, {protocol.source}: {made}"]
         numbers = ", ".join(f"{name} {top1:.1f}" for name, top1 in protocol.published.items())
         return [f"no number is published for this model on {protocol.data}; {protocol.source} has {numbers}: {made}"]
 
     def differences(
-        self, model: str, shape: Shape, num_classes: int, *, fit: FitOptions | None = None, is_ours: bool = False
+        self,
+        model: str,
+        shape: Shape,
+        num_classes: int,
+        *,
+        fit: FitOptions | None = None,
+        has_other_layers: bool = False,
+        is_ours: bool = False,
     ) -> list[str]:
         """Name what is not as in the published evaluation.
 
         Args:
             model: its name.
             fit: how probes were trained; None: they were not, only tested.
+            has_other_layers: blocks were asked for that are not the protocol's.
             is_ours: the probe that is tested was trained by this package.
         """
         protocol, config = self.protocol, shape.config
@@ -133,13 +147,16 @@ class Evaluation:
                 found.append(f"{self.augmented_passes} augmented passes for {fit.epochs} epochs")
             if fit.select != "test":
                 found.append("chosen on videos kept out of train instead of on the test")
-            if protocol.layers and config.depth not in protocol.layers:
+            if has_other_layers:
+                found.append("other blocks")
+            elif protocol.layers and config.depth not in protocol.layers:
                 found.append(f"blocks of our choice, none are listed for a depth of {config.depth}")
             if fit.grid != protocol.grid:
                 found.append(f"another grid of {len(fit.grid)}")
             pairs += [
                 ("epochs", protocol.epochs, fit.epochs),
                 ("batch", protocol.batch_size, fit.batch_size),
+                ("class weight", None, fit.class_weight),
                 ("depth", protocol.depth, fit.depth),
                 ("self-attention", protocol.self_attention, fit.self_attention),
                 ("heads", protocol.num_heads or config.num_heads, fit.num_heads),

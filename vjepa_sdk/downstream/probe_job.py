@@ -126,7 +126,8 @@ class ProbeJob:
         if self.evaluation is not None:
             comparison = self._beside_published(self.evaluation, task, comparison)
             notes += self._about(self.evaluation, task)
-        report = make_report(self.out, task, comparison, notes)
+        facts = {} if self.evaluation is None else self.evaluation.facts()
+        report = make_report(self.out, task, comparison, notes, facts)
         save_results(self.out, task, comparison, report)
         if not self.keep_cache and cache.directory.exists():
             cache.remove()
@@ -139,7 +140,10 @@ class ProbeJob:
 
     def _about(self, evaluation: Evaluation, task: Task) -> list[str]:
         model, shape = str(task.found.source.model["name"]), read_shape(find_model(self.encode.embedding()))
-        return [*evaluation.notes(model), *evaluation.differences(model, shape, len(task.names), fit=task.options)]
+        differences = evaluation.differences(
+            model, shape, len(task.names), fit=task.options, has_other_layers=self.encode.layers is not None
+        )
+        return [*evaluation.notes(model), *differences]
 
 
 def _check_early(labelled: LabelledClips, options: FitOptions) -> None:

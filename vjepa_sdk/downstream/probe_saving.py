@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,14 @@ def check_probe_output(directory: Path, *, overwrite: bool) -> Path:
     return directory
 
 
-def make_report(directory: Path, task: Task, comparison: Comparison, notes: list[str]) -> ProbeReport:
-    """Return the report of a fit."""
+def make_report(
+    directory: Path, task: Task, comparison: Comparison, notes: list[str], facts: Mapping[str, Any]
+) -> ProbeReport:
+    """Return the report of a fit.
+
+    Args:
+        facts: what else the probe's `config.json` says of it.
+    """
     tested = task.tested()
     counts = Counter(task.found.clips[video].label for video in range(len(task.targets))) if task.names else {}
     return ProbeReport(
@@ -60,6 +67,7 @@ def make_report(directory: Path, task: Task, comparison: Comparison, notes: list
         notes=tuple(notes),
         failed=tuple(task.found.failed),
         fitted={
+            **facts,
             **task.options.facts(),
             **comparison.fitted.facts,
             "vjepa_sdk": __version__,

@@ -141,7 +141,8 @@ def train_probe(
     official = None if evaluation is None else evaluation.protocol
     if official is not None:
         asked = {"features": features, "pooling": pooling, "num_frames": num_frames, "fps": fps, "folds": folds}
-        _check_unused(protocol, {**asked, "window_seconds": window_seconds, "stride_seconds": stride_seconds}, kind)
+        asked |= {"window_seconds": window_seconds, "stride_seconds": stride_seconds, "source_fps": source_fps}
+        _check_unused(protocol, asked, kind)
     options = FitOptions(
         kind=kind or ("linear" if official is None else "attentive"),
         C=C,

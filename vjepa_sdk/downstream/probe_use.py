@@ -98,6 +98,8 @@ def evaluate_probe(
     """
     held = probe if isinstance(probe, Probe) else Probe.from_pretrained(probe, device=device)
     evaluation = Evaluation.of(protocol, official_sampling=official_sampling, seed=seed)
+    if evaluation is not None and features is not None:
+        raise ConfigError(f"features and protocol={protocol!r} exclude each other; leave one out")
     clip_set = held.source.clip_set if evaluation is None else evaluation.clip_set
     labelled = read_labels(
         labels,

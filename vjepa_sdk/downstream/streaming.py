@@ -113,18 +113,30 @@ class ViewEncoder:
         Args:
             model: another network of the same shape; None: the model itself.
         """
+        decoded: list[tuple[ViewRequest, list[np.ndarray] | str]] = []
+        for request, clips in self._decode(requests):
+            decoded.append((request, clips))
+            if sum(len(each) for _, each in decoded if isinstance(each, list)) >= self._options.batch_size:
+                yield from self._encode(decoded, model or self.model)
+                decoded = []
+        yield from self._encode(decoded, model or self.model)
+
+    def _decode(self, requests: Sequence[ViewRequest]) -> Iterator[tuple[ViewRequest, list[np.ndarray] | str]]:
+        """Yield for each request the clips of all its views, or why there are none."""
         segments = self.loader.clip_set.segments
         clips: list[np.ndarray] = []
-        for result in self._pool.map(requests, prefetch=2 * segments):
-            array = result.array
-            if not result.is_last and array is not None and self._is_clip(array):
+        for result in self._pool.map(requests, prefetch=2 * self._options.batch_size):
+            array, request = result.array, result.request
+            if array is not None and self._is_clip(array):
                 clips.append(array)
+            if not result.is_last:
                 continue
-            if not result.is_last or result.error is not None or len(clips) != segments * len(result.request.numbers):
-                reason = result.error or "the decoding process sent something other than a clip"
-                yield result.request, reason.removeprefix(f"{printable(str(result.request.part.video))}: ")
+            if result.error is not None:
+                yield request, result.error.removeprefix(f"{printable(str(request.part.video))}: ")
+            elif len(clips) != segments * len(request.numbers):
+                yield request, "the decoding process sent something other than its clips"
             else:
-                yield result.request, self._encode(clips, model or self.model)
+                yield request, clips
             clips = []
 
     def _is_clip(self, array: np.ndarray) -> bool:
@@ -132,8 +144,12 @@ class ViewEncoder:
         side = self.loader.preprocess.crop_size
         return array.dtype == np.uint8 and array.shape == (self.loader.clip_set.num_frames, 3, side, side)
 
-    def _encode(self, clips: Sequence[np.ndarray], model: VJEPA) -> np.ndarray:
-        size, parts = self._options.batch_size, []
+    def _encode(
+        self, decoded: Sequence[tuple[ViewRequest, list[np.ndarray] | str]], model: VJEPA
+    ) -> Iterator[tuple[ViewRequest, np.ndarray | str]]:
+        """Encode the clips of several requests together."""
+        clips = [clip for _, each in decoded if isinstance(each, list) for clip in each]
+        size, parts = self._options.batch_size, [np.zeros((0, *self.view_shape[1:]), np.float32)]
         for first in range(0, len(clips), size):
             batch = torch.from_numpy(np.stack(clips[first : first + size]))
             try:
@@ -142,7 +158,13 @@ class ViewEncoder:
                 raise VJEPAError(
                     f"{len(batch)} clips need more memory than there is; take a smaller model or other protocol"
                 ) from error
-        return np.concatenate(parts).reshape(-1, *self.view_shape)
+        tokens, taken = np.concatenate(parts), 0
+        for request, each in decoded:
+            if isinstance(each, str):
+                yield request, each
+            else:
+                yield request, tokens[taken : taken + len(each)].reshape(-1, *self.view_shape)
+                taken += len(each)
 
 
 class StreamedTokens:
