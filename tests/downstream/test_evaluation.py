@@ -75,6 +75,7 @@ def repeat(corpus: Path, out: Path, **changes: Any) -> ProbeReport:
         "batch_size": 8,
         "learning_rates": (1e-3,),
         "weight_decays": (0.1,),
+        "augmented_passes": 1,
         "baseline": False,
         "num_workers": 0,
     }
@@ -84,7 +85,7 @@ def repeat(corpus: Path, out: Path, **changes: Any) -> ProbeReport:
 @pytest.fixture(scope="module")
 def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "probe"
-    repeat(corpus, out, keep_cache=True)
+    repeat(corpus, out, augmented_passes=2, keep_cache=True)
     return out
 
 
@@ -107,7 +108,20 @@ def test_the_command_repeats_an_evaluation_beside_random_weights_and_says_how_it
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     options = ("--test-labels", corpus / "val.csv", "--model", corpus / "model", "--protocol", "vjepa2-ssv2")
-    few = ("--epochs", 4, "--batch-size", 8, "--random-inits", 1, "--num-workers", 0, "--select", "test")
+    few = (
+        "--epochs",
+        2,
+        "--augmented-passes",
+        2,
+        "--batch-size",
+        8,
+        "--random-inits",
+        1,
+        "--num-workers",
+        0,
+        "--select",
+        "test",
+    )
     assert run(monkeypatch, "probe", "train", corpus / "train.csv", "--out", tmp_path / "p", *options, *few) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -121,7 +135,7 @@ def test_the_command_repeats_an_evaluation_beside_random_weights_and_says_how_it
         "clips in the middle of their segments",
         "pixels 32 instead of 256",
         "classes 2 instead of 174",
-        "epochs 4 instead of 20",
+        "epochs 2 instead of 20",
         "batch 8 instead of 256",
         "heads 8 instead of 16",
     ):
@@ -129,13 +143,13 @@ def test_the_command_repeats_an_evaluation_beside_random_weights_and_says_how_it
     assert "grid" not in differences and "passes" not in differences
     fitted = Probe.from_pretrained(tmp_path / "p").fitted
     assert len(fitted["grid"]) == 20 and fitted["depth"] == 4 and fitted["splits"]["val"] == 0
-    assert (fitted["protocol"], fitted["cache"], fitted["augmented_passes"]) == ("vjepa2-ssv2", "tokens", 4)
-    rows, row_bytes = NUM_TRAIN * 4 * 2 + NUM_TEST * 3 * 2, 8 * 2 * 2 * 24 * 2 * 2  # tokens of two networks, 16 bits
+    assert (fitted["protocol"], fitted["cache"], fitted["augmented_passes"]) == ("vjepa2-ssv2", "tokens", 2)
+    rows, row_bytes = NUM_TRAIN * 2 * 2 + NUM_TEST * 3 * 2, 8 * 2 * 2 * 24 * 2 * 2  # tokens of two networks, 16 bits
     assert f"{rows} rows of {row_bytes:,} bytes, {rows * row_bytes:,} bytes on disk" in caplog.text
 
 
 def test_a_number_is_learnt_that_random_guesses_do_not_reach(corpus: Path, tmp_path: Path) -> None:
-    report = repeat(corpus, tmp_path / "p", epochs=30, augmented_passes=6, learning_rates=(3e-3,))
+    report = repeat(corpus, tmp_path / "p", epochs=24, augmented_passes=3, learning_rates=(3e-3,))
     assert report.scores.accuracy == 1.0
 
 
@@ -309,7 +323,7 @@ def test_a_cache_of_other_passes_is_refused_or_made_anew(corpus: Path, tmp_path:
 
 
 def test_a_run_that_is_stopped_goes_on_and_ends_as_an_undisturbed_one(corpus: Path, tmp_path: Path) -> None:
-    repeat(corpus, tmp_path / "whole", num_workers=1, keep_cache=True)
+    repeat(corpus, tmp_path / "whole", augmented_passes=2, num_workers=1, keep_cache=True)
     command = [sys.executable, "-m", "vjepa_sdk", "probe", "train", str(corpus / "train.csv"), "--out", "p", "-q"]
     command += ["--test-labels", str(corpus / "val.csv"), "--model", str(corpus / "model"), "--protocol", "vjepa2-ssv2"]
     command += ["--epochs", "2", "--batch-size", "8", "--learning-rates", "1e-3", "--weight-decays", "0.1"]
@@ -336,7 +350,7 @@ def test_too_little_room_is_said_before_anything_is_decoded(
 
     usage = job.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(job.shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    rows = NUM_TRAIN * 2 * 2 + NUM_TEST * 3 * 2
+    rows = NUM_TRAIN * 2 + NUM_TEST * 3 * 2
     needed = 2 * rows * 8 * 4 * 24 * 2  # as parts and as a file, of 16 bits
     with pytest.raises(OutputError, match=f"needs {needed:,} bytes while it is made, 1,000 are free"):
         repeat(corpus, tmp_path / "p")
