@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     # `as` tells type checkers that a name is public
     from .config.model import ModelConfig as ModelConfig
     from .config.model import PreprocessConfig as PreprocessConfig
+    from .config.protocols import Protocol as Protocol
+    from .config.protocols import list_protocols as list_protocols
     from .config.recipes import train_config as train_config
     from .config.registry import ModelInfo as ModelInfo
     from .config.registry import list_models as list_models
@@ -104,6 +106,7 @@ _HOMES = {
     "Probe": "downstream.probe",
     "ProbeReport": "downstream.probe_report",
     "ProbeScores": "downstream.scores",
+    "Protocol": "config.protocols",
     "PushReport": "hub.upload",
     "RunCurves": "viz.run_page",
     "SearchIndex": "downstream.search",
@@ -131,6 +134,7 @@ _HOMES = {
     "find_events": "downstream.surprise_scores",
     "label_errors": "downstream.outliers",
     "list_models": "config.registry",
+    "list_protocols": "config.protocols",
     "load_embeddings": "hub.locate",
     "outlier_scores": "downstream.outliers",
     "plan": "training.plan.estimate",

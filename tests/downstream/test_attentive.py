@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vjepa_sdk.downstream.attentive import AttentiveOptions, fit_attentive, train_grid
+from vjepa_sdk.config.protocols import GridPoint
+from vjepa_sdk.downstream.attentive import AttentiveOptions, _Trainer, fit_attentive, train_grid
 from vjepa_sdk.downstream.fit import Examples, predict_videos
 from vjepa_sdk.errors import ConfigError
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig
@@ -26,8 +27,8 @@ def options(**changes: Any) -> AttentiveOptions:
         "self_attention": "before",
         "epochs": 2,
         "batch_size": 8,
-        "learning_rates": (1e-3,),
-        "weight_decays": (0.1,),
+        "grid": (GridPoint(1e-3, 0.1),),
+        "one_row_a_video": False,
         "class_weight": None,
         "seed": 0,
         "device": torch.device("cpu"),
@@ -86,8 +87,8 @@ def test_the_last_layer_starts_as_pytorch_starts_it() -> None:
 @pytest.mark.parametrize("self_attention", ["before", "after"])
 def test_every_step_is_the_official_one(self_attention: str) -> None:
     """Repeat the training by hand: AdamW written out, with the official groups, schedules and clipping."""
-    given, chosen = tokens(16), options(self_attention=self_attention, learning_rates=(0.01,), weight_decays=(0.4,))
-    trained = train_grid(given, [(0.01, 0.4)], chosen)[0]
+    given, chosen = tokens(16), options(self_attention=self_attention)
+    trained = train_grid(given, [GridPoint(0.01, 0.4)], chosen)[0]
     torch.manual_seed(0)
     probe = AttentiveProbe(chosen.config(16)).train()
     order, moments = np.random.default_rng(0), {}
@@ -122,8 +123,8 @@ def test_every_step_is_the_official_one(self_attention: str) -> None:
 
 def test_a_grid_trains_as_its_members_do_alone() -> None:
     given = tokens()
-    both = train_grid(given, [(1e-3, 0.1), (1e-2, 0.4)], options())
-    alone = train_grid(given, [(1e-2, 0.4)], options())[0]
+    both = train_grid(given, [GridPoint(1e-3, 0.1), GridPoint(1e-2, 0.4)], options())
+    alone = train_grid(given, [GridPoint(1e-2, 0.4)], options())[0]
     for one, other in zip(both[1].parameters(), alone.parameters(), strict=True):
         assert torch.equal(one, other)
 
@@ -131,7 +132,9 @@ def test_a_grid_trains_as_its_members_do_alone() -> None:
 def test_the_best_of_the_grid_on_what_was_kept_out_is_chosen() -> None:
     given = tokens(120)
     checks = [(given.part(np.arange(90)), given.part(np.arange(90, 120)))]
-    found = fit_attentive(given, checks, options(learning_rates=(1e-7, 3e-3), epochs=30, batch_size=30))
+    found = fit_attentive(
+        given, checks, options(grid=(GridPoint(1e-7, 0.1), GridPoint(3e-3, 0.1)), epochs=30, batch_size=30)
+    )
     assert found.facts["learning_rate"] == 3e-3
     assert [entry["learning_rate"] for entry in found.facts["grid"]] == [1e-7, 3e-3]
     shares = predict_videos(found.probe, tokens(60, seed=9))
@@ -140,10 +143,50 @@ def test_the_best_of_the_grid_on_what_was_kept_out_is_chosen() -> None:
 
 def test_a_grid_without_anything_to_choose_by_is_refused() -> None:
     with pytest.raises(ConfigError, match="too few groups to choose among 2 learning rates and weight decays"):
-        fit_attentive(tokens(), [], options(weight_decays=(0.1, 0.2)))
+        fit_attentive(tokens(), [], options(grid=(GridPoint(1e-3, 0.1), GridPoint(1e-3, 0.2))))
     assert fit_attentive(tokens(), [], options()).facts["num_heads"] == 4
 
 
 def test_heads_are_sixteen_where_that_divides_the_features() -> None:
     assert options(num_heads=None).config(192).num_heads == 16
     assert options(num_heads=None).config(24).num_heads == 8
+
+
+@pytest.mark.parametrize(
+    ("point", "expected"),
+    [
+        # 4 epochs of 2 steps: warm up for 1 epoch, which officially ends one step before its last
+        (GridPoint(1e-3, 0.4, warmup_epochs=2, start_rate=2e-4), {0: 4e-4, 1: 6e-4, 2: 8e-4, 3: 1e-3, 7: 0.0}),
+        (GridPoint(1e-3, 0.4), {3: 5e-4, 7: 0.0}),
+    ],
+)
+def test_rates_warm_up_and_fall_as_officially(point: GridPoint, expected: dict[int, float], monkeypatch: Any) -> None:
+    rates, decays = [], []
+    original = torch.optim.AdamW.step
+
+    def record(self: torch.optim.AdamW, *arguments: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        decays.append(self.param_groups[0]["weight_decay"])
+        return original(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", record)
+    train_grid(tokens(16), [point], options(epochs=4))
+    assert {step: rates[step] for step in expected} == pytest.approx(expected, abs=1e-9)
+    assert decays == [0.4] * 8
+
+
+def test_a_decay_that_ends_at_nothing_falls_as_a_cosine() -> None:
+    trainer = _Trainer(options().config(16), GridPoint(1e-3, 0.4, final_decay=0.0), options(epochs=4), 2)
+    assert [trainer.decay(step) for step in (1, 3, 7)] == pytest.approx([0.4 * (2 + 2**0.5) / 4, 0.2, 0.0])
+
+
+def test_each_epoch_takes_the_next_pass_over_every_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tokens(6)
+    table = np.repeat(given.table, 3, axis=0)
+    given = Examples.of(table, np.repeat(np.array([3, 0, 5, 1, 4, 2]), 3), given.targets)
+    seen: list[int] = []
+    original = Examples.take
+    monkeypatch.setattr(Examples, "take", lambda self, rows: seen.extend(rows.tolist()) or original(self, rows))
+    train_grid(given, [GridPoint(1e-3, 0.1)], options(epochs=4, batch_size=4, one_row_a_video=True))
+    for epoch in range(4):
+        assert sorted(seen[6 * epoch : 6 * epoch + 6]) == [3 * video + epoch % 3 for video in range(6)]

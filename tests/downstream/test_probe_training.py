@@ -18,7 +18,7 @@ from tiny_models import save_tiny
 
 from vjepa_sdk import Probe, embed_files, evaluate_probe, load_embeddings, predict_files, train_probe
 from vjepa_sdk.cli import app
-from vjepa_sdk.downstream import labelled_features, probe_use
+from vjepa_sdk.downstream import labelled_features, probe_encoding
 from vjepa_sdk.downstream.labelled_features import PIXELS, take_apart
 from vjepa_sdk.errors import ConfigError, InputError, OutputError, ResumeError, VideoDecodeError
 from vjepa_sdk.inference.embed.job import EmbedResult
@@ -248,7 +248,7 @@ def test_a_signal_is_exit_code_75_and_says_how_to_go_on(
     def stop(options: object, inputs: object, out: Path) -> EmbedResult:
         return EmbedResult(out=out, rows=3, failed=0, interrupted=True)
 
-    for home in (labelled_features, probe_use):
+    for home in (labelled_features, probe_encoding):
         monkeypatch.setattr(home, "run_job", stop)
     arguments: dict[str, tuple[object, ...]] = {
         "train": (corpus / "labels.csv", "--out", tmp_path / "p", "--model", corpus / "model"),

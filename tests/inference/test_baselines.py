@@ -59,8 +59,19 @@ def test_random_networks_see_clips_preprocessed_as_the_model_does(tmp_path: Path
 
 def test_a_job_with_baselines_has_other_settings_than_one_without() -> None:
     defaults = {name: each.default for name, each in inspect.signature(embed_files).parameters.items()}
-    options = {name: defaults[name] for name in inspect.signature(EmbedOptions).parameters}
+    options = {name: defaults[name] for name in inspect.signature(EmbedOptions).parameters if name in defaults}
     baselines = Baselines(trained=True, random_inits=3)
     plain, compared = EmbedOptions(**options), ComparedOptions(**options, baselines=baselines)
     assert compared.settings == {**plain.settings, "baselines": {"trained": True, "random_inits": 3}}
     assert (plain.num_encoders, compared.num_encoders) == (1, 4)
+
+
+def test_tokens_of_several_blocks_have_pixels_beside_them_too() -> None:
+    model = VJEPA.untrained(VIDEO, device="cpu")
+    rows = WithBaselines(model, Baselines(trained=True, random_inits=1)).embed_clips(
+        clips(), pooling="none", layers=[0, 1]
+    )
+    one = WithBaselines(model, Baselines(trained=True, random_inits=1)).embed_clips(clips(), pooling="none")
+    assert rows.shape == (len(one), 2, *one.shape[1:])
+    torch.testing.assert_close(rows[:, 1], one, atol=1e-5, rtol=1e-4)
+    assert torch.equal(rows[:, 0, ..., 48:], one[..., 48:])

@@ -36,5 +36,5 @@ def set_up_logging(quiet: bool, verbose: bool) -> None:
     logging.getLogger("vjepa_sdk").setLevel(level)
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
     # what a long run is told before it starts is for everyone
-    for name in ("plan.preflight", "data.cache"):
-        logging.getLogger(f"vjepa_sdk.training.{name}").setLevel(logging.ERROR if quiet else logging.INFO)
+    for name in ("training.plan.preflight", "training.data.cache", "inference.embed.job"):
+        logging.getLogger(f"vjepa_sdk.{name}").setLevel(logging.ERROR if quiet else logging.INFO)

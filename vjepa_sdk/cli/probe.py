@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ..config.choices import Decoder, EncoderWeights, Pooling, ProbeKind
+from ..config.protocols import SIMPLE
 from ..config.registry import DEFAULT_MODEL
 from ..errors import ConfigError, printable
 from .exit_codes import COMPLETE, SOME_SKIPPED
 from .options import INPUTS_HELP, FollowSymlinks, Json, Quiet, Verbose, set_up_logging
+from .protocols import OfficialSampling, ProtocolOption
 
 if TYPE_CHECKING:
     from ..downstream.probe_report import ProbeReport
@@ -52,7 +54,21 @@ def train(
     features: Annotated[
         Path | None, typer.Option(help="Features that `vjepa embed` wrote, instead of encoding the videos.")
     ] = None,
-    kind: Annotated[ProbeKind, typer.Option(help="What is fitted.")] = "linear",
+    protocol: ProtocolOption = SIMPLE,
+    test_labels: Annotated[
+        Path | None, typer.Option(help="The test, where it is a list or directory of its own; LABELS is to learn from.")
+    ] = None,
+    cache: Annotated[
+        Literal["tokens", "none"],
+        typer.Option(help="Of a protocol: tokens on disk; none: decode, augment and encode anew in every epoch."),
+    ] = "tokens",
+    augmented_passes: Annotated[
+        int, typer.Option(help="How often training videos are cut at random for the cache.")
+    ] = 4,
+    official_sampling: OfficialSampling = False,
+    kind: Annotated[
+        ProbeKind | None, typer.Option(help="What is fitted: linear if left out, attentive with a protocol.")
+    ] = None,
     pooling: Annotated[
         Pooling | None, typer.Option(help="Of the features: mean if left out, tokens for attentive probes.")
     ] = None,
@@ -85,16 +101,23 @@ def train(
     class_weight: Annotated[
         Literal["balanced"] | None, typer.Option(help="balanced: rare classes weigh as much as frequent ones.")
     ] = None,
-    depth: Annotated[int, typer.Option(help="Blocks of attentive probes: 1, or 4 as V-JEPA 2 has them.")] = 1,
+    depth: Annotated[
+        int | None, typer.Option(help="Blocks of attentive probes: the protocol's, else 1; V-JEPA 2 has 4.")
+    ] = None,
     self_attention: Annotated[
-        Literal["before", "after"], typer.Option(help="The pooling, in deeper ones: V-JEPA 2 before, V-JEPA 1 after.")
-    ] = "before",
-    epochs: Annotated[int, typer.Option(help="Of attentive probes.")] = 20,
-    batch_size: Annotated[int, typer.Option(help="Of attentive probes.")] = 64,
-    learning_rates: Annotated[str, typer.Option(help="Of attentive probes, all pairs are tried.")] = (
-        "1e-4,3e-4,1e-3,3e-3,5e-3"
-    ),
-    weight_decays: Annotated[str, typer.Option(help="Of attentive probes, all pairs are tried.")] = "0.01,0.1,0.4,0.8",
+        Literal["before", "after"] | None,
+        typer.Option(help="The pooling, in deeper ones: V-JEPA 2 before, V-JEPA 1 after."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of attentive probes: the protocol's, else 20.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Of attentive probes: the protocol's, else 64.")] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(help="Of attentive probes, all pairs are tried: the protocol's, else 1e-4,3e-4,1e-3,3e-3,5e-3."),
+    ] = None,
+    weight_decays: Annotated[
+        str | None,
+        typer.Option(help="Of attentive probes, all pairs are tried: the protocol's, else 0.01,0.1,0.4,0.8."),
+    ] = None,
     bootstrap: Bootstrap = 1000,
     seed: Seed = 0,
     device: Device = None,
@@ -118,6 +141,11 @@ def train(
         out=out,
         model=model,
         features=features,
+        protocol=protocol,
+        test_labels=test_labels,
+        cache=cache,
+        augmented_passes=augmented_passes,
+        official_sampling=official_sampling,
         kind=kind,
         pooling=pooling,
         layers=None if layers is None else read_layers(layers),
@@ -170,6 +198,8 @@ def evaluate(
     features: Annotated[
         Path | None, typer.Option(help="Features that `vjepa embed` wrote, instead of encoding the videos.")
     ] = None,
+    protocol: ProtocolOption = SIMPLE,
+    official_sampling: OfficialSampling = False,
     split: Annotated[
         Literal["train", "val", "test"] | None, typer.Option(help="Score the clips of this split only.")
     ] = None,
@@ -199,6 +229,8 @@ def evaluate(
         labels,
         model=model,
         features=features,
+        protocol=protocol,
+        official_sampling=official_sampling,
         split=split,
         unknown=unknown,
         label_column=label_column,
@@ -291,7 +323,9 @@ def _warn_of(failed: tuple[Any, ...]) -> None:
         print(f"vjepa: and {len(failed) - _MAX_WARNINGS} clips more", file=sys.stderr)
 
 
-def _numbers(name: str, text: str) -> list[float]:
+def _numbers(name: str, text: str | None) -> list[float] | None:
+    if text is None:
+        return None
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:

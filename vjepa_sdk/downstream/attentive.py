@@ -3,14 +3,14 @@
 Sources: `evals/video_classification_frozen/eval.py` of the official V-JEPA 1 and V-JEPA 2 code. With self-attention
 before the pooling (V-JEPA 2) AdamW decays every parameter by a constant; with it after the pooling, or with none (depth
 1 of V-JEPA 1), biases and one-dimensional parameters do not decay, the decay falls to 1e-6 and gradients are clipped at
-1. The learning rate falls to zero as a cosine in both. Tokens do not change from epoch to epoch: clips are not
-augmented anew, as they are officially.
+1. The learning rate falls to zero as a cosine in both.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..config.protocols import GridPoint
 from ..errors import ConfigError, GuardError
 from ..models.attentive_probe import AttentiveProbe, ProbeConfig
 from ..runtime.progress import progress_bar
 from ..training.optim import adamw, cosine, warmup_then
-from .fit import Check, Examples, Fitted, class_weights, predict_videos
+from .fit import Check, Examples, Fitted, class_weights, predict_each
 from .scores import Predictions
 
 OFFICIAL_HEADS = 16
@@ -40,8 +41,10 @@ class AttentiveOptions:
     self_attention: str
     epochs: int
     batch_size: int
-    learning_rates: Sequence[float]
-    weight_decays: Sequence[float]
+    grid: tuple[GridPoint, ...]
+    """How each of the probes is trained that are trained at once."""
+    one_row_a_video: bool
+    """The rows of a video are passes over it, of which every epoch takes the next; else every epoch takes all rows."""
     class_weight: str | None
     seed: int
     device: torch.device
@@ -56,11 +59,6 @@ class AttentiveOptions:
             num_heads=self.num_heads or math.gcd(embed_dim, OFFICIAL_HEADS),
             self_attention="before" if self.self_attention == "before" else "after",
         )
-
-    @property
-    def grid(self) -> list[tuple[float, float]]:
-        """Learning rate and weight decay of each probe."""
-        return [(rate, decay) for rate in self.learning_rates for decay in self.weight_decays]
 
 
 def fit_attentive(examples: Examples, checks: Sequence[Check], options: AttentiveOptions) -> Fitted:
@@ -87,67 +85,105 @@ def fit_attentive(examples: Examples, checks: Sequence[Check], options: Attentiv
         return Fitted(only, _facts(grid[0], only.config))
     fit, check = checks[0]
     probes = train_grid(fit, grid, options)
-    values = [_value(probe, check) for probe in probes]
+    values = [_value(shares, check) for shares in predict_each(probes, check)]
     best = max(range(len(grid)), key=lambda number: values[number])
-    tried = [
-        {"learning_rate": rate, "weight_decay": decay, "value": value[0]}
-        for (rate, decay), value in zip(grid, values, strict=True)
-    ]
+    tried = [{**_about(point), "value": value[0]} for point, value in zip(grid, values, strict=True)]
     return Fitted(probes[best], {**_facts(grid[best], probes[best].config), "grid": tried})
 
 
-def train_grid(
-    examples: Examples, grid: Sequence[tuple[float, float]], options: AttentiveOptions
-) -> list[AttentiveProbe]:
-    """Train probes that start alike and see the same batches, one for each learning rate and weight decay."""
-    num_rows, embed_dim = len(examples.rows), examples.table.shape[-1]
+def train_grid(examples: Examples, grid: Sequence[GridPoint], options: AttentiveOptions) -> list[AttentiveProbe]:
+    """Train probes that start alike and see the same batches, one for each point of the grid."""
+    embed_dim = examples.table.shape[-1]
     weights = examples.weights * class_weights(examples.targets, options.class_weight)[examples.video]
     targets = torch.from_numpy(examples.targets[examples.video]).long()
-    trainers = [_Trainer(options.config(embed_dim), rate, decay, options) for rate, decay in grid]
-    steps = math.ceil(num_rows / options.batch_size)
-    order = np.random.default_rng(options.seed)
-    with progress_bar("fit", total=options.epochs * steps, show=options.show_progress_bar, unit="batch") as bar:
-        for epoch in range(options.epochs):
-            rows = order.permutation(num_rows)
-            for number in range(steps):
-                taken = np.sort(rows[number * options.batch_size : (number + 1) * options.batch_size])
-                batch = torch.from_numpy(examples.take(taken)).flatten(1, -2).to(options.device)
-                weight = torch.from_numpy(weights[taken]).float().to(options.device)
-                step = epoch * steps + number
-                for trainer in trainers:
-                    trainer.step(batch, targets[taken].to(options.device), weight, step, options.epochs * steps)
-                bar.advance()
+    steps = math.ceil(len(_rows_of_epoch(examples, 0, options)) / options.batch_size)
+    trainers = [_Trainer(options.config(embed_dim), point, options, steps) for point in grid]
+    total = options.epochs * steps
+    with progress_bar("fit", total=total, show=options.show_progress_bar, unit="batch") as bar:
+        for step, (taken, rows) in enumerate(_batches(examples, options, steps)):
+            tokens = torch.from_numpy(rows).flatten(1, -2).to(options.device)
+            weight = torch.from_numpy(weights[taken]).float().to(options.device)
+            for trainer in trainers:
+                trainer.step(tokens, targets[taken].to(options.device), weight, step)
+            bar.advance()
     if all(trainer.has_diverged for trainer in trainers):
         raise GuardError("no loss of the grid stayed finite; pass smaller learning rates")
     return [trainer.probe.eval().requires_grad_(False) for trainer in trainers]
 
 
+def _batches(examples: Examples, options: AttentiveOptions, steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the numbers of rows and the rows, batch by batch; the next are fetched while these are learnt from."""
+    order = np.random.default_rng(options.seed)
+
+    def fetch(taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return taken, examples.take(taken)
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead: Future[tuple[np.ndarray, np.ndarray]] | None = None
+        for epoch in range(options.epochs):
+            rows = order.permutation(_rows_of_epoch(examples, epoch, options))
+            for number in range(steps):
+                taken = np.sort(rows[number * options.batch_size : (number + 1) * options.batch_size])
+                following = pool.submit(fetch, taken)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = following
+        if ahead is not None:
+            yield ahead.result()
+
+
+def _rows_of_epoch(examples: Examples, epoch: int, options: AttentiveOptions) -> np.ndarray:
+    """Return the numbers of the rows that an epoch learns from, ascending."""
+    if not options.one_row_a_video:
+        return np.arange(len(examples.rows))
+    counts = np.bincount(examples.video, minlength=len(examples.targets))
+    by_video = np.argsort(examples.video, kind="stable")
+    firsts = np.cumsum(counts) - counts
+    return np.sort(by_video[firsts + epoch % counts])
+
+
 class _Trainer:
     """One probe with its optimizer."""
 
-    def __init__(self, config: ProbeConfig, rate: float, decay: float, options: AttentiveOptions) -> None:
-        self.rate, self.decay = rate, decay
+    def __init__(self, config: ProbeConfig, point: GridPoint, options: AttentiveOptions, steps_per_epoch: int) -> None:
+        self.point = point
+        self.warmup_steps, self.total_steps = (
+            int(epochs * steps_per_epoch) for epochs in (point.warmup_epochs, options.epochs)
+        )
         self.is_second = config.self_attention == "before"
         self.has_diverged = False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             self.probe = AttentiveProbe(config).to(options.device).train()
         if self.is_second:
-            self.optimizer = torch.optim.AdamW(self.probe.parameters(), lr=rate, weight_decay=decay)
+            self.optimizer = torch.optim.AdamW(self.probe.parameters(), lr=point.learning_rate)
         else:
             self.optimizer = adamw([self.probe], betas=(0.9, 0.999), eps=1e-8)
 
-    def step(self, tokens: Tensor, targets: Tensor, weights: Tensor, step: int, total: int) -> None:
+    def decay(self, step: int) -> float:
+        """Return the weight decay of a step."""
+        start, final = self.point.weight_decay, self.point.final_decay
+        if final is None:
+            final = start if self.is_second else _FINAL_DECAY
+        return cosine(step, start=start, final=final, total_steps=self.total_steps)
+
+    def step(self, tokens: Tensor, targets: Tensor, weights: Tensor, step: int) -> None:
         if self.has_diverged:
             return
+        peak = self.point.learning_rate
         rate = warmup_then(
-            step, schedule="cosine", start=self.rate, peak=self.rate, final=0.0, warmup_steps=0, total_steps=total
+            step,
+            schedule="cosine",
+            start=peak if self.point.start_rate is None else self.point.start_rate,
+            peak=peak,
+            final=0.0,
+            warmup_steps=self.warmup_steps,
+            total_steps=self.total_steps,
         )
-        decay = self.decay if self.is_second else cosine(step, start=self.decay, final=_FINAL_DECAY, total_steps=total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
             if group.get("decays", True):
-                group["weight_decay"] = decay
+                group["weight_decay"] = self.decay(step)
         loss = (F.cross_entropy(self.probe(tokens), targets, reduction="none") * weights).mean()
         if not torch.isfinite(loss):
             self.has_diverged = True
@@ -159,13 +195,22 @@ class _Trainer:
         self.optimizer.step()
 
 
-def _facts(chosen: tuple[float, float], config: ProbeConfig) -> dict[str, float]:
-    return {"learning_rate": chosen[0], "weight_decay": chosen[1], "num_heads": config.num_heads}
+def _facts(chosen: GridPoint, config: ProbeConfig) -> dict[str, float]:
+    return {**_about(chosen), "num_heads": config.num_heads}
 
 
-def _value(probe: AttentiveProbe, check: Examples) -> tuple[float, float]:
+def _about(point: GridPoint) -> dict[str, float]:
+    """Return a point of the grid as plain JSON data: what it has beside rate and decay only where it has it."""
+    about = {"learning_rate": point.learning_rate, "weight_decay": point.weight_decay}
+    if point.warmup_epochs:
+        about["warmup_epochs"] = point.warmup_epochs
+    if point.final_decay is not None:
+        about["final_decay"] = point.final_decay
+    return about
+
+
+def _value(shares: np.ndarray, check: Examples) -> tuple[float, float]:
     """Return accuracy, and for equals how sure it was of the truth."""
-    shares = predict_videos(probe, check)
     if not np.isfinite(shares).all():
         return -1.0, -math.inf
     metrics = Predictions(check.targets, shares, np.zeros(len(check.targets), np.int64)).metrics()

@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..config.choices import Decoder, Pooling
+from ..config.protocols import ClipSet
 from ..errors import ConfigError
 from ..features.source import FeatureSource
 from ..inference.embed.model import model_sha256
 from ..inference.vjepa import VJEPA
 from ..models.attentive_probe import ProbeConfig
 from ..models.encoder import VideoEncoder
+from ..video.segments import SegmentLoader, VideoPart
 from ..weights.probe_directory import AnyProbeConfig
 
 
@@ -39,6 +41,8 @@ def encode_rows(
     blocks = settings.get("layers") or list(layers) or None
     how: Pooling = settings.get("pooling", pooling)
     decoder: Decoder = settings.get("decoder", "pyav")
+    if (clip_set := source.clip_set) is not None:
+        return _encode_views(model, video, clip_set, layers=blocks, decoder=decoder, batch_size=batch_size)
     if settings.get("window_seconds") is not None:
         return model.extract(
             video,
@@ -64,6 +68,21 @@ def encode_rows(
     rows = model.embed_clips(clip, pooling=how, layers=None if blocks is None else model.layer_numbers(blocks))
     rows = F.normalize(rows, dim=-1) if settings.get("normalize_embeddings") else rows
     return rows.cpu().numpy()
+
+
+def _encode_views(
+    model: VJEPA, video: object, clip_set: ClipSet, *, layers: Sequence[int] | None, decoder: Decoder, batch_size: int
+) -> np.ndarray:
+    """Return the tokens of one video, float32 `[views, segments, ...]`."""
+    load = SegmentLoader.for_model(model.config, model.preprocess, clip_set, decoder=decoder)
+    clips = [torch.from_numpy(pixels) for pixels, _ in load.fixed_views(VideoPart(video=video, id=""))]
+    numbers = None if layers is None else model.layer_numbers(layers)
+    rows = [
+        model.embed_clips(torch.stack(clips[first : first + batch_size]), pooling="none", layers=numbers)
+        for first in range(0, len(clips), batch_size)
+    ]
+    tokens: np.ndarray = torch.cat(rows).float().cpu().numpy()
+    return tokens.reshape(clip_set.views, clip_set.segments, *tokens.shape[1:])
 
 
 def check_model(model: VJEPA, source: FeatureSource, config: AnyProbeConfig) -> None:

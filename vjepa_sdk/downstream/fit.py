@@ -5,10 +5,11 @@ The solvers are scikit-learn's; what is kept of them is a few arrays.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,17 +23,31 @@ C_GRID = tuple(10.0**power for power in range(-4, 5))
 ALPHA_GRID = tuple(10.0**power for power in range(-2, 7))
 _MIN_SCALE = 1e-6
 _MAX_ITERATIONS = 1000
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 64, 1 << 28
 _WORSE_IN_A_ROW = 2
 _LARGE = 20_000_000
+
+
+class Table(Protocol):
+    """Rows of features that may be made when they are asked for; an array is one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of all rows, `(rows, ...)`."""
+
+    def __len__(self) -> int:
+        """Return how many rows there are."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Return the rows of these numbers, int `[n]`."""
 
 
 @dataclass(frozen=True)
 class Examples:
     """Rows of features and the videos they are of."""
 
-    table: np.ndarray
-    """float32 `[n, D]`; for attention tokens `[n, ..., D]`, which may lie on disk."""
+    table: Table
+    """float32 `[n, D]`; for attention tokens `[n, ..., D]`, which may lie on disk, or be made when they are taken."""
     rows: np.ndarray
     """int `[rows]`: rows of the table."""
     video: np.ndarray
@@ -41,7 +56,7 @@ class Examples:
     """int `[videos]`, numbers of classes; or float64 `[videos]`."""
 
     @classmethod
-    def of(cls, table: np.ndarray, video: np.ndarray, targets: np.ndarray) -> Examples:
+    def of(cls, table: Table, video: np.ndarray, targets: np.ndarray) -> Examples:
         """Take all rows of a table."""
         return cls(table, np.arange(len(table)), video, targets)
 
@@ -206,10 +221,20 @@ def predict_rows(probe: AnyProbe, features: np.ndarray) -> np.ndarray:
 
 def predict_videos(probe: AnyProbe, examples: Examples) -> np.ndarray:
     """Return the mean over the rows of each video: probabilities `[videos, classes]`, or numbers `[videos, 1]`."""
-    size = len(examples.rows) if isinstance(probe, VectorProbe) else _ROWS_AT_ONCE
-    firsts = range(0, len(examples.rows), size)
-    parts = [predict_rows(probe, examples.take(slice(first, first + size))) for first in firsts]
-    return examples.over_videos(np.concatenate(parts))
+    return predict_each([probe], examples)[0]
+
+
+def predict_each(probes: Sequence[AnyProbe], examples: Examples) -> list[np.ndarray]:
+    """Return what `predict_videos` does of several probes, for which rows are taken once."""
+    row_bytes = 4 * math.prod(examples.table.shape[1:])
+    at_once = min(_ROWS_AT_ONCE, max(1, _BYTES_AT_ONCE // row_bytes))
+    size = len(examples.rows) if isinstance(probes[0], VectorProbe) else at_once
+    parts: list[list[np.ndarray]] = [[] for _ in probes]
+    for first in range(0, len(examples.rows), size):
+        rows = examples.take(slice(first, first + size))
+        for part, probe in zip(parts, probes, strict=True):
+            part.append(predict_rows(probe, rows))
+    return [examples.over_videos(np.concatenate(part)) for part in parts]
 
 
 def _check_fit(examples: Examples, num_classes: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..corpus.find import FoundClips
 from ..errors import ConfigError, InputError, OutputError, ResumeError, StoppedError, printable
-from ..features.embeddings import ERRORS, INPUTS, Embeddings, embedding_files, sidecar
+from ..features.embeddings import ERRORS, Embeddings, embedding_files, sidecar
 from ..features.source import FeatureSource
 from ..hub.locate import load_embeddings
 from ..inference.baselines import num_pixel_values
@@ -22,12 +22,14 @@ from ..inference.embed.job import run_job
 from ..inference.embed.model import find_model, model_sha256
 from ..inference.embed.options import Baselines, EmbedOptions
 from ..weights.description import read_shape
+from .fit import Table
 from .labels import LabelledClip
 from .probe_options import EncodeOptions
+from .rows import views_of
+from .streaming import Failure, StreamedTokens, ViewEncoder, untrained_like
 
 TRAINED, PIXELS = "trained", "pixels"
 _FEATURES = "features.npy"
-_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -38,16 +40,14 @@ class LabelledFeatures:
     """Those that have features."""
     video: np.ndarray
     """int64 `[rows]`: number of the clip that a row is of."""
-    kinds: dict[str, np.ndarray]
+    kinds: Mapping[str, Table]
     """`[rows, ...]` of the encoder (`trained`), and where they were asked for `random-0`, ... and `pixels`."""
     source: FeatureSource
-    failed: list[dict[str, Any]]
+    failed: list[Failure]
     """Clips without features: `id`, `path`, `reason`."""
-    files: list[str]
-    """What tells the file of each clip from others, wherever it lies: see `fingerprints`."""
 
     @property
-    def random(self) -> list[np.ndarray]:
+    def random(self) -> list[Table]:
         """Features of the same network with random weights, once for each initialisation."""
         return [rows for name, rows in self.kinds.items() if name.startswith("random")]
 
@@ -122,23 +122,33 @@ def gather(
     """
     baselines = Baselines(trained=True, random_inits=random_inits) if random_inits else None
     options = encode.embedding() if baselines is None else encode.compared(baselines)
-    embeddings = encode_labelled(labelled, cache, options, overwrite=overwrite)
+    embeddings = views_of(encode_labelled(labelled, cache, options, overwrite=overwrite))
     rows, owners = match(labelled, embeddings, cache.path)
     source, kinds = FeatureSource.of_meta(embeddings.meta), {TRAINED: embeddings.features}
     if baselines is not None:
         tubelet = read_shape(find_model(encode.embedding())).config.tubelet_size
         kinds = take_apart(embeddings, baselines, tubelet_size=tubelet)
-    if len(rows) < len(embeddings.index):
-        kinds = {name: values[rows] for name, values in kinds.items()}
+        if encode.clip_set is not None:
+            del kinds[PIXELS]  # too many numbers for logistic regression
     kept, video, _ = keep_clips(labelled, owners)
     return LabelledFeatures(
-        clips=kept,
-        video=video,
-        kinds=kinds,
-        source=source,
-        failed=failures_of(cache.path),
-        files=fingerprints(cache.path, kept),
+        kept,
+        video,
+        {n: v[rows] if len(rows) < len(v) else v for n, v in kinds.items()},
+        source,
+        failures_of(cache.path),
     )
+
+
+def stream(labelled: Sequence[LabelledClip], encoder: ViewEncoder, *, random_inits: int) -> LabelledFeatures:
+    """Return features of labelled clips that are made whenever they are asked for."""
+    clips = [clip.source for clip in labelled]
+    trained = StreamedTokens(encoder, clips)
+    others = {
+        f"random-{seed}": StreamedTokens(encoder, clips, untrained_like(encoder.model, seed))
+        for seed in range(random_inits)
+    }
+    return LabelledFeatures(list(labelled), trained.owners, {TRAINED: trained, **others}, encoder.source, [])
 
 
 def look_up(
@@ -182,21 +192,13 @@ def look_up(
         check_same_rows(embeddings, rows, others, other_rows)
         tubelet = read_shape(directory).config.tubelet_size
         kinds |= {n: v[other_rows] for n, v in take_apart(others, baselines, tubelet_size=tubelet).items()}
-    return LabelledFeatures(kept, video, kinds, source, failed, fingerprints(features, kept))
+    return LabelledFeatures(kept, video, kinds, source, failed)
 
 
 def failures_of(path: Path) -> list[dict[str, Any]]:
     """Return the clips that failed in an output of `vjepa embed`: `id`, `path` and `reason`."""
     errors = sidecar(path, ERRORS)
     return [json.loads(line) for line in errors.read_bytes().splitlines()] if errors.is_file() else []
-
-
-def fingerprints(path: Path, clips: Sequence[LabelledClip]) -> list[str]:
-    """Return for each clip the start of the digest of its file's ends, as `vjepa embed` saw them; empty: not known."""
-    inputs = sidecar(path, INPUTS)
-    entries = [json.loads(line) for line in inputs.read_bytes().splitlines()] if inputs.is_file() else []
-    by_path = {os.path.realpath(entry["path"]): str(entry["edges_sha256"])[:_DIGITS] for entry in entries}
-    return [by_path.get(os.path.realpath(clip.source.path), "") for clip in clips]
 
 
 def take_apart(embeddings: Embeddings, baselines: Baselines, *, tubelet_size: int) -> dict[str, np.ndarray]:

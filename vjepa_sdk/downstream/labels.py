@@ -19,8 +19,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..corpus.find import Images, Links, find_clips
 from ..corpus.lists import ClipSource, read_table, source_of
+from ..corpus.snapshot import describe_clips
 from ..errors import ConfigError, InputError, printable
 
+_DIGITS = 12
 SPLITS = ("train", "val", "test")
 _SPELLINGS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val"}
 _SPELLINGS |= {"test": "test", "testing": "test"}
@@ -99,6 +101,14 @@ def read_labels(
         path = Path("labels")
         table = list(enumerate(_records(labels), start=1))
     return _of_table(path, table, label_column=label_column, split_column=split_column, group_column=group_column)
+
+
+def fingerprints(clips: Sequence[LabelledClip]) -> list[str]:
+    """Return for each clip what tells its file from others, wherever it lies: the start of the digest of its ends.
+
+    Empty where the file cannot be read.
+    """
+    return [clip.edges_sha256[:_DIGITS] for clip in describe_clips(clip.source for clip in clips)]
 
 
 def check_classes(labels: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ from ..weights.probe_directory import AnyProbe, check_probe_config, load_probe, 
 from ..weights.provenance import descended
 from .encoding import check_model, encode_rows
 from .fit import Examples, check_features, fit_logistic, fit_nearest, fit_ridge, predict_rows
-from .rows import Features, array_of, labels_of, rows_of, targets_of
+from .rows import Features, array_of, check_are_views, labels_of, rows_of, targets_of
 from .scores import Predictions, ProbeScores, score
 from .splits import group_folds
 
@@ -304,9 +304,10 @@ class Probe:
         return shares
 
     def _check_source(self, features: Features) -> None:
-        if not isinstance(features, Embeddings) or not self.source.is_known:
+        if not isinstance(features, Embeddings):
             return
-        if changes := self.source.differences(FeatureSource.of_meta(features.meta)):
+        check_are_views(features)
+        if self.source.is_known and (changes := self.source.differences(FeatureSource.of_meta(features.meta))):
             raise ConfigError(
                 f"these features are not what the probe reads ({'; '.join(changes[:4])}); embed with the probe's "
                 "model and settings"

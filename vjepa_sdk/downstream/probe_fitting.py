@@ -12,7 +12,7 @@ from ..config.choices import ProbeKind
 from ..errors import InputError, printable
 from ..runtime.devices import best_device
 from .attentive import AttentiveOptions, fit_attentive
-from .fit import Check, Examples, Fitted, check_features, fit_logistic, fit_nearest, fit_ridge, predict_videos
+from .fit import Check, Examples, Fitted, Table, check_features, fit_logistic, fit_nearest, fit_ridge, predict_videos
 from .labelled_features import PIXELS, TRAINED, LabelledFeatures
 from .nearest import nearest_rows
 from .probe_options import FitOptions
@@ -66,7 +66,7 @@ class Task:
         """Return the videos that are tested, in the order of `Outcome.predictions`."""
         return np.concatenate([test for _, test in self.parts()])
 
-    def fit(self, table: np.ndarray, videos: np.ndarray, test: np.ndarray, *, kind: ProbeKind) -> Fitted:
+    def fit(self, table: Table, videos: np.ndarray, test: np.ndarray, *, kind: ProbeKind) -> Fitted:
         """Fit a probe to some videos.
 
         Args:
@@ -94,8 +94,8 @@ class Task:
                 self_attention=options.self_attention,
                 epochs=options.epochs,
                 batch_size=options.batch_size,
-                learning_rates=options.learning_rates,
-                weight_decays=options.weight_decays,
+                grid=options.grid,
+                one_row_a_video=options.one_row_a_video,
                 class_weight=options.class_weight,
                 seed=options.seed,
                 device=best_device(self.device),
@@ -110,6 +110,8 @@ class Task:
         is_val = self.splits[videos] == "val"
         if is_val.any() and self.options.folds is None:
             return [(every.part(videos[~is_val]), every.part(videos[is_val]))]
+        if self.options.kind == "attentive" and len(self.options.grid) == 1:
+            return []  # nothing to choose
         groups = [self.found.clips[video].group for video in videos]
         folds = group_folds(self.targets[videos], groups, folds=_INNER_FOLDS, seed=self.options.seed)
         return [(every.part(videos[fit]), every.part(videos[check])) for fit, check in folds]
@@ -166,7 +168,7 @@ def compare(task: Task) -> Comparison:
     return Comparison(fitted, trained.predictions, scores, tuple(rows), *found, grids)
 
 
-def outcome(task: Task, table: np.ndarray, kind: ProbeKind) -> Outcome:
+def outcome(task: Task, table: Table, kind: ProbeKind) -> Outcome:
     """Fit a probe to what is to be fitted to, and let it predict what is tested."""
     outputs, parts = [], task.parts()
     for fit, test in parts:
@@ -196,7 +198,7 @@ def notes_on(task: Task, num_without_label: int, grouped_by: str) -> list[str]:
     if task.names:
         notes += _notes_on_classes(task, fitted_to, tested)
     table = found.kinds[TRAINED]
-    if table.ndim == 2 and options.folds is None:
+    if len(table.shape) == 2 and options.folds is None:
         copies = _near_copies(task, fitted_to, tested)
         if copies:
             notes.append(f"{copies} test videos have a near copy in train (centred cosine above {_NEAR:g})")
@@ -220,7 +222,7 @@ def _notes_on_classes(task: Task, fitted_to: np.ndarray, tested: np.ndarray) -> 
 
 def _near_copies(task: Task, fitted_to: np.ndarray, tested: np.ndarray) -> int:
     """Count the test videos of which a row is nearly one of those that were fitted to."""
-    rows, video = check_features(task.found.kinds[TRAINED]), task.found.video
+    rows, video = check_features(np.asarray(task.found.kinds[TRAINED])), task.found.video
     is_test, is_fit = np.isin(video, tested), np.isin(video, fitted_to)
     if np.ptp(rows, axis=0).max() == 0:
         return 0
@@ -228,8 +230,8 @@ def _near_copies(task: Task, fitted_to: np.ndarray, tested: np.ndarray) -> int:
     return len(set(video[is_test][scores[:, 0] > _NEAR].tolist()))
 
 
-def _table(rows: np.ndarray, kind: ProbeKind) -> np.ndarray:
-    return rows if kind == "attentive" else check_features(rows)
+def _table(rows: Table, kind: ProbeKind) -> Table:
+    return rows if kind == "attentive" else check_features(np.asarray(rows))
 
 
 def _constant(task: Task, predictions: Predictions) -> Row:

@@ -2,16 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from typing import Any, Literal, get_args
 
 from ..config.choices import Decoder, EncoderWeights, Pooling, ProbeKind
+from ..config.protocols import Augmentation, ClipSet, GridPoint
 from ..config.schema import check_types
 from ..errors import ConfigError
 from ..features.source import FeatureSource
 from ..inference.embed.options import Baselines, ComparedOptions, EmbedOptions
 
 Select = Literal["val", "test"]
+
+
+_LEARNING_RATES = (1e-4, 3e-4, 1e-3, 3e-3, 5e-3)
+_WEIGHT_DECAYS = (0.01, 0.1, 0.4, 0.8)
+
+
+def grid_of(
+    learning_rates: Sequence[float] | None, weight_decays: Sequence[float] | None, default: Sequence[GridPoint] = ()
+) -> tuple[GridPoint, ...]:
+    """Return all pairs of learning rates and weight decays.
+
+    Args:
+        learning_rates: None: those of V-JEPA 2.
+        weight_decays: None: those of V-JEPA 2.
+        default: what is returned instead where both are None, if it is not empty.
+
+    Raises:
+        ConfigError: none, or one that is not positive.
+    """
+    if learning_rates is None and weight_decays is None and default:
+        return tuple(default)
+    rates = _LEARNING_RATES if learning_rates is None else tuple(learning_rates)
+    decays = _WEIGHT_DECAYS if weight_decays is None else tuple(weight_decays)
+    if not rates or not all(rate > 0 for rate in rates):
+        raise ConfigError(f"learning_rates={rates!r} must be above 0")
+    if not decays or not all(decay >= 0 for decay in decays):
+        raise ConfigError(f"weight_decays={decays!r} must be at least 0")
+    return tuple(GridPoint(rate, decay) for rate, decay in product(rates, decays))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +66,8 @@ class EncodeOptions:
     deadline_seconds: float
     max_failures: float | str | None
     show_progress_bar: bool | None
+    clip_set: ClipSet | None = None
+    augmentation: Augmentation | None = None
 
     def of_source(self, source: FeatureSource) -> EncodeOptions:
         """Return options with which clips become features of `source`."""
@@ -81,6 +114,8 @@ class EncodeOptions:
             extend=False,
             overwrite=False,
             show_progress_bar=self.show_progress_bar,
+            clip_set=self.clip_set,
+            augmentation=self.augmentation,
         )
 
 
@@ -106,8 +141,8 @@ class FitOptions:
     self_attention: Literal["before", "after"]
     epochs: int
     batch_size: int
-    learning_rates: tuple[float, ...]
-    weight_decays: tuple[float, ...]
+    grid: tuple[GridPoint, ...]
+    one_row_a_video: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -118,8 +153,6 @@ class FitOptions:
             ("random_inits", self.random_inits >= 1, "at least 1; pass baseline=False (--no-baseline) for none"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rates", all(rate > 0 for rate in self.learning_rates) and self.learning_rates, "above 0"),
-            ("weight_decays", all(decay >= 0 for decay in self.weight_decays) and self.weight_decays, "at least 0"),
         ):
             if not is_valid:
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be {rule}")

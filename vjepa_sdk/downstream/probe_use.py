@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,23 +11,22 @@ from typing import Any, Literal
 import numpy as np
 
 from ..config.choices import Decoder
+from ..config.protocols import SIMPLE, ClipSet
 from ..corpus.find import FoundClips, find_clips
-from ..errors import ConfigError, StoppedError
+from ..errors import ConfigError
 from ..features.embeddings import Embeddings
-from ..hub.locate import load_embeddings
-from ..inference.embed.job import run_job
-from ..inference.embed.model import find_model, model_sha256
-from ..inference.embed.options import EmbedOptions
-from ..models.attentive_probe import ProbeConfig
+from ..inference.embed.model import find_model
 from ..models.vector_probe import VectorProbe
 from ..video.safety import PathLike
 from ..weights.cards import name_of
-from .fit import Examples
-from .labelled_features import failures_of, fingerprints, keep_clips, match
-from .labels import LabelledClip, Labels, read_labels
+from ..weights.description import read_shape
+from .evaluation import Evaluation
+from .labels import Labels, fingerprints, read_labels
 from .probe import Probe
+from .probe_encoding import Said, UseOptions, checked_job, encode_for, job_of, say
 from .probe_report import TRAINED_ROW, ProbeReport, Row
 from .scores import Predictions, score
+from .view_predictions import predict_views
 
 
 @dataclass(frozen=True)
@@ -57,29 +55,14 @@ class PredictionReport:
     """Clips that could not be decoded: `id`, `path`, `reason`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class UseOptions:
-    """How videos are encoded for a probe; see `embed_files`."""
-
-    model: str | None
-    """None: the one that the probe names."""
-    window_seconds: float | None
-    """None: as the probe was fitted."""
-    stride_seconds: float | None
-    decoder: Decoder | None
-    device: str | None
-    num_workers: int
-    deadline_seconds: float
-    max_failures: float | str | None
-    show_progress_bar: bool | None
-
-
 def evaluate_probe(
     probe: Probe | str | os.PathLike[str],
     labels: Labels,
     *,
     model: str | os.PathLike[str] | None = None,
     features: str | os.PathLike[str] | None = None,
+    protocol: str = SIMPLE,
+    official_sampling: bool = False,
     split: Literal["train", "val", "test"] | None = None,
     unknown: Literal["error", "wrong"] = "error",
     label_column: str = "label",
@@ -101,6 +84,9 @@ def evaluate_probe(
         labels: see `train_probe`.
         model: None: the one that the probe names.
         features: rows that `vjepa embed` wrote, instead of encoding the videos.
+        protocol: test as in this official evaluation, see `list_protocols()`, as is right for an official probe;
+            `simple`: as the probe was fitted. Labels may be numbers of the probe's classes then, as in official lists.
+        official_sampling: see `train_probe`.
         split: use only the clips of this split; None: all.
         unknown: what becomes of labels that the probe does not know: an error, or they count as `wrong`.
 
@@ -111,8 +97,13 @@ def evaluate_probe(
         StoppedError: a signal came.
     """
     held = probe if isinstance(probe, Probe) else Probe.from_pretrained(probe, device=device)
+    evaluation = Evaluation.of(protocol, official_sampling=official_sampling, seed=seed)
+    if evaluation is not None and features is not None:
+        raise ConfigError(f"features and protocol={protocol!r} exclude each other; leave one out")
+    clip_set = held.source.clip_set if evaluation is None else evaluation.clip_set
     labelled = read_labels(
         labels,
+        images="stills" if clip_set is not None and clip_set.is_image else "frames",
         links="follow" if follow_symlinks else "refuse",
         label_column=label_column,
         split_column=split_column,
@@ -131,37 +122,39 @@ def evaluate_probe(
         deadline_seconds=deadline_seconds,
         max_failures=max_failures,
         show_progress_bar=show_progress_bar,
+        clip_set=clip_set,
     )
-    if features is not None:
-        embeddings, failed = load_embeddings(Path(features), memory_map=True), failures_of(Path(features))
-        files = fingerprints(Path(features), clips)
-    else:
-        embeddings, failed, files = _encode(held, FoundClips(named=[clip.source for clip in clips]), options, clips)
-    rows, owners = match(clips, embeddings, Path("features" if features is None else features))
-    kept, video, without = keep_clips(clips, owners)
-    chosen = Embeddings(embeddings.features[rows], [embeddings.index[row] for row in rows], embeddings.meta)
-    predictions = _predictions(held, chosen, kept, video, unknown=unknown)
+    said = say(held, clips, options, None if features is None else Path(features))
+    by_number = evaluation is not None
+    predictions = _predictions(held, said, unknown=unknown, by_number=by_number)
     more = () if predictions.is_number or predictions.outputs.shape[1] == len(held.names) else ("unknown to the probe",)
     scores = score(predictions, (*held.names, *more), bootstrap=bootstrap, seed=seed)
+    rows = [Row(TRAINED_ROW, scores.metrics, scores.intervals), _most_frequent(predictions)]
     notes = [f"groups are {labelled.grouped_by}"]
     known = set(held.fitted.get("files", []))
-    if seen := sum(file in known for file in files):
+    if seen := sum(file in known for file in (fingerprints(clips) if known else [])):
         notes.append(f"{seen} of these videos were fitted to: what the probe says of them is no test")
-    if without:
-        notes.append(f"{len(without)} clips have no features and were left out")
+    if said.without:
+        notes.append(f"{len(said.without)} clips have no features and were left out")
+    if evaluation is not None:
+        shape = read_shape(find_model(job_of(held, options)))
+        row = evaluation.published_row(said.model)
+        rows[1:1] = [] if row is None else [row]
+        notes += evaluation.notes(said.model)
+        notes += evaluation.differences(said.model, shape, len(held.names), is_ours=bool(held.fitted))
     return ProbeReport(
         out="probe" if isinstance(probe, Probe) else os.fspath(probe),
         kind=held.kind,
-        model=name_of(str(embeddings.meta["model"]["name"])),
+        model=name_of(said.model),
         num_train=0,
-        num_test=len(kept),
+        num_test=len(said.clips),
         num_groups=scores.num_groups,
         scores=scores,
-        rows=(Row(TRAINED_ROW, scores.metrics, scores.intervals), _most_frequent(predictions)),
+        rows=tuple(rows),
         difference=None,
         difference_interval=None,
         notes=tuple(notes),
-        failed=tuple(each for each in failed if each["id"] in {clip.source.id for clip in without}),
+        failed=tuple(each for each in said.failed if each["id"] in {clip.source.id for clip in said.without}),
         fitted=held.fitted,
     )
 
@@ -213,78 +206,45 @@ def predict_files(
         deadline_seconds=deadline_seconds,
         max_failures=max_failures,
         show_progress_bar=show_progress_bar,
+        clip_set=held.source.clip_set,
     )
     found = find_clips(inputs, links="follow" if follow_symlinks else "refuse")
-    embeddings, failed, _ = _encode(held, found, options)
+    if options.clip_set is not None:
+        return _name_views(held, found, options, options.clip_set, top_k)
+    embeddings, failed = encode_for(held, found, options)
     if window_seconds is not None and held.source.is_known:  # a window is a clip like those of the fit
         settings = {**held.source.settings, "window_seconds": embeddings.meta["settings"]["window_seconds"]}
         held = replace(held, source=replace(held.source, settings={**settings, "fps": None}))
     return PredictionReport(tuple(_describe(held, embeddings, top_k)), tuple(failed))
 
 
-def _encode(
-    probe: Probe, found: FoundClips, options: UseOptions, clips: Sequence[LabelledClip] = ()
-) -> tuple[Embeddings, list[dict[str, Any]], list[str]]:
-    """Encode clips as those of the probe's fit, in a temporary directory.
+def _name_views(
+    probe: Probe, found: FoundClips, options: UseOptions, clip_set: ClipSet, top_k: int
+) -> PredictionReport:
+    """Let a probe that reads the clips of a protocol name videos."""
+    if options.window_seconds is not None or options.stride_seconds is not None:
+        raise ConfigError("the probe reads the clips of a protocol, which has no windows; leave window_seconds out")
+    sources = found.clips("stills" if clip_set.is_image else "frames")
+    shares, failed = predict_views(probe, sources, checked_job(probe, options))
+    predictions = [
+        VideoPrediction(source.id, source.path, None, None, _best(probe, shares[source.id], top_k), None, None)
+        for source in sources
+        if source.id in shares
+    ]
+    return PredictionReport(tuple(predictions), tuple(failed))
 
-    Returns:
-        The features, the clips that failed, and what tells the files of labelled `clips`.
+
+def _predictions(probe: Probe, said: Said, *, unknown: str, by_number: bool) -> Predictions:
+    """Return what the probe says of labelled clips; of labels it does not know see `evaluate_probe`.
+
+    Args:
+        by_number: take labels that are numbers for those of classes whose names are no numbers.
     """
-    job = _job(probe, options)
-    if probe.source.is_known and model_sha256(find_model(job)) != probe.source.model.get("sha256"):
-        raise ConfigError(
-            f"the probe reads features of {probe.source.model.get('name')}, and {job.model} is another model; pass "
-            "that one as model (--model), or fit a probe to this"
-        )
-    with tempfile.TemporaryDirectory(prefix="vjepa-probe-") as place:
-        out = Path(place) / "features.npy"
-        if run_job(job, found, out).interrupted:
-            raise StoppedError("stopped by a signal; nothing was written, run the same command again")
-        return load_embeddings(out), failures_of(out), fingerprints(out, clips)
-
-
-def _job(probe: Probe, options: UseOptions) -> EmbedOptions:
-    settings, config = probe.source.settings, probe.probe.config
-    model = options.model or probe.model_name
-    layers: Sequence[int] | int | None = settings.get("layers")
-    if isinstance(config, ProbeConfig) and not probe.source.is_known:
-        layers = config.layers or None
-    windows = options.window_seconds is not None
-    return EmbedOptions(
-        model=model,
-        revision=None,
-        weights=probe.source.model.get("encoder_weights"),
-        pooling=settings.get("pooling", "none" if probe.kind == "attentive" else "mean"),
-        layers=tuple(layers) if isinstance(layers, Sequence) else layers,
-        num_frames=settings.get("num_frames"),
-        fps=None if windows else settings.get("fps"),
-        window_seconds=options.window_seconds or settings.get("window_seconds"),
-        stride_seconds=options.stride_seconds or settings.get("stride_seconds"),
-        tail="pad" if windows else settings.get("tail") or "pad",
-        source_fps=settings.get("source_fps"),
-        batch_size=8,
-        normalize_embeddings=bool(settings.get("normalize_embeddings")),
-        dtype="float32",
-        decoder=options.decoder or settings.get("decoder", "pyav"),
-        device=options.device,
-        num_workers=options.num_workers,
-        deadline_seconds=options.deadline_seconds,
-        max_failures=options.max_failures,
-        on_error="skip",
-        follow_symlinks=False,
-        extend=False,
-        overwrite=False,
-        show_progress_bar=options.show_progress_bar,
-    )
-
-
-def _predictions(
-    probe: Probe, chosen: Embeddings, clips: Sequence[LabelledClip], video: np.ndarray, *, unknown: str
-) -> Predictions:
-    """Return what the probe says of labelled clips; of labels it does not know see `evaluate_probe`."""
-    outputs = probe.outputs(chosen)
-    labels = [clip.label for clip in clips]
-    codes = np.unique([clip.group for clip in clips], return_inverse=True)[1]
+    outputs = said.outputs
+    labels = [clip.label for clip in said.clips]
+    codes = np.unique([clip.group for clip in said.clips], return_inverse=True)[1]
+    if by_number and not set(labels) & set(probe.names) and all(label.isdecimal() for label in labels):
+        labels = [probe.names[int(label)] if int(label) < len(probe.names) else label for label in labels]
     strange = [label not in probe.names for label in labels] if probe.kind != "regression" else []
     if any(strange) and unknown == "wrong":
         # one class more, which is never said
@@ -293,8 +253,7 @@ def _predictions(
         truth = np.array([known.get(label, len(known)) for label in labels])
     else:
         truth = probe.targets_of(labels)
-    averaged = Examples.of(chosen.features, video, truth).over_videos(outputs)
-    return Predictions(truth, averaged[:, 0] if probe.kind == "regression" else averaged, codes)
+    return Predictions(truth, outputs[:, 0] if probe.kind == "regression" else outputs, codes)
 
 
 def _most_frequent(predictions: Predictions) -> Row:

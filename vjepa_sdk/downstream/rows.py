@@ -29,6 +29,35 @@ def rows_of(features: Features) -> tuple[np.ndarray, np.ndarray, list[str]]:
     return rows, np.unique(ids, return_inverse=True)[1], [os.path.realpath(entry["path"]) for entry in features.index]
 
 
+def views_of(embeddings: Embeddings) -> Embeddings:
+    """Put the tokens of a view's segments together, `[views, segments, ...]`; features of no clip set stay as they are.
+
+    The index says which `view` of which clip a row is then.
+    """
+    clip_set = embeddings.meta["settings"].get("clip_set")
+    if clip_set is None:
+        return embeddings
+    segments = clip_set["segments"]
+    tokens = embeddings.features.reshape(-1, segments, *embeddings.features.shape[1:])
+    kept = ("id", "path", "decoder", "size")
+    index = [
+        {
+            **{key: entry[key] for key in kept},
+            "start_seconds": None,
+            "end_seconds": None,
+            "view": entry["window"] // segments,
+        }
+        for entry in embeddings.index[::segments]
+    ]
+    return Embeddings(tokens, index, embeddings.meta)
+
+
+def check_are_views(embeddings: Embeddings) -> None:
+    """Raise ConfigError where each segment of a view is still a row of its own."""
+    if "clip_set" in embeddings.meta["settings"] and any("window" in entry for entry in embeddings.index):
+        raise ConfigError("these rows are clips of a protocol, several a video; pass the file to evaluate_probe")
+
+
 def labels_of(features: Features) -> list[str]:
     """Return the column `label` of the index; raises InputError if there is none."""
     index = features.index if isinstance(features, Embeddings) else []

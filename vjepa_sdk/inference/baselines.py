@@ -46,7 +46,10 @@ class WithBaselines(VJEPA):
         side = PIXELS_OF_PATCH
         cells = F.adaptive_avg_pool2d(grey, (side * rows, side * columns))
         cells = cells.view(len(cells), tubelets, -1, rows, side, columns, side)
-        return torch.cat([*parts, cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)], dim=-1)
+        cells = cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4)
+        if layers is not None:  # all blocks saw the same pixels
+            cells = cells[:, None].expand(-1, len(layers), -1, -1, -1, -1)
+        return torch.cat([*parts, cells], dim=-1)
 
 
 def num_pixel_values(pooling: Pooling, *, num_frames: int, tubelet_size: int) -> int:

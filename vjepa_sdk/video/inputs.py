@@ -131,6 +131,8 @@ class FrameSource:
     """When the last frame ends."""
     read: Callable[[np.ndarray], Iterator[Tensor]]
     """Yield the frames at ascending indices, one by one, as `uint8 [1, 3, H, W]`."""
+    is_timed: bool = True
+    """False where nobody said at which rate the frames were taken; then one a second stands for that."""
 
 
 @contextmanager
@@ -161,6 +163,26 @@ def open_frames(video: object, *, source_fps: float | None, decoder: Decoder) ->
     if source_fps is None:
         raise InputError(f"{name} has no frame rate, which seconds need; pass source_fps=")
     yield FrameSource(name, np.arange(count) / source_fps, count / source_fps, read)
+
+
+@contextmanager
+def open_numbered(video: object, *, decoder: Decoder) -> Iterator[FrameSource]:
+    """Open one video, or a still image as a video of one frame, to read frames by their numbers.
+
+    Raises:
+        InputError: not a video, or an ambiguous layout.
+        VideoDecodeError: a file that cannot be decoded.
+    """
+    if isinstance(video, str | os.PathLike) and not Path(video).is_dir():
+        if not is_image(video):
+            with open_frames(video, source_fps=None, decoder=decoder) as source:
+                yield source
+            return
+        path = video
+        yield FrameSource(_name(path), np.zeros(1), 1.0, lambda _: iter([as_frames([read_image(path)])]), False)
+        return
+    name, count, read = _open_rateless([video] if _is_pil(video) else video)
+    yield FrameSource(name, np.arange(count, dtype=np.float64), float(count), read, is_timed=False)
 
 
 def _open_rateless(video: object) -> tuple[str, int, Callable[[np.ndarray], Iterator[Tensor]]]:

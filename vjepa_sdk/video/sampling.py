@@ -108,7 +108,7 @@ def choose_frames(times: FrameTimes, sampling: Sampling, *, name: str) -> tuple[
             )
     if any(value is not None for value in asked.values()):
         check_ascending(starts, name=name)
-    first, last = _part(times.seconds, sampling)
+    first, last = frames_of_part(times.seconds, sampling.start_seconds, sampling.end_seconds)
     if sampling.fps is None:
         indices = first + sample_indices(last - first, sampling.num_frames)
     else:
@@ -119,9 +119,17 @@ def choose_frames(times: FrameTimes, sampling: Sampling, *, name: str) -> tuple[
     return indices, (float(starts[indices.min()]), float(times.seconds[indices.max() + 1]))
 
 
-def _part(seconds: np.ndarray, sampling: Sampling) -> tuple[int, int]:
-    """Return the first frame of a part, the one on screen at its start, and the one after its last."""
-    start, end = sampling.start_seconds, sampling.end_seconds
+def frames_of_part(seconds: np.ndarray, start: float | None, end: float | None) -> tuple[int, int]:
+    """Return the first frame of a part, the one on screen at its start, and the one after its last.
+
+    Args:
+        seconds: see `FrameTimes`.
+        start: of the part, in seconds; None: that of the video.
+        end: of the part; None: that of the video.
+
+    Raises:
+        InputError: the part lies outside the video.
+    """
     first, last = 0, len(seconds) - 1
     if start is not None and start >= seconds[-1]:
         raise InputError(f"start_seconds={start:g} must lie before the end of the video at {seconds[-1]:g} s")

@@ -28,6 +28,7 @@ from .options import EmbedOptions
 
 if TYPE_CHECKING:
     from ...video.clips import ClipLoader, WindowLoader
+    from ...video.segments import SegmentLoader
     from ..vjepa import VJEPA
 
 _MAX_FRAMES = 1 << 48  # of a video
@@ -72,6 +73,20 @@ class _WindowReader:
                 yield pixels, {"frames": windows.frame_indices[number].tolist(), **seconds}
 
 
+@dataclass(frozen=True)
+class _SegmentReader:
+    """Read the clips of a clip set one by one; runs in the decoding processes."""
+
+    load: SegmentLoader
+
+    def __call__(self, wanted: _Windows) -> Iterator[WorkerResult | None]:
+        from ...video.segments import VideoPart
+
+        clip = wanted.clip
+        part = VideoPart(video=clip.path, id=clip.id, start_seconds=clip.start_seconds, end_seconds=clip.end_seconds)
+        yield from self.load.clips(part, wanted.first)
+
+
 class Encoding:
     """Encode what a job's parts lack.
 
@@ -84,7 +99,7 @@ class Encoding:
         self,
         clips: Sequence[Clip],
         model: VJEPA,
-        loader: ClipLoader | WindowLoader,
+        loader: ClipLoader | WindowLoader | SegmentLoader,
         *,
         options: EmbedOptions,
         ledger: Ledger,
@@ -101,7 +116,7 @@ class Encoding:
 
     def run(self, stop: StopRequest) -> bool:
         """Encode what no part has; False if a signal came before the end."""
-        from ...video.clips import WindowLoader
+        from ...video.clips import ClipLoader, WindowLoader
 
         self._ledger.check_failures()
         started = time.monotonic()
@@ -110,13 +125,15 @@ class Encoding:
         with progress_bar("embed", total=len(self._clips), done=len(done), show=show, unit="clip") as bar:
             if isinstance(self._loader, WindowLoader):
                 self._run_windows(_WindowReader(self._loader), todo, stop, bar)
-            else:
+            elif isinstance(self._loader, ClipLoader):
                 self._run_clips(_ClipReader(self._loader), todo, stop, bar)
+            else:
+                self._run_windows(_SegmentReader(self._loader), todo, stop, bar)
             self._ledger.commit()
         self.seconds = time.monotonic() - started
         return self._ledger.is_complete
 
-    def _pool(self, task: _ClipReader | _WindowReader) -> WorkerPool[Any]:
+    def _pool(self, task: _ClipReader | _WindowReader | _SegmentReader) -> WorkerPool[Any]:
         workers, deadline = self._options.num_workers, self._options.deadline_seconds
         return WorkerPool(task, num_workers=workers, deadline_seconds=deadline, crash_retries=1)
 
@@ -138,7 +155,9 @@ class Encoding:
                 if stop.is_requested:
                     break
 
-    def _run_windows(self, task: _WindowReader, todo: Sequence[int], stop: StopRequest, bar: ProgressBar) -> None:
+    def _run_windows(
+        self, task: _WindowReader | _SegmentReader, todo: Sequence[int], stop: StopRequest, bar: ProgressBar
+    ) -> None:
         """Go through the videos of which no part has all windows, as many at a time as there are processes."""
         size = self._options.batch_size
         left = {number: _Windows(number, self._clips[number], self._ledger.num_stored(number)) for number in todo}

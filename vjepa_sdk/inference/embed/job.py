@@ -7,6 +7,7 @@ A kill at any moment leaves either the work so far or the finished output, never
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -36,8 +37,10 @@ from .workspace import Part, Workspace
 
 if TYPE_CHECKING:
     from ...video.clips import ClipLoader, WindowLoader
+    from ...video.segments import SegmentLoader
     from ..vjepa import VJEPA
 
+logger = logging.getLogger(__name__)
 
 OUTPUT_FORMAT = 2
 
@@ -219,8 +222,8 @@ def _embed(
     job = _Job(options, out, settings, extension.clips if extension else clips, extension)
     unfinished = job.unfinished(work)
     parts = work.recover() if unfinished is not None else []
-    num_done = sum(part.last - part.first for part in parts if part.end is None)
-    _check_room(job, shape, num_frames=num_frames, num_done=num_done)
+    done = [job.clips[number].id for part in parts if part.end is None for number in range(part.first, part.last)]
+    _check_room(job, shape, num_frames=num_frames, num_done=options.num_rows(done))
     return _run(job, directory, work, parts, started)
 
 
@@ -314,9 +317,15 @@ def _check_room(job: _Job, shape: Shape, *, num_frames: int, num_done: int) -> N
     num_layers = 1 if layers is None else layers if isinstance(layers, int) else len(layers)
     row = size * shape.values_per_row(job.options.pooling, num_frames, num_layers=num_layers)
     row *= job.options.num_encoders
-    needed = row * (2 * len(job.clips) - num_done)
+    num_rows = job.options.num_rows([clip.id for clip in job.clips])
+    needed = row * (2 * num_rows - num_done)
     needed += job.out.stat().st_size if job.extension is not None else 0
     free = shutil.disk_usage(job.out.parent).free
+    if job.options.clip_set is not None:
+        logger.info(
+            "%s: %s rows of %s bytes, %s bytes on disk, twice that while it is made, %s are free",
+            job.out, f"{num_rows:,}", f"{row:,}", f"{num_rows * row:,}", f"{free:,}",
+        )  # fmt: skip
     if needed > free:
         raise OutputError(f"{job.out}: needs {needed:,} bytes while it is made, {free:,} are free; free some space")
 
@@ -326,7 +335,7 @@ def _about(
     job: _Job,
     environment: Mapping[str, Any],
     model: VJEPA,
-    loader: ClipLoader | WindowLoader,
+    loader: ClipLoader | WindowLoader | SegmentLoader,
 ) -> dict[str, Any]:
     """Return what the meta file says of an output, besides counts and checksums."""
     from ...config.schema import to_dict

@@ -12,6 +12,7 @@ from .options import ComparedOptions, EmbedOptions
 
 if TYPE_CHECKING:
     from ...video.clips import ClipLoader, WindowLoader
+    from ...video.segments import SegmentLoader
     from ..vjepa import VJEPA
 
 
@@ -34,8 +35,9 @@ def model_sha256(directory: Path) -> str:
     return digest_of({path.name: sha256_of(path) for path in files})
 
 
-def load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoader | WindowLoader]:
+def load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoader | WindowLoader | SegmentLoader]:
     """Load the model, and check against it what can only be checked now."""
+    from ...video.segments import SegmentLoader
     from ..vjepa import VJEPA
 
     model = VJEPA.from_pretrained(directory, weights=options.weights, device=options.device)
@@ -45,6 +47,14 @@ def load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoade
         model = WithBaselines(model, options.baselines)
     if options.layers is not None:
         model.layer_numbers(options.layers)
+    if options.clip_set is not None:
+        return model, SegmentLoader.for_model(
+            model.config,
+            model.preprocess,
+            options.clip_set,
+            augmentation=options.augmentation,
+            decoder=options.decoder,
+        )
     if not options.has_windows:
         return model, model.clip_loader(
             num_frames=options.num_frames, fps=options.fps, source_fps=options.source_fps, decoder=options.decoder
@@ -60,10 +70,13 @@ def load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoade
     )
 
 
-def describe_sampling(loader: ClipLoader | WindowLoader) -> dict[str, Any]:
+def describe_sampling(loader: ClipLoader | WindowLoader | SegmentLoader) -> dict[str, Any]:
     """Return the settings that were left to the model, or follow from others."""
     from ...video.clips import WindowLoader
+    from ...video.segments import SegmentLoader
 
+    if isinstance(loader, SegmentLoader):
+        return {"num_frames": loader.clip_set.num_frames}
     if not isinstance(loader, WindowLoader):
         return {"num_frames": loader.sampling.num_frames}
     names = ("num_frames", "window_seconds", "stride_seconds")

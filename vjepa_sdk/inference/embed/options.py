@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from ...config.protocols import Augmentation, ClipSet
 from ...config.schema import check_types
 from ...errors import ConfigError
+from ...runtime.files import digest_of
 from ...video.windows import as_seconds, settle_windows
 
 
@@ -40,6 +43,10 @@ class EmbedOptions:
     extend: bool
     overwrite: bool
     show_progress_bar: bool | None
+    clip_set: ClipSet | None = None
+    """A row for each of these clips, instead of one."""
+    augmentation: Augmentation | None = None
+    """Of a clip set."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -83,6 +90,8 @@ class EmbedOptions:
         Raises:
             ConfigError: options that make no windows.
         """
+        if self.clip_set is not None:
+            return self.clip_set.num_frames
         if not self.has_windows:
             return default if self.num_frames is None else self.num_frames
         num_frames, _ = settle_windows(
@@ -97,11 +106,26 @@ class EmbedOptions:
             *("weights", "pooling", "num_frames", "fps", "source_fps", "batch_size", "normalize_embeddings", "dtype"),
             *("decoder", "window_seconds", "stride_seconds"),
         )
-        return {
+        settings = {
             **{name: getattr(self, name) for name in names},
             "tail": self.tail if self.has_windows else None,
             "layers": list(self.layers) if isinstance(self.layers, tuple) else self.layers,
         }
+        if self.clip_set is not None:  # other outputs do not say that they have none
+            settings["clip_set"] = self.clip_set.to_dict()
+        if self.augmentation is not None:
+            made = {"passes": self.augmentation.passes, "seed": self.augmentation.seed}
+            settings["augmentation"] = {**made, "ids_sha256": digest_of(sorted(self.augmentation.ids))}
+        return settings
+
+    def num_rows(self, ids: Sequence[str]) -> int:
+        """Return how many rows these clips have at least: of windows one each, since their number is not known yet."""
+        if self.clip_set is None:
+            return len(ids)
+        views, augmentation = self.clip_set.views, self.augmentation
+        cut = 0 if augmentation is None else sum(each in augmentation.ids for each in ids)
+        passes = 0 if augmentation is None else augmentation.passes
+        return self.clip_set.segments * (views * (len(ids) - cut) + passes * cut)
 
     @property
     def num_encoders(self) -> int:
