@@ -72,6 +72,8 @@ if TYPE_CHECKING:
     from .viz.pca import Basis as Basis
     from .viz.pca import PCAMaps as PCAMaps
     from .viz.pca import feature_pca as feature_pca
+    from .viz.probe_page import draw_probe as draw_probe
+    from .viz.probe_results import ProbeResults as ProbeResults
     from .viz.run_page import RunCurves as RunCurves
     from .viz.run_page import draw_run as draw_run
     from .viz.similarity import SimilarityMaps as SimilarityMaps
@@ -103,6 +105,7 @@ _HOMES = {
     "PretrainResult": "training.trainer",
     "Probe": "downstream.probe",
     "ProbeReport": "downstream.probe_report",
+    "ProbeResults": "viz.probe_results",
     "ProbeScores": "downstream.scores",
     "PushReport": "hub.upload",
     "RunCurves": "viz.run_page",
@@ -121,6 +124,7 @@ _HOMES = {
     "check_files": "corpus.check",
     "cluster": "downstream.clusters",
     "draw_embeddings": "viz.map_page",
+    "draw_probe": "viz.probe_page",
     "draw_run": "viz.run_page",
     "embed_files": "inference.embed.job",
     "embedding_map": "viz.embedding_map",

@@ -9,16 +9,17 @@ import typer
 from .attention import attention
 from .embeddings import embeddings
 from .pca import pca
+from .probe import probe
 from .run import run
 from .similarity import similarity
 
 viz = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Draw what an encoder sees, a map of features, or the curves of a run.",
+    help="Draw what an encoder sees, what a probe reaches, a map of features, or the curves of a run.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (pca, similarity, attention, embeddings, run):
+for command in (pca, similarity, attention, probe, embeddings, run):
     viz.command()(command)
 
 
