@@ -78,6 +78,8 @@ if TYPE_CHECKING:
     from .viz.run_page import draw_run as draw_run
     from .viz.similarity import SimilarityMaps as SimilarityMaps
     from .viz.similarity import similarity_map as similarity_map
+    from .viz.surprise_page import SurpriseMaps as SurpriseMaps
+    from .viz.surprise_page import surprise_maps as surprise_maps
 
 # once more, for Python: torch takes seconds to import, and only a name that needs it pays
 _HOMES = {
@@ -114,6 +116,7 @@ _HOMES = {
     "Surprise": "inference.surprise",
     "SurpriseEvent": "downstream.surprise_scores",
     "SurpriseNormalizer": "downstream.surprise",
+    "SurpriseMaps": "viz.surprise_page",
     "SurpriseReport": "downstream.surprise_files",
     "TrainConfig": "config.training",
     "VJEPA": "inference.vjepa",
@@ -146,6 +149,7 @@ _HOMES = {
     "semantic_search": "downstream.nearest",
     "similarity_map": "viz.similarity",
     "surprise_files": "downstream.surprise_files",
+    "surprise_maps": "viz.surprise_page",
     "surprise_metrics": "downstream.surprise_scores",
     "train_config": "config.recipes",
     "train_probe": "downstream.probe_training",

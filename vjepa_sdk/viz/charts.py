@@ -33,6 +33,10 @@ _ON_WHITE = {
     "ink": "#16191d", "soft": "#555f6b", "line": "#dde1e7",
     "s1": "#0a5bc2", "s2": "#c2410c", "s3": "#0f766e", "s4": "#7e22ce",
 }  # fmt: skip
+_ON_FILM = {
+    "ink": "#eceff3", "soft": "#a0abb8", "line": "#2a313a",
+    "s1": "#7db7ff", "s2": "#fb9a5b", "s3": "#4fd1b5", "s4": "#c79bff",
+}  # fmt: skip
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vjepa-sdk",
@@ -49,9 +53,10 @@ class Colours:
     """Colours by role: `ink`, `soft`, `line`, and `s1` to `s4` for series."""
 
     of: Mapping[str, str]
+    ground: str = "none"
 
 
-FOR_PAGES, FOR_PAPER = Colours(_ROLES), Colours(_ON_WHITE)
+FOR_PAGES, FOR_PAPER, FOR_FILMS = Colours(_ROLES), Colours(_ON_WHITE, "white"), Colours(_ON_FILM, "#12151a")
 
 
 @contextmanager
@@ -90,7 +95,7 @@ def charts(
         space = 0.14 if count > 1 else 0.04167
         layout = ConstrainedLayoutEngine(w_pad=space, h_pad=space)
         figure = _Figure(figsize=(width * columns, height * rows), layout=layout)
-        figure.patch.set_alpha(0.0 if colours is FOR_PAGES else 1.0)
+        figure.set_facecolor(colours.ground)
         if are_apart:
             every = [part.subplots() for part in figure.subfigures(rows, columns, squeeze=False).flat[:count]]
         else:

@@ -12,6 +12,7 @@ from .pca import pca
 from .probe import probe
 from .run import run
 from .similarity import similarity
+from .surprise import surprise
 
 viz = typer.Typer(
     rich_markup_mode=None,
@@ -19,7 +20,7 @@ viz = typer.Typer(
     help="Draw what an encoder sees, what a probe reaches, a map of features, or the curves of a run.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (pca, similarity, attention, probe, embeddings, run):
+for command in (pca, similarity, attention, surprise, probe, embeddings, run):
     viz.command()(command)
 
 
