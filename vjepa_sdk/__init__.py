@@ -74,10 +74,14 @@ if TYPE_CHECKING:
     from .viz.pca import Basis as Basis
     from .viz.pca import PCAMaps as PCAMaps
     from .viz.pca import feature_pca as feature_pca
+    from .viz.probe_page import draw_probe as draw_probe
+    from .viz.probe_results import ProbeResults as ProbeResults
     from .viz.run_page import RunCurves as RunCurves
     from .viz.run_page import draw_run as draw_run
     from .viz.similarity import SimilarityMaps as SimilarityMaps
     from .viz.similarity import similarity_map as similarity_map
+    from .viz.surprise_page import SurpriseMaps as SurpriseMaps
+    from .viz.surprise_page import surprise_maps as surprise_maps
 
 # once more, for Python: torch takes seconds to import, and only a name that needs it pays
 _HOMES = {
@@ -105,6 +109,7 @@ _HOMES = {
     "PretrainResult": "training.trainer",
     "Probe": "downstream.probe",
     "ProbeReport": "downstream.probe_report",
+    "ProbeResults": "viz.probe_results",
     "ProbeScores": "downstream.scores",
     "Protocol": "config.protocols",
     "PushReport": "hub.upload",
@@ -114,6 +119,7 @@ _HOMES = {
     "Surprise": "inference.surprise",
     "SurpriseEvent": "downstream.surprise_scores",
     "SurpriseNormalizer": "downstream.surprise",
+    "SurpriseMaps": "viz.surprise_page",
     "SurpriseReport": "downstream.surprise_files",
     "TrainConfig": "config.training",
     "VJEPA": "inference.vjepa",
@@ -124,6 +130,7 @@ _HOMES = {
     "check_files": "corpus.check",
     "cluster": "downstream.clusters",
     "draw_embeddings": "viz.map_page",
+    "draw_probe": "viz.probe_page",
     "draw_run": "viz.run_page",
     "embed_files": "inference.embed.job",
     "embedding_map": "viz.embedding_map",
@@ -146,6 +153,7 @@ _HOMES = {
     "semantic_search": "downstream.nearest",
     "similarity_map": "viz.similarity",
     "surprise_files": "downstream.surprise_files",
+    "surprise_maps": "viz.surprise_page",
     "surprise_metrics": "downstream.surprise_scores",
     "train_config": "config.recipes",
     "train_probe": "downstream.probe_training",

@@ -13,6 +13,7 @@ import torch
 from browser import CHROMIUM, Browser, browser
 from media import write_video
 from outlines import HOSTILE
+from probes import write_probe
 from tiny_models import VIDEO
 
 from vjepa_sdk import (
@@ -21,9 +22,11 @@ from vjepa_sdk import (
     Probe,
     attention_maps,
     draw_embeddings,
+    draw_probe,
     draw_run,
     feature_pca,
     similarity_map,
+    surprise_maps,
 )
 from vjepa_sdk.models.attentive_probe import AttentiveProbe, ProbeConfig
 from vjepa_sdk.viz.page import Card, Gallery, Note, Page, Table, plain_text, save_page
@@ -70,6 +73,22 @@ def attention(path: Path, model: VJEPA) -> None:
     maps.save(path, command=["vjepa", "viz", "attention"])
 
 
+def surprise(path: Path, model: VJEPA) -> None:
+    maps = surprise_maps(model, write_video(path.parent / "clip.mp4", width=96, num_frames=40), fps=10, threshold=1.0)
+    maps.save(path, command=["vjepa", "viz", "surprise"])
+
+
+def probe(path: Path, model: VJEPA) -> None:
+    clip = str(write_video(path.parent / "clip.mp4"))
+    write_probe(path.parent / "probe", [f"class {i}" for i in range(12)], paths=[clip, "gone.mp4"] * 30)
+    draw_probe(path.parent / "probe", path, num_workers=0, show_progress_bar=False, command=["vjepa", "viz", "probe"])
+
+
+def hostile_probe(path: Path, model: VJEPA) -> None:
+    write_probe(path.parent / "hostile", HOSTILE, paths=HOSTILE)
+    draw_probe(path.parent / "hostile", path, num_workers=0, show_progress_bar=False, command=HOSTILE)
+
+
 def embeddings(path: Path, model: VJEPA) -> None:
     names = [str(write_video(path.parent / f"{i}.mp4")) for i in range(4)] + HOSTILE
     index = [{"id": str(i), "path": name, "frames": [0], "label": f"l{i % 3}"} for i, name in enumerate(names)]
@@ -97,7 +116,17 @@ def hostile(path: Path, model: VJEPA) -> None:
     )
 
 
-PAGES: list[Callable[[Path, VJEPA], None]] = [pca, similarity, attention, embeddings, run, hostile]
+PAGES: list[Callable[[Path, VJEPA], None]] = [
+    pca,
+    similarity,
+    attention,
+    surprise,
+    probe,
+    hostile_probe,
+    embeddings,
+    run,
+    hostile,
+]
 
 
 @pytest.mark.parametrize("make", PAGES, ids=lambda make: make.__name__)
@@ -146,6 +175,40 @@ def test_a_press_moves_the_point(chromium: Browser, model: VJEPA, tmp_path: Path
     assert chromium.errors == []
 
 
+def test_the_line_follows_the_pointer_the_keys_and_the_film(chromium: Browser, model: VJEPA, tmp_path: Path) -> None:
+    surprise(path := tmp_path / "page.html", model)
+    maps = surprise_maps(model, tmp_path / "clip.mp4", fps=10)
+    chromium.errors.clear()
+    chromium.open(path, width=1280)
+    chromium.wait("document.querySelector('video').readyState >= 2")
+    status = "document.querySelector('.sur-status').textContent"
+    assert chromium.run(status) == "0.00 s: not predicted"
+    box = chromium.run(
+        "((all) => [all.left, all.width, all.top])(document.querySelector('.fallback .chart').getBoundingClientRect())"
+    )
+    data = chromium.run("JSON.parse(document.querySelector('.widget .data').textContent)")
+    moment = 3  # the middle of this tubelet
+    wanted = float(data["edges"][moment] + data["edges"][moment + 1]) / 2
+    share = (wanted - data["edges"][0]) / (data["edges"][-1] - data["edges"][0])
+    left, right = data["box"][:2]
+    chromium.point(box[0] + (left + share * (right - left)) * box[1], box[2] + 40)
+    value = maps.surprise.timeline[moment]
+    assert chromium.run(status) == f"{wanted:.2f} s: {value:.2f} times what is usual in it"
+    shown = "Math.floor(document.querySelector('video').currentTime * 10)"
+    assert chromium.run(shown) in (2 * moment, 2 * moment + 1)  # tubelets are two frames
+    chromium.point(5, 5)
+    chromium.run("document.querySelector('.sur-cursor').focus()")
+    chromium.press("ArrowRight")
+    assert chromium.run(status).startswith(
+        f"{data['edges'][moment + 1]:.2f} s: {maps.surprise.timeline[moment + 1]:.2f} "
+    )
+    assert chromium.run(shown) == 2 * moment + 2
+    before = chromium.run(status)
+    chromium.run("document.querySelector('video').play()")
+    chromium.wait(f"{status} !== {json.dumps(before)}")
+    assert chromium.errors == []
+
+
 def test_a_map_is_walked_by_keys_and_searched(chromium: Browser, model: VJEPA, tmp_path: Path) -> None:
     embeddings(path := tmp_path / "page.html", model)
     chromium.errors.clear()
@@ -168,7 +231,7 @@ def test_a_map_is_walked_by_keys_and_searched(chromium: Browser, model: VJEPA, t
 def test_pages_say_all_without_script(chromium: Browser, model: VJEPA, tmp_path: Path) -> None:
     chromium.call("Emulation.setScriptExecutionDisabled", value=True)
     try:
-        for make in (similarity, embeddings):
+        for make in (similarity, embeddings, surprise):
             make(path := tmp_path / f"{make.__name__}.html", model)
             chromium.open(path, width=1280)
             shown = "document.querySelector('.fallback').getBoundingClientRect().height > 100"

@@ -14,7 +14,7 @@ from ..config.protocols import SIMPLE
 from ..config.registry import DEFAULT_MODEL
 from ..errors import ConfigError, printable
 from .exit_codes import COMPLETE, SOME_SKIPPED
-from .options import INPUTS_HELP, FollowSymlinks, Json, Quiet, Verbose, set_up_logging
+from .options import INPUTS_HELP, FollowSymlinks, Json, Quiet, Verbose, command_line, set_up_logging
 from .protocols import OfficialSampling, ProtocolOption
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ MaxFailures = Annotated[str | None, typer.Option(help="Stop when more than this 
 Bootstrap = Annotated[int, typer.Option(help="Samples of the groups for 95 % intervals.")]
 Seed = Annotated[int, typer.Option(help="Of splits, folds and samples.")]
 ProbeArgument = Annotated[str, typer.Argument(metavar="PROBE", help="Probe directory or hub id.")]
+Html = Annotated[Path | None, typer.Option(help="Write the table as a page too, with classes and confusions.")]
 UsedModel = Annotated[str | None, typer.Option(help="The encoder; the one that the probe names if left out.")]
 
 
@@ -126,7 +127,8 @@ def train(
     max_failures: MaxFailures = None,
     follow_symlinks: FollowSymlinks = False,
     keep_cache: Annotated[bool, typer.Option("--keep-cache", help="Leave the features in OUT.cache.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a probe that is there.")] = False,
+    html: Html = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a probe and a page that are there.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -136,6 +138,7 @@ def train(
     from ..downstream.probe_training import train_probe
     from .embed import read_layers
 
+    _check_page(html, overwrite)
     report = train_probe(
         labels,
         out=out,
@@ -186,6 +189,7 @@ def train(
         overwrite=overwrite,
         show_progress_bar=False if quiet else None,
     )
+    _write_page(out, html, overwrite, quiet)
     _print_report(report, as_json)
 
 
@@ -216,6 +220,8 @@ def evaluate(
     deadline_seconds: DeadlineSeconds = 60.0,
     max_failures: MaxFailures = None,
     follow_symlinks: FollowSymlinks = False,
+    html: Html = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -224,6 +230,7 @@ def evaluate(
     set_up_logging(quiet, verbose)
     from ..downstream.probe_use import evaluate_probe
 
+    _check_page(html, overwrite)
     report = evaluate_probe(
         directory,
         labels,
@@ -245,6 +252,7 @@ def evaluate(
         follow_symlinks=follow_symlinks,
         show_progress_bar=False if quiet else None,
     )
+    _write_page(report, html, overwrite, quiet)
     _print_report(report, as_json)
 
 
@@ -303,6 +311,21 @@ def predict(
         print("\n".join(lines_of(report.predictions, min_probability=min_probability)))
     _warn_of(report.failed)
     raise typer.Exit(SOME_SKIPPED if report.failed else COMPLETE)
+
+
+def _check_page(html: Path | None, overwrite: bool) -> None:
+    """Refuse a page that cannot be written before anything is encoded."""
+    if html is not None:
+        from ..viz.probe_page import check_probe_page
+
+        check_probe_page(html, overwrite=overwrite)
+
+
+def _write_page(found: Path | ProbeReport, html: Path | None, overwrite: bool, quiet: bool) -> None:
+    if html is not None:
+        from ..viz.probe_page import draw_probe
+
+        draw_probe(found, html, overwrite=overwrite, command=command_line(), show_progress_bar=False if quiet else None)
 
 
 def _print_report(report: ProbeReport, as_json: bool) -> None:

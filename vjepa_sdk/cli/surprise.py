@@ -8,12 +8,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config.choices import Decoder
 from ..config.registry import DEFAULT_MODEL
-from ..config.surprise import CONTEXTS, ContextReduction, SurpriseCrop, SurpriseProtocol, SurpriseTargets
-from ..errors import ConfigError, printable
+from ..config.surprise import CONTEXTS
+from ..errors import printable
 from .exit_codes import COMPLETE, SOME_SKIPPED
 from .options import INPUTS_HELP, FollowSymlinks, Json, Quiet, Verbose, print_result, set_up_logging
+from .surprise_options import (
+    BatchSize,
+    Context,
+    Crop,
+    DecoderOption,
+    Device,
+    Floor,
+    Fps,
+    FrameStep,
+    Horizon,
+    Model,
+    Normal,
+    NumFrames,
+    Protocol,
+    Reduce,
+    Revision,
+    SourceFps,
+    StrideTubelets,
+    Targets,
+    read_reduction,
+    read_shares,
+)
 
 if TYPE_CHECKING:
     from ..downstream.surprise_files import SurpriseReport
@@ -26,45 +47,31 @@ def surprise(
         Path | None,
         typer.Option(help="Curve over time; the suffix decides the format: .csv, .jsonl or .parquet."),
     ] = None,
-    model: Annotated[str, typer.Option(help="Name from `vjepa models`, model directory or hub id.")] = DEFAULT_MODEL,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
-    protocol: Annotated[
-        SurpriseProtocol | None, typer.Option(help="Frames and pixels of the intuitive-physics study, by data set.")
-    ] = None,
-    num_frames: Annotated[int | None, typer.Option(help="Frames of a window; the model's own if left out.")] = None,
-    fps: Annotated[
-        float | None, typer.Option(help="Frames a second to look at; the rate of training, where the model says it.")
-    ] = None,
-    frame_step: Annotated[int | None, typer.Option(help="Look at every n-th frame instead.")] = None,
-    stride_tubelets: Annotated[int, typer.Option(help="From one window to the next.")] = 1,
-    context: Annotated[
-        str | None, typer.Option(help="Shares of a window that are shown, as 0.25,0.5; 1/8 to 5/8 if left out.")
-    ] = None,
-    reduce: Annotated[
-        str, typer.Option(help="What is kept of a window's contexts: min, mean, or the tubelets of one.")
-    ] = "min",
-    horizon: Annotated[
-        int | None, typer.Option(help="Tubelets after a context that count in the curve; all if left out.")
-    ] = None,
-    targets: Annotated[
-        SurpriseTargets, typer.Option(help="past: encode the truth without what comes later; slower.")
-    ] = "window",
-    crop: Annotated[
-        SurpriseCrop | None, typer.Option(help="Pixels; the protocol's, else the model's if left out.")
-    ] = None,
-    floor: Annotated[bool, typer.Option("--floor", help="Measure the guess that nothing changes, too.")] = False,
+    model: Model = DEFAULT_MODEL,
+    revision: Revision = None,
+    protocol: Protocol = None,
+    num_frames: NumFrames = None,
+    fps: Fps = None,
+    frame_step: FrameStep = None,
+    stride_tubelets: StrideTubelets = 1,
+    context: Context = None,
+    reduce: Reduce = "min",
+    horizon: Horizon = None,
+    targets: Targets = "window",
+    crop: Crop = None,
+    floor: Floor = False,
     fit_normal: Annotated[
         Path | None, typer.Option(help="Take the inputs for normal footage; write its normaliser, a .safetensors.")
     ] = None,
-    normal: Annotated[Path | None, typer.Option(help="Compare with this normaliser.")] = None,
+    normal: Normal = None,
     labels: Annotated[
         Path | None,
         typer.Option(help="CSV to score against: path,label[,pair], or path,start_seconds,end_seconds."),
     ] = None,
-    source_fps: Annotated[float | None, typer.Option(help="Frame rate of directories of frames.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Windows measured together.")] = 8,
-    decoder: Annotated[Decoder, typer.Option(help="Video decoder.")] = "pyav",
-    device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
+    source_fps: SourceFps = None,
+    batch_size: BatchSize = 8,
+    decoder: DecoderOption = "pyav",
+    device: Device = None,
     num_workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
     deadline_seconds: Annotated[
         float, typer.Option(help="Give up on a video a piece of which decodes longer than this, twice.")
@@ -89,8 +96,8 @@ def surprise(
         fps=fps,
         frame_step=frame_step,
         stride_tubelets=stride_tubelets,
-        context=CONTEXTS if context is None else _shares(context),
-        reduce=_reduction(reduce),
+        context=CONTEXTS if context is None else read_shares(context),
+        reduce=read_reduction(reduce),
         horizon=horizon,
         targets=targets,
         crop=crop,
@@ -130,17 +137,3 @@ def _lines(report: SurpriseReport) -> list[str]:
             f"{name}\t{value:.4f}" if isinstance(value, float) else f"{name}\t{'-' if value is None else value}"
         )
     return lines
-
-
-def _shares(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise ConfigError(f"context={text} must be shares of a window such as 0.25,0.5") from error
-
-
-def _reduction(text: str) -> ContextReduction | int:
-    words: dict[str, ContextReduction] = {"min": "min", "mean": "mean"}
-    if text in words or text.isdecimal():
-        return words.get(text) or int(text)
-    raise ConfigError(f"reduce={text} must be min, mean, or the tubelets of one context")

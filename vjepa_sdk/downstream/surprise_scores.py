@@ -45,10 +45,7 @@ def find_events(
     if not len(known):
         return []
     if threshold is None:
-        threshold = 4.0
-        if surprise.timeline_kind == "relative":
-            median = float(np.median(known))
-            threshold = median + 4.0 * _MAD_TO_STD * float(np.median(np.abs(known - median)))
+        threshold = event_threshold(surprise, half_life_seconds=half_life_seconds)
     is_above = np.nan_to_num(timeline, nan=-np.inf) > threshold
     edges = np.flatnonzero(np.diff(np.concatenate([[False], is_above, [False]]).astype(np.int8)))
     starts, ends = surprise.tubelet_start_seconds, surprise.tubelet_end_seconds
@@ -58,6 +55,18 @@ def find_events(
         middle = float(starts[top] + ends[top]) / 2
         events.append(SurpriseEvent(float(starts[first]), float(ends[after - 1]), middle, float(timeline[top])))
     return events
+
+
+def event_threshold(surprise: Surprise, *, half_life_seconds: float = 0.0) -> float:
+    """Return above what `find_events` takes a moment for an event if not told otherwise; NaN of an empty timeline."""
+    if surprise.timeline_kind == "fitted":
+        return 4.0
+    timeline = smooth_timeline(surprise, half_life_seconds=half_life_seconds)
+    known = timeline[~np.isnan(timeline)]
+    if not len(known):
+        return float("nan")
+    median = float(np.median(known))
+    return median + 4.0 * _MAD_TO_STD * float(np.median(np.abs(known - median)))
 
 
 def smooth_timeline(

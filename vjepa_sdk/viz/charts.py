@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .page import plain_text, shortened
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 CATEGORIES = (
@@ -28,6 +32,10 @@ _ROLES = {"ink": "#010203", "soft": "#040506", "line": "#070809"} | {f"s{i}": f"
 _ON_WHITE = {
     "ink": "#16191d", "soft": "#555f6b", "line": "#dde1e7",
     "s1": "#0a5bc2", "s2": "#c2410c", "s3": "#0f766e", "s4": "#7e22ce",
+}  # fmt: skip
+_ON_FILM = {
+    "ink": "#eceff3", "soft": "#a0abb8", "line": "#2a313a",
+    "s1": "#7db7ff", "s2": "#fb9a5b", "s3": "#4fd1b5", "s4": "#c79bff",
 }  # fmt: skip
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -45,9 +53,10 @@ class Colours:
     """Colours by role: `ink`, `soft`, `line`, and `s1` to `s4` for series."""
 
     of: Mapping[str, str]
+    ground: str = "none"
 
 
-FOR_PAGES, FOR_PAPER = Colours(_ROLES), Colours(_ON_WHITE)
+FOR_PAGES, FOR_PAPER, FOR_FILMS = Colours(_ROLES), Colours(_ON_WHITE, "white"), Colours(_ON_FILM, "#12151a")
 
 
 @contextmanager
@@ -59,9 +68,19 @@ def chart(colours: Colours, *, width: float = 4.8, height: float = 2.6) -> Itera
 
 @contextmanager
 def charts(
-    colours: Colours, *, count: int, columns: int, width: float = 4.8, height: float = 2.6
+    colours: Colours,
+    *,
+    count: int,
+    columns: int,
+    width: float = 4.8,
+    height: float = 2.6,
+    are_apart: bool = False,
 ) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """Lend a figure with several pairs of axes, row by row; sizes are those of one pair, in inches."""
+    """Lend a figure with several pairs of axes, row by row; sizes are those of one pair, in inches.
+
+    Args:
+        are_apart: each takes the room that its own labels leave, instead of standing in line with the others.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure as _Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -76,8 +95,11 @@ def charts(
         space = 0.14 if count > 1 else 0.04167
         layout = ConstrainedLayoutEngine(w_pad=space, h_pad=space)
         figure = _Figure(figsize=(width * columns, height * rows), layout=layout)
-        figure.patch.set_alpha(0.0 if colours is FOR_PAGES else 1.0)
-        every = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
+        figure.set_facecolor(colours.ground)
+        if are_apart:
+            every = [part.subplots() for part in figure.subfigures(rows, columns, squeeze=False).flat[:count]]
+        else:
+            every = [figure.add_subplot(rows, columns, place + 1) for place in range(count)]
         for axes in every:
             axes.patch.set_alpha(0.0)
             axes.tick_params(length=0, pad=5)
@@ -92,12 +114,7 @@ def to_svg(figure: Figure, *, name: str) -> str:
     Args:
         name: told apart by it are the ids of charts in one page; letters, digits and dashes.
     """
-    import matplotlib as mpl
-
-    file = io.StringIO()
-    with mpl.rc_context(_SETTINGS):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    svg = file.getvalue()
+    svg = _save(figure, format="svg", metadata={"Date": None, "Creator": None}).decode()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\s(?:width|height)="[\d.]+pt"', "", svg, count=2)
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
@@ -110,18 +127,22 @@ def to_svg(figure: Figure, *, name: str) -> str:
 
 def to_svg_file(figure: Figure) -> bytes:
     """Return a chart made with `FOR_PAPER` as an SVG file."""
-    import matplotlib as mpl
-
-    file = io.BytesIO()
-    with mpl.rc_context(_SETTINGS):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()
+    return _save(figure, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def to_png(figure: Figure, *, dpi: int = 160) -> bytes:
     """Return a chart made with `FOR_PAPER` as PNG."""
+    return _save(figure, format="png", dpi=dpi, metadata={"Software": None})
+
+
+def _save(figure: Figure, **options: Any) -> bytes:
+    import matplotlib as mpl
+
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+    with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
+        # labels may be in any script; what the font lacks becomes a box in a PNG, and stays text in an SVG
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(file, **options)
     return file.getvalue()
 
 
@@ -145,3 +166,32 @@ def draw_points(axes: Axes, colours: Colours, *, points: np.ndarray, point_colou
     )
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_axis_off()
+
+
+def draw_counts(axes: Axes, colours: Colours, counts: np.ndarray, *, is_numbered: bool) -> None:
+    """Draw a matrix of counts, shaded by their share of the row.
+
+    Args:
+        colours: `FOR_PAPER`; a page has tables instead.
+        is_numbered: write the counts into it.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    shades = LinearSegmentedColormap.from_list("counts", ["#f2f5f9", colours.of["s1"]])
+    axes.imshow(shares, cmap=shades, vmin=0.0, vmax=1.0, interpolation="nearest")
+    axes.grid(visible=False)
+    for row, column in zip(*np.nonzero(counts), strict=True) if is_numbered else ():
+        ink = "white" if shares[row, column] > 0.6 else colours.of["ink"]
+        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=9, color=ink)
+
+
+def name_ticks(axis: Axis, names: Sequence[str]) -> None:
+    """Write names beside an axis, one at each whole number; what looks like a formula stays as it is."""
+    texts = [drawn_name(name, length=18) for name in names]
+    axis.set_ticks(range(len(texts)), texts, fontsize=9, parse_math=False)
+
+
+def drawn_name(name: str, *, length: int = 24) -> str:
+    """Return a name of a stranger's as it can stand in a chart."""
+    return shortened(plain_text(name), length=length)

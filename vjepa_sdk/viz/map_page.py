@@ -14,7 +14,7 @@ from ..downstream.nearest import as_matrix
 from ..errors import ConfigError
 from ..features.embeddings import Embeddings
 from ..runtime.files import atomic_file, disk_errors
-from .charts import FOR_PAGES, FOR_PAPER, Colours, chart, draw_points, to_png, to_svg
+from .charts import FOR_PAGES, FOR_PAPER, Colours, chart, draw_points, drawn_name, to_png, to_svg
 from .colourings import NO_LABEL, Colouring, colouring, known_colourings, read_labels
 from .embedding_map import MapQuality, Method, cluster_rows, embedding_map, map_quality, sampled
 from .exports import MapTable, check_export, export_map
@@ -31,7 +31,6 @@ from .page import (
     link_to,
     plain_text,
     render_page,
-    shortened,
 )
 from .thumbnails import DEADLINE_SECONDS, Thumbnail, read_thumbnails
 
@@ -359,8 +358,10 @@ def _draw(axes: Any, points: np.ndarray, first: Colouring, colours: Colours) -> 
     if len(first.groups) < 2:
         return
     for place, group in enumerate(first.groups[:12]):
-        axes.scatter([], [], s=40, color=first.colours[place], label=shortened(plain_text(group), length=24))
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=10, handletextpad=0.2)
+        axes.scatter([], [], s=40, color=first.colours[place], label=drawn_name(group))
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=10, handletextpad=0.2)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a label is no formula
 
 
 def _write(path: Path, content: bytes) -> None:

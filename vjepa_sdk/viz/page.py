@@ -54,6 +54,8 @@ class Table:
     title: str = ""
     note: str = ""
     """A sentence below it."""
+    is_narrow: bool = False
+    """Beside another narrow part where there is room."""
 
     @property
     def is_tall(self) -> bool:
@@ -61,6 +63,32 @@ class Table:
         cells = [self.head, *self.rows]
         widths = [max(len(_cell(row[place])) for row in cells) for place in range(len(self.head))]
         return sum(widths) > 34
+
+    @property
+    def are_numbers(self) -> list[bool]:
+        """Of each column whether it holds numbers and nothing else; they stand at the right."""
+        columns = [[_cell(row[place]) for row in self.rows] for place in range(len(self.head))]
+        known = [[cell for cell in column if cell not in ("", "-")] for column in columns]
+        return [bool(column) and all(map(_NUMBER.fullmatch, column)) for column in known]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """How often each class was taken for each: counts, shaded by their share of the row; it is moved sideways."""
+
+    names: Sequence[str]
+    counts: Sequence[Sequence[int]]
+    """Of each true class a row, of each class that was said a column."""
+    title: str = ""
+    note: str = ""
+
+    @property
+    def rows(self) -> list[tuple[str, list[tuple[int, float]]]]:
+        """Of each class its name, and counts with their shares of the row."""
+        return [
+            (name, [(count, count / max(1, sum(counts))) for count in counts])
+            for name, counts in zip(self.names, self.counts, strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +104,7 @@ class Picture:
     title: str = ""
     note: str = ""
     is_narrow: bool = False
-    """Two of these stand side by side where there is room."""
+    """Beside another narrow part where there is room."""
     is_wide: bool = False
     """It keeps a width that can be read; on a phone it is moved sideways in its own box."""
 
@@ -148,7 +176,7 @@ class Note:
     text: str
 
 
-Part = Table | Picture | Film | Gallery | Widget | Note
+Part = Table | Matrix | Picture | Film | Gallery | Widget | Note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +297,6 @@ def _environment() -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {"cell": _cell, "json_block": _json_block, "shortened": shortened, "plain": plain_text}
-    environment.tests["number"] = lambda value: _NUMBER.fullmatch(_cell(value)) is not None
     environment.globals |= {"kind_of": lambda part: type(part).__name__.lower(), "ours": Markup}
     return environment
 

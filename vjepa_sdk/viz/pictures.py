@@ -32,6 +32,7 @@ def write_picture(
     page: Callable[[], Page],
     numbers: Callable[[], Mapping[str, np.ndarray]],
     overwrite: bool,
+    below: Callable[[int], np.ndarray] | None = None,
 ) -> Path:
     """Write a film (`.mp4`, `.gif`), a sheet (`.png`), a page (`.html`) or arrays (`.npz`), whole or not at all.
 
@@ -40,6 +41,7 @@ def write_picture(
         caption: of a film or sheet.
         page: makes the page, if one is asked for.
         numbers: returns the arrays, by name, if they are.
+        below: draws what stands below a sheet of so many pixels' width, uint8 `[h, width, 3]`.
 
     Raises:
         ConfigError: another suffix.
@@ -55,7 +57,8 @@ def write_picture(
         np.savez(file, **numbers())  # type: ignore[arg-type]  # its other parameter is a flag
         content = file.getvalue()
     elif suffix == ".png":
-        content = to_png(sheet(rows, caption=caption))
+        drawn = sheet(rows, caption=caption)
+        content = to_png(drawn if below is None else np.concatenate([drawn, below(drawn.shape[1])]))
     elif suffix == ".gif":
         content = to_gif(lambda: film_frames(rows, caption=caption), count=max(map(len, rows)), fps=fps)
     else:

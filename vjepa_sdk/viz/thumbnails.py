@@ -35,7 +35,8 @@ class Thumbnail:
 @dataclass(frozen=True)
 class _Wanted:
     path: str
-    frame: int
+    frame: int | None
+    """Its number; None: the middle one."""
 
 
 def read_thumbnails(
@@ -50,7 +51,7 @@ def read_thumbnails(
     """Read the middle frame of each entry of an index.
 
     Args:
-        entries: with `path`, and `frames`, the numbers of the encoded frames.
+        entries: with `path`, and `frames`, the numbers of the encoded frames; without them all frames count.
         side: of the picture's longer side at most, in pixels.
         num_workers: decoding processes; 0 decodes in this process, without a deadline.
         deadline_seconds: for one picture.
@@ -84,12 +85,13 @@ class _Read:
 
     def _frame(self, wanted: _Wanted) -> np.ndarray:
         if os.path.isdir(wanted.path):
-            first: np.ndarray = read_frame_directory(wanted.path, [wanted.frame])[0]
+            first: np.ndarray = read_frame_directory(wanted.path, [wanted.frame or 0])[0]
             return first
         if os.path.splitext(wanted.path)[1].lower() in STILL_SUFFIXES:
             return read_image(wanted.path)
         with open_video(wanted.path, decoder=self.decoder) as reader:
-            frame: np.ndarray = reader.get_frames([wanted.frame])[0]
+            number = len(reader) // 2 if wanted.frame is None else wanted.frame
+            frame: np.ndarray = reader.get_frames([number])[0]
             return frame
 
 
@@ -104,5 +106,5 @@ def _checked(wanted: _Wanted, array: np.ndarray | None, error: str | None, side:
     return Thumbnail(array)
 
 
-def _middle(frames: object) -> int:
-    return frames[len(frames) // 2] if isinstance(frames, list) and frames and type(frames[0]) is int else 0
+def _middle(frames: object) -> int | None:
+    return frames[len(frames) // 2] if isinstance(frames, list) and frames and type(frames[0]) is int else None

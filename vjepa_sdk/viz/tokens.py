@@ -171,7 +171,12 @@ def _sampled(source: FrameSource, rate: float, start: float | None, end: float |
 def _check_size(model: VJEPA, num_frames: int, name: str) -> None:
     config, side = model.config, model.preprocess.crop_size
     tokens = num_frames / config.tubelet_size * (side / config.patch_size) ** 2
-    size = max(4 * tokens * config.embed_dim, num_frames * _SHOWN_SIDE * _LONGEST_SIDE * 3)
+    check_frames(num_frames, name, token_bytes=4 * tokens * config.embed_dim)
+
+
+def check_frames(num_frames: int, name: str, *, token_bytes: float = 0.0) -> None:
+    """Raise InputError if so many frames as they are shown, or their tokens, are more than `MAX_BYTES`."""
+    size = max(token_bytes, num_frames * _SHOWN_SIDE * _LONGEST_SIDE * 3)
     if size > MAX_BYTES:
         raise InputError(
             f"{name} {num_frames} frames need {size / 2**30:.1f} GiB, more than {MAX_BYTES >> 30} GiB; "

@@ -364,13 +364,13 @@ class TestOptions:
 
     @pytest.mark.parametrize(("text", "layers"), [("2", 2), ("0,1", [0, 1]), ("1,", [1])])
     def test_layers_are_a_number_or_a_list(self, text: str, layers: object) -> None:
-        from vjepa_sdk.cli.embed import _layers
+        from vjepa_sdk.cli.embed import read_layers
 
-        assert _layers(text) == layers
+        assert read_layers(text) == layers
 
     @pytest.mark.parametrize("text", ["", "two", "1;2"])
     def test_layers_that_are_neither_are_refused(self, text: str) -> None:
-        from vjepa_sdk.cli.embed import _layers
+        from vjepa_sdk.cli.embed import read_layers
 
         with pytest.raises(ConfigError, match=f"layers={text} must be numbers of blocks such as 5,11"):
-            _layers(text)
+            read_layers(text)
