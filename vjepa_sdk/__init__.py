@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     # `as` tells type checkers that a name is public
     from .config.model import ModelConfig as ModelConfig
     from .config.model import PreprocessConfig as PreprocessConfig
-    from .config.protocols import Protocol as Protocol
+    from .config.protocols import ProbeProtocol as ProbeProtocol
     from .config.protocols import list_protocols as list_protocols
     from .config.recipes import train_config as train_config
     from .config.registry import ModelInfo as ModelInfo
@@ -104,6 +104,7 @@ _HOMES = {
     "PreprocessConfig": "config.model",
     "PretrainResult": "training.trainer",
     "Probe": "downstream.probe",
+    "ProbeProtocol": "config.protocols",
     "ProbeReport": "downstream.probe_report",
     "ProbeScores": "downstream.scores",
     "PushReport": "hub.upload",
@@ -134,7 +135,6 @@ _HOMES = {
     "label_errors": "downstream.outliers",
     "list_models": "config.registry",
     "list_protocols": "config.protocols",
-    "Protocol": "config.protocols",
     "load_embeddings": "hub.locate",
     "outlier_scores": "downstream.outliers",
     "plan": "training.plan.estimate",
