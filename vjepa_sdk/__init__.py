@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     # `as` tells type checkers that a name is public
     from .config.model import ModelConfig as ModelConfig
     from .config.model import PreprocessConfig as PreprocessConfig
-    from .config.protocols import Protocol as Protocol
+    from .config.protocols import ProbeProtocol as ProbeProtocol
     from .config.protocols import list_protocols as list_protocols
     from .config.recipes import train_config as train_config
     from .config.registry import ModelInfo as ModelInfo
@@ -108,6 +108,7 @@ _HOMES = {
     "PreprocessConfig": "config.model",
     "PretrainResult": "training.trainer",
     "Probe": "downstream.probe",
+    "ProbeProtocol": "config.protocols",
     "ProbeReport": "downstream.probe_report",
     "ProbeResults": "viz.probe_results",
     "ProbeScores": "downstream.scores",
@@ -118,8 +119,8 @@ _HOMES = {
     "SimilarityMaps": "viz.similarity",
     "Surprise": "inference.surprise",
     "SurpriseEvent": "downstream.surprise_scores",
-    "SurpriseNormalizer": "downstream.surprise",
     "SurpriseMaps": "viz.surprise_page",
+    "SurpriseNormalizer": "downstream.surprise",
     "SurpriseReport": "downstream.surprise_files",
     "TrainConfig": "config.training",
     "VJEPA": "inference.vjepa",

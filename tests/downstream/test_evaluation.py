@@ -424,6 +424,17 @@ def test_lists_that_share_a_clip_are_refused(corpus: Path, tmp_path: Path) -> No
         repeat(corpus, tmp_path / "p", test_labels=corpus / "split.csv")
 
 
+def test_a_list_of_the_test_serves_other_probes_too(corpus: Path, tmp_path: Path) -> None:
+    report = train_probe(
+        corpus / "train.csv", test_labels=corpus / "val.csv", out=tmp_path / "p", model=corpus / "model",
+        baseline=False, num_workers=0,
+    )  # fmt: skip
+    assert (report.kind, report.num_train, report.num_test) == ("linear", NUM_TRAIN, NUM_TEST)
+    assert {row["path"] for row in csv.DictReader((tmp_path / "p" / "predictions.csv").open())} == {
+        str(corpus / "clips" / f"{number}.mp4") for number in range(NUM_TRAIN, NUM_TRAIN + NUM_TEST)
+    }
+
+
 def test_published_numbers_stand_beside_the_models_that_they_are_of() -> None:
     evaluation = Evaluation.of("vjepa2-ssv2")
     assert evaluation is not None

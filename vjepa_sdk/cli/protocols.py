@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..config.protocols import SIMPLE, Protocol, list_protocols
+from ..config.protocols import SIMPLE, ProbeProtocol, list_protocols
 
 
 def protocol_lines() -> list[str]:
@@ -18,7 +18,7 @@ def protocol_lines() -> list[str]:
     return lines
 
 
-def _numbers(protocol: Protocol) -> str:
+def _numbers(protocol: ProbeProtocol) -> str:
     return ", ".join(f"{model} {top1:.1f}" for model, top1 in protocol.published.items())
 
 

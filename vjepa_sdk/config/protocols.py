@@ -74,7 +74,7 @@ class GridPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class ProbeProtocol:
     """One official evaluation."""
 
     name: str
@@ -138,8 +138,8 @@ def _image(num_frames: int) -> ClipSet:
     return ClipSet(num_frames=num_frames, segments=1, views=1, frame_step=1, is_image=True)
 
 
-def _vjepa1(data: str, clips: ClipSet, published: tuple[float, float, float]) -> Protocol:
-    return Protocol(
+def _vjepa1(data: str, clips: ClipSet, published: tuple[float, float, float]) -> ProbeProtocol:
+    return ProbeProtocol(
         name=f"vjepa-{data}",
         data=_DATA[data],
         num_classes=_CLASSES[data],
@@ -165,9 +165,9 @@ def _vjepa2(
     epochs: int = 20,
     grid: tuple[GridPoint, ...] = _WIDE_GRID,
     layers: Mapping[int, tuple[int, ...]] | None = None,
-) -> Protocol:
+) -> ProbeProtocol:
     names = {"L": "vjepa2-vitl16", "H": "vjepa2-vith16", "g": "vjepa2-vitg16", "V1": "vjepa-vith16"}
-    return Protocol(
+    return ProbeProtocol(
         name=f"vjepa2-{data}",
         data=_DATA[data],
         num_classes=_CLASSES[data],
@@ -184,7 +184,7 @@ def _vjepa2(
     )
 
 
-def _larger(small: Protocol, top1: float, *, batch_size: int, clips: ClipSet | None = None) -> Protocol:
+def _larger(small: ProbeProtocol, top1: float, *, batch_size: int, clips: ClipSet | None = None) -> ProbeProtocol:
     """Return the protocol of the model at 384 pixels."""
     return replace(
         small,
@@ -225,15 +225,15 @@ _ALL = (
     _larger(_JESTER, 97.8, batch_size=128),
     _larger(_IN1K, 85.1, batch_size=1024, clips=_image(18)),
 )
-PROTOCOLS: Mapping[str, Protocol] = {protocol.name: protocol for protocol in _ALL}
+PROTOCOLS: Mapping[str, ProbeProtocol] = {protocol.name: protocol for protocol in _ALL}
 
 
-def list_protocols() -> list[Protocol]:
+def list_protocols() -> list[ProbeProtocol]:
     """Return the official evaluations known by name."""
     return list(_ALL)
 
 
-def find_protocol(name: str) -> Protocol | None:
+def find_protocol(name: str) -> ProbeProtocol | None:
     """Return the official evaluation of that name, None for `simple`.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..config.model import ModelConfig
-from ..config.protocols import Augmentation, ClipSet, Protocol, find_protocol
+from ..config.protocols import Augmentation, ClipSet, ProbeProtocol, find_protocol
 from ..config.registry import KNOWN_MODELS
 from ..errors import ConfigError
 from ..weights.description import Shape
@@ -31,7 +31,7 @@ _LAST_BLOCKS = 4
 class Evaluation:
     """An official evaluation as it is repeated here."""
 
-    protocol: Protocol
+    protocol: ProbeProtocol
     cache: Cache = "tokens"
     augmented_passes: int = 4
     official_sampling: bool = False
@@ -222,7 +222,7 @@ def _known_name(model: str) -> str:
     return known
 
 
-def _known_resolution(model: str, protocol: Protocol) -> int:
+def _known_resolution(model: str, protocol: ProbeProtocol) -> int:
     """Return the pixels with which a published number was made."""
     name = _known_name(model)
     return KNOWN_MODELS[name].resolution if name in protocol.published else protocol.resolution

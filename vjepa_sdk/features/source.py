@@ -74,7 +74,9 @@ class FeatureSource:
 def _shape(settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what a clip set is made of; where its clips lie is drawn, or not, without another meaning."""
     clip_set = settings.get("clip_set")
-    return clip_set and {key: clip_set.get(key) for key in ("segments", "views", "frame_step", "is_image")}
+    if not isinstance(clip_set, Mapping):
+        return None
+    return {key: clip_set.get(key) for key in ("segments", "views", "frame_step", "is_image")}
 
 
 UNKNOWN = FeatureSource()
