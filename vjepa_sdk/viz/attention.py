@@ -192,7 +192,8 @@ def attention_maps(
         end_seconds=end_seconds,
     )
     volume, pixels = _clip(model, video, sampling, decoder, show_progress_bar)
-    layers = model.layer_numbers(list(config.layers), name="layers") if config.layers else None
+    blocks = list(config.layers) or fitted.get("layers")
+    layers = model.layer_numbers(blocks, name="layers") if blocks else None
     tokens = model.embed_clips(torch.from_numpy(pixels)[None], pooling="none", layers=layers)[0]
     stacked = tokens if layers else tokens[None]  # [layers, T', H', W', D]
     head_of = next(network.parameters())
@@ -201,7 +202,7 @@ def attention_maps(
         probabilities = network(read)[0].float().softmax(dim=-1).cpu().numpy()
         weights = network.attention(read)[0].cpu().numpy()
     by_layer = weights.reshape(len(weights), *stacked.shape[:-1]).swapaxes(0, 1)
-    return _maps(model, probe, config, volume, by_layer, probabilities)
+    return _maps(model, probe, layers or [model.config.depth - 1], volume, by_layer, probabilities)
 
 
 def attention_note(config: ProbeConfig) -> str:
@@ -219,13 +220,14 @@ def attention_note(config: ProbeConfig) -> str:
 def _maps(
     model: VJEPA,
     probe: Probe,
-    config: ProbeConfig,
+    layers: list[int],
     volume: TokenVolume,
     by_layer: np.ndarray,
     probabilities: np.ndarray,
 ) -> AttentionMaps:
     """Put weights `[layers, heads, T', H', W']` together."""
-    weights = by_layer.sum(axis=0)
+    config, weights = probe.probe.config, by_layer.sum(axis=0)
+    assert isinstance(config, ProbeConfig)
     shares = by_layer.sum(axis=(2, 3, 4))
     mean = weights.mean(axis=0)
     order = np.argsort(-probabilities, kind="stable")[:_NAMED_CLASSES]
@@ -235,7 +237,7 @@ def _maps(
     meta = {
         "model": model.name or "",
         "probe": f"{kind}, {config.num_heads} heads",
-        "layers": list(config.layers) or [model.config.depth - 1],
+        "layers": layers,
         "classes": {name: round(probability, 4) for name, probability in classes},
         "note": attention_note(config),
     }
