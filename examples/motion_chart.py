@@ -36,7 +36,7 @@ def accuracies(rows: list[Row], method: str, task: str, probe: str) -> list[floa
 
 
 def guess(rows: list[Row], task: str) -> float:
-    """Return what guessing reaches in a task: classes are equally frequent, or nearly."""
+    """Return what the most frequent label reaches in a task."""
     return next(float(row["guess"]) for row in rows if row["task"] == task)
 
 

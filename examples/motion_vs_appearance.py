@@ -158,7 +158,7 @@ def measure_reading(
         for method, _, task, probe in (cell for cell in cells if cell not in done):
             pool = reading.methods[method][probe]
             accuracy = ask(probe, (pool(train), pool(test)), each.labels[task], settings=settings, seed=seed)
-            guess = 1 / len(np.unique(each.labels[task][0]))
+            guess = most_frequent(*each.labels[task])
             yield {"method": method, "seed": seed, "task": task, "probe": probe, "accuracy": accuracy, "guess": guess}
 
 
@@ -173,7 +173,7 @@ def ask(
     """Fit a probe to the first of two parts, and return its share of right answers on the second."""
     (train, test), (train_labels, test_labels) = features, labels
     if not np.ptp(train, axis=0).any():  # as differences of clips that stand still
-        return float(np.mean(test_labels == train_labels[0]))
+        return most_frequent(train_labels, test_labels)
     if probe != "attentive":
         return Probe.fit(train, train_labels, C=settings.C, seed=seed).score(test, test_labels, bootstrap=0).accuracy
     names, targets = np.unique(train_labels, return_inverse=True)
@@ -184,6 +184,12 @@ def ask(
     )  # fmt: skip
     fitted = fit_attentive(Examples.of(train, np.arange(len(train)), targets), [], options)
     return Probe(fitted.probe, tuple(names)).score(test, test_labels, bootstrap=0).accuracy
+
+
+def most_frequent(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
+    """Return what is right if the most frequent label is always said."""
+    names, counts = np.unique(train_labels, return_counts=True)
+    return float(np.mean(test_labels == names[counts.argmax()]))
 
 
 RENDERED = [("shape", "direction"), ("texture", "speed")]

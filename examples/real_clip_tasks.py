@@ -51,18 +51,17 @@ def real_sets(rows: list[Row], *, seed: int) -> list[ClipSet]:
         way = np.array(DIRECTIONS[directions[number]]) * rng.uniform(8, _SHORT_SIDE - SIZE)
         moving.append(_view(frames[start::2][:NUM_FRAMES], way))
     labels = np.array([row["label"] for row in rows])
-    has_label = labels != ""
-    known = np.isin(labels, labels[has_label & ~is_test])  # a label to be tested has to be learnt
-    sides = (~is_test, is_test)
     return [
-        _set("label", still, labels, [side & has_label & known for side in sides]),
-        _set("speed", fast, speeds, sides),
-        _set("direction", moving, directions, sides),
+        _set("label", still, labels, is_test),
+        _set("speed", fast, speeds, is_test),
+        _set("direction", moving, directions, is_test),
     ]
 
 
-def _set(name: str, clips: list[np.ndarray], labels: np.ndarray, sides: object) -> ClipSet:
-    train, test = sides  # type: ignore[misc]
+def _set(name: str, clips: list[np.ndarray], labels: np.ndarray, is_test: np.ndarray) -> ClipSet:
+    """Take the clips that have a label; one that cannot be learnt is not tested."""
+    train = (labels != "") & ~is_test
+    test = is_test & np.isin(labels, labels[train])
     stacked = np.stack(clips)
     return ClipSet(stacked[train], stacked[test], {name: (labels[train], labels[test])})
 
