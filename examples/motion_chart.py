@@ -55,6 +55,9 @@ def draw(rows: list[Row], panels: Panels, path: Path) -> None:
             axes.axhline(guess(rows, motion), **_DOTTED)
             if motion == "direction":
                 axes.axhline(AXIS_ALONE, **_DOTTED)
+            # one scale for both, or differences that mean nothing look large
+            reached = [row["accuracy"] for row in rows if row["task"] in (appearance, motion)]
+            axes.set(xlim=(0, min(1.0, max(reached) + 0.1)), ylim=(0, min(1.0, max(reached) + 0.1)))
             axes.set_xlabel(f"appearance: {appearance}")
             axes.set_ylabel(f"motion: {motion}")
         names = every[0].get_legend_handles_labels()
