@@ -5,8 +5,8 @@
 Pretrains one small encoder in three ways on the same rendered clips: predicting features (V-JEPA, and I-JEPA frame by
 frame) and predicting pixels (VideoMAE). Probes of the frozen encoders are asked for shape and texture, and for
 direction and speed; beside them stand random weights, raw pixels and frame differences. Writes `chart.svg` and
-`results.jsonl`, and prints the table. About 38 minutes of processor time, for three runs of each; stop it at any
-time, and run the same command again to go on. `--quick` does a little of everything in seconds, and its numbers mean nothing.
+`results.jsonl`, and prints the table. About 38 minutes of processor time, for three runs of each; stop it at any time,
+and run the same command again to go on. `--quick` does a little of everything in seconds, and its numbers mean nothing.
 
     python examples/motion_vs_appearance.py runs/mine --clips videos.csv
 
