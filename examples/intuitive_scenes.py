@@ -88,13 +88,13 @@ class _Ball:
 
 
 def _vanish(rng: np.random.Generator) -> tuple[Frames, Frames]:
-    ball, v, background = _Ball.draw(rng), rng.uniform(1.2, 1.8), _background(rng)
+    ball, v, background = _Ball.draw(rng), rng.uniform(1.2, 1.8), quiet_noise(rng)
     y = rng.uniform(24, 72)
     return _crossing(background, ball, v, y), [_finished(background)] * NUM_FRAMES
 
 
 def _permanence(rng: np.random.Generator) -> tuple[Frames, Frames]:
-    ball, v, background = _Ball.draw(rng), rng.uniform(1.2, 1.8), _background(rng)
+    ball, v, background = _Ball.draw(rng), rng.uniform(1.2, 1.8), quiet_noise(rng)
     y, width = rng.uniform(24, 72), int(np.ceil(2 * ball.radius + 6 * v))
     occluder = value_noise(rng, SIZE, cell=8)[:, :width]
     left = SIZE // 2 - width // 2
@@ -106,19 +106,19 @@ def _permanence(rng: np.random.Generator) -> tuple[Frames, Frames]:
 
 
 def _teleport(rng: np.random.Generator) -> tuple[Frames, Frames]:
-    ball, v, background, h = _Ball.draw(rng), rng.uniform(1.2, 1.8), _background(rng), rng.uniform(18, 24)
+    ball, v, background, h = _Ball.draw(rng), rng.uniform(1.2, 1.8), quiet_noise(rng), rng.uniform(18, 24)
     a, b = (_crossing(background, ball, v, y) for y in (SIZE / 2 - h, SIZE / 2 + h))
     return a, b
 
 
 def _colour(rng: np.random.Generator) -> tuple[Frames, Frames]:
-    ball, v, background = _Ball.draw(rng), rng.uniform(1.2, 1.8), _background(rng)
+    ball, v, background = _Ball.draw(rng), rng.uniform(1.2, 1.8), quiet_noise(rng)
     y, other = rng.uniform(24, 72), ball.painted(_other_colour(rng, ball.colour))
     return _crossing(background, ball, v, y), _crossing(background, other, v, y)
 
 
 def _solidity(rng: np.random.Generator, *, wall: bool = True) -> tuple[Frames, Frames]:
-    ball, v, background = _Ball.draw(rng), rng.uniform(1.2, 1.8), _background(rng)
+    ball, v, background = _Ball.draw(rng), rng.uniform(1.2, 1.8), quiet_noise(rng)
     y = rng.uniform(24, 72)
     if wall:
         paste(background, value_noise(rng, SIZE, cell=8)[:, :4], 46, 0)
@@ -232,6 +232,14 @@ def value_noise(rng: np.random.Generator, size: int, *, cell: int) -> np.ndarray
     return mixed
 
 
+def quiet_noise(rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
+    """Return noise of three sizes, its contrast halved, float64 [size, size, 3]."""
+    noise = sum(share * value_noise(rng, size, cell=cell) for share, cell in ((0.5, 24), (0.3, 10), (0.2, 4)))
+    mean = np.mean(noise, axis=(0, 1))
+    background: np.ndarray = mean + (noise - mean) / 2
+    return background
+
+
 def paste(frame: np.ndarray, patch: np.ndarray, x: float, y: float, mask: np.ndarray | None = None) -> None:
     """Put a patch into a frame, its upper left corner at a rounded place; what lies outside is cut off."""
     left, top = round_up(x), round_up(y)
@@ -265,14 +273,6 @@ def _crossing(
         ball.put(frame, SIZE / 2 + v * (t - VISIBLE_SWITCH), y)
         frames.append(_finished(frame, over))
     return frames
-
-
-def _background(rng: np.random.Generator) -> np.ndarray:
-    """Return noise of three sizes, its contrast halved."""
-    noise = sum(share * value_noise(rng, SIZE, cell=cell) for share, cell in ((0.5, 24), (0.3, 10), (0.2, 4)))
-    mean = np.mean(noise, axis=(0, 1))
-    background: np.ndarray = mean + (noise - mean) / 2
-    return background
 
 
 def _dim(rng: np.random.Generator, cell: int) -> np.ndarray:
