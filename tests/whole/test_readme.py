@@ -107,6 +107,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         script.chmod(0o755)
         scripts.insert(0, script.parent)
     monkeypatch.setenv("PATH", os.pathsep.join([*map(str, scripts), os.environ["PATH"]]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # other tests run beside; threads that wait would take the processor
     monkeypatch.chdir(tmp_path / "root")
     return tmp_path / "root"
 
