@@ -18,7 +18,8 @@ pytest_plugins = ["corpora", "loopback_hub"]
 @pytest.fixture(autouse=True)
 def _same_log_level() -> Iterator[None]:
     """Undo what a command line run inside this process sets: -q would silence the tests that come after it."""
-    logger = logging.getLogger("vjepa_sdk")
-    level = logger.level
+    names = ("vjepa_sdk", "vjepa_sdk.training.plan.preflight", "vjepa_sdk.training.data.cache")
+    levels = {name: logging.getLogger(name).level for name in names}
     yield
-    logger.setLevel(level)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)

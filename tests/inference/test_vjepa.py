@@ -188,7 +188,7 @@ def test_what_is_not_a_video_is_refused(model: VJEPA, video: object, message: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "max"}, "pooling='max' must be one of mean, temporal, none"),
+        ({"pooling": "max"}, "pooling='max' must be one of mean, temporal, change, none"),
         ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
         ({"num_frames": 3}, "num_frames=3 must be a multiple of tubelet_size=2; pass 2 or 4"),
         ({"num_frames": -2}, "num_frames=-2 must be a multiple"),
