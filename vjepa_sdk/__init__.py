@@ -112,7 +112,6 @@ _HOMES = {
     "ProbeReport": "downstream.probe_report",
     "ProbeResults": "viz.probe_results",
     "ProbeScores": "downstream.scores",
-    "Protocol": "config.protocols",
     "PushReport": "hub.upload",
     "RunCurves": "viz.run_page",
     "SearchIndex": "downstream.search",

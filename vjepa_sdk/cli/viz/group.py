@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
 from .attention import attention
@@ -22,10 +20,3 @@ viz = typer.Typer(
 )
 for command in (pca, similarity, attention, surprise, probe, embeddings, run):
     viz.command()(command)
-
-
-@viz.callback()
-def _share_the_processor() -> None:
-    # Threads of torch that wait by spinning take the processor from the film's encoder and from other programs: on two
-    # busy cores that made a picture three times as dear. Read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
