@@ -37,6 +37,7 @@ from videomae import pretrain_videomae
 from vjepa_sdk import VJEPA, Probe, TrainConfig, pretrain, train_config
 from vjepa_sdk.downstream.attentive import AttentiveOptions, fit_attentive
 from vjepa_sdk.downstream.fit import Examples
+from vjepa_sdk.downstream.probe_options import grid_of
 
 Row = dict[str, Any]
 """A line of results: see `motion_chart`."""
@@ -179,7 +180,7 @@ def ask(
     names, targets = np.unique(train_labels, return_inverse=True)
     options = AttentiveOptions(
         num_classes=len(names), depth=1, num_heads=None, self_attention="before", epochs=settings.epochs, batch_size=64,
-        learning_rates=(4e-3,), weight_decays=(0.1,), class_weight=None, seed=seed,
+        grid=grid_of((4e-3,), (0.1,)), one_row_a_video=False, class_weight=None, seed=seed,
         device=torch.device("cpu"), show_progress_bar=False,
     )  # fmt: skip
     fitted = fit_attentive(Examples.of(train, np.arange(len(train)), targets), [], options)

@@ -30,12 +30,12 @@ def runs(video: np.ndarray, length: int) -> list[bytes]:
     return [video[first : first + length].tobytes() for first in range(len(video) - length + 1)]
 
 
-def assert_balanced(scene: Scene, length: int) -> None:
+def is_balanced(scene: Scene, length: int) -> bool:
     """Compare, bit by bit, how often each run of frames occurs in possible and in impossible videos."""
     possible, impossible = (
         Counter(run for name in names for run in runs(scene.videos[name], length)) for names in zip(*PAIRS, strict=True)
     )
-    assert possible == impossible
+    return possible == impossible
 
 
 @pytest.mark.parametrize("name", SCENES)
@@ -44,20 +44,19 @@ def test_every_frame_occurs_as_often_in_possible_as_in_impossible_videos(name: s
         scene = render_scene(name, seed=seed)
         assert {video.shape for video in scene.videos.values()} == {(48, 96, 96, 3)}
         assert {video.dtype for video in scene.videos.values()} == {np.dtype(np.uint8)}
-        assert_balanced(scene, 1)
+        assert is_balanced(scene, 1)
 
 
 @pytest.mark.parametrize("name", HIDDEN)
 @pytest.mark.parametrize("length", [2, 3, 4, 8])
 def test_behind_a_screen_every_run_of_eight_frames_is_balanced_too(name: str, length: int) -> None:
     for seed in range(3):
-        assert_balanced(render_scene(name, seed=seed), length)
+        assert is_balanced(render_scene(name, seed=seed), length)
 
 
 @pytest.mark.parametrize("name", [name for name in VISIBLE if name != "permanence"])
 def test_in_the_open_two_frames_in_a_row_tell(name: str) -> None:
-    with pytest.raises(AssertionError):
-        assert_balanced(render_scene(name, seed=0), 2)
+    assert not is_balanced(render_scene(name, seed=0), 2)
 
 
 @pytest.mark.parametrize(
