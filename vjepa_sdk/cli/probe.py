@@ -25,7 +25,7 @@ _MAX_WARNINGS = 20
 probe = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Fit a small model to labelled videos, score it, and let it name videos.",
+    help="Fit small models to labelled videos, and use them.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

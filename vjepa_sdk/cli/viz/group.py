@@ -15,7 +15,7 @@ from .surprise import surprise
 viz = typer.Typer(
     rich_markup_mode=None,
     no_args_is_help=True,
-    help="Draw what an encoder sees, what a probe reaches, a map of features, or the curves of a run.",
+    help="Draw what models see, features, probes and runs.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (pca, similarity, attention, surprise, probe, embeddings, run):
