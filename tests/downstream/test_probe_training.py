@@ -20,9 +20,17 @@ from vjepa_sdk import Probe, embed_files, evaluate_probe, load_embeddings, predi
 from vjepa_sdk.cli import app
 from vjepa_sdk.downstream import labelled_features, probe_encoding
 from vjepa_sdk.downstream.labelled_features import PIXELS, take_apart
-from vjepa_sdk.errors import ConfigError, InputError, OutputError, ResumeError, VideoDecodeError
+from vjepa_sdk.errors import (
+    ConfigError,
+    InputError,
+    InUseError,
+    OutputError,
+    ResumeError,
+    VideoDecodeError,
+    WriteError,
+)
 from vjepa_sdk.inference.embed.job import EmbedResult
-from vjepa_sdk.inference.embed.options import Baselines
+from vjepa_sdk.inference.embed.options import Baselines, EmbedOptions
 
 NUM_CLIPS = 40
 
@@ -258,6 +266,22 @@ def test_a_signal_is_exit_code_75_and_says_how_to_go_on(
     assert run(monkeypatch, "probe", command, *arguments[command]) == 75
     assert "run the same command again" in capsys.readouterr().err
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("error", [WriteError("the disk is full"), InUseError("another run works on it")])
+def test_a_full_disk_is_no_reason_to_start_over(
+    error: OutputError, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fail(options: EmbedOptions, inputs: object, out: Path) -> EmbedResult:
+        calls.append(options.overwrite)
+        raise error
+
+    monkeypatch.setattr(labelled_features, "run_job", fail)
+    with pytest.raises(type(error), match=str(error)):
+        train_probe(corpus / "labels.csv", out=tmp_path / "p", model=corpus / "model", overwrite=True)
+    assert calls == [False] and list(tmp_path.iterdir()) == []
 
 
 def test_an_output_that_is_there_is_not_touched(corpus: Path, tmp_path: Path, trained: Path) -> None:

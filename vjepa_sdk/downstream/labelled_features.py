@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..corpus.find import FoundClips
-from ..errors import ConfigError, InputError, OutputError, ResumeError, StoppedError, printable
+from ..errors import ConfigError, InputError, InUseError, OutputError, ResumeError, StoppedError, WriteError, printable
 from ..features.embeddings import ERRORS, Embeddings, embedding_files, sidecar
 from ..features.source import FeatureSource
 from ..hub.locate import load_embeddings
@@ -73,6 +73,11 @@ class FeatureCache:
                 "choose another --out"
             )
 
+    def remove_if_empty(self) -> None:
+        """Delete the directory if nothing came to be in it."""
+        if not any(self.directory.iterdir()):
+            self.directory.rmdir()
+
     def remove(self) -> None:
         """Delete the features, and the directory."""
         for path in embedding_files(self.path).values():
@@ -97,9 +102,12 @@ def encode_labelled(
     found = FoundClips(named=[clip.source for clip in clips])
     try:
         result = run_job(options, found, cache.path)
-    except (ResumeError, OutputError):
-        if not overwrite:
+    except (ResumeError, OutputError) as error:
+        cache.remove_if_empty()
+        # a full disk, or a run that is alive, is no reason to start over
+        if not overwrite or isinstance(error, InUseError | WriteError):
             raise
+        cache.directory.mkdir(parents=True, exist_ok=True)
         result = run_job(replace(options, overwrite=True), found, cache.path)
     if result.interrupted:
         raise StoppedError(f"{cache.path}: {result.rows} rows so far; run the same command again to go on")
