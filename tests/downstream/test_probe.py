@@ -81,9 +81,16 @@ def test_probabilities_sum_to_one_and_the_label_is_the_most_probable(fitted: Pro
 
 
 def test_classes_are_sorted_texts() -> None:
-    rows, targets = rows_of(classes=3)
+    rows, _ = rows_of(classes=3)
     assert Probe.fit(rows, [10, 9, 1] * 20, C=1.0).labels == ("1", "10", "9")
-    assert len(targets) == 60
+
+
+def test_a_probe_that_is_nowhere_is_no_unknown_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ConfigError, match="'absent': no such probe; pass a probe directory, a hub id such as"
+    ):
+        Probe.from_pretrained("absent")
 
 
 def test_labels_of_the_index_are_taken_where_none_are_passed(corpus: Path) -> None:

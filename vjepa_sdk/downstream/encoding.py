@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +13,10 @@ from torch.nn import functional as F
 
 from ..config.choices import Decoder, Pooling
 from ..config.protocols import ClipSet
+from ..config.registry import KNOWN_MODELS
 from ..errors import ConfigError
 from ..features.source import FeatureSource
+from ..hub.client import is_repository_id
 from ..inference.embed.model import model_sha256
 from ..inference.vjepa import VJEPA
 from ..models.attentive_probe import ProbeConfig
@@ -83,6 +87,16 @@ def _encode_views(
     ]
     tokens: np.ndarray = torch.cat(rows).float().cpu().numpy()
     return tokens.reshape(clip_set.views, clip_set.segments, *tokens.shape[1:])
+
+
+def check_place(name_or_path: str | os.PathLike[str]) -> None:
+    """Raise ConfigError for a text that can be no probe: neither a path that exists, a known name nor a hub id."""
+    name = os.fspath(name_or_path)
+    if not (Path(name).expanduser().exists() or name in KNOWN_MODELS or is_repository_id(name)):
+        raise ConfigError(
+            f"{name!r}: no such probe; pass a probe directory, a hub id such as owner/name, or the name of a "
+            "classification model"
+        )
 
 
 def check_model(model: VJEPA, source: FeatureSource, config: AnyProbeConfig) -> None:

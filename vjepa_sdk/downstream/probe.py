@@ -26,7 +26,7 @@ from ..runtime.devices import best_device
 from ..video.inputs import split_batch
 from ..weights.probe_directory import AnyProbe, check_probe_config, load_probe, probe_files, save_probe
 from ..weights.provenance import descended
-from .encoding import check_model, encode_rows
+from .encoding import check_model, check_place, encode_rows
 from .fit import Examples, check_features, fit_logistic, fit_nearest, fit_ridge, predict_rows
 from .rows import Features, array_of, check_are_views, labels_of, rows_of, targets_of
 from .scores import Predictions, ProbeScores, score
@@ -350,6 +350,7 @@ class Probe:
             local_files_only=local_files_only,
             force_download=force_download,
         )
+        check_place(name_or_path)
         directory = locate_model(name_or_path, hub, check_config=check_probe_config)
         found = load_probe(directory, device=best_device(device), dtype=dtype)
         return cls(found.probe, found.labels, found.provenance, found.kind, found.source, found.fit, found.scores)
