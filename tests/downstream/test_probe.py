@@ -87,9 +87,7 @@ def test_classes_are_sorted_texts() -> None:
 
 def test_a_probe_that_is_nowhere_is_no_unknown_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        ConfigError, match="'absent': no such probe; pass a probe directory, a hub id such as"
-    ):
+    with pytest.raises(ConfigError, match="'absent': no such probe; pass a probe directory, a hub id such as"):
         Probe.from_pretrained("absent")
 
 
