@@ -171,7 +171,7 @@ def test_a_damaged_clip_is_left_out_of_both_sides_counted_and_named(
                "--folds", 4, "--num-workers", 0, "--random-inits", 1)  # fmt: skip
     printed = capsys.readouterr()
     assert code == 3
-    assert "note: 1 clips have no features" in printed.out and "bad.mp4" in printed.err
+    assert "note: left out of train and test, without features: 1 clip" in printed.out and "bad.mp4" in printed.err
     with pytest.raises(VideoDecodeError, match="1 of 41 clips"):
         train_probe(corpus / "bad.csv", out=tmp_path / "q", model=corpus / "model", num_workers=0, max_failures=0.0)
 

@@ -10,7 +10,7 @@ import typer
 
 from ..config.registry import DEFAULT_MODEL
 from ..config.surprise import CONTEXTS
-from ..errors import printable
+from ..errors import counted, printable
 from .exit_codes import COMPLETE, SOME_SKIPPED
 from .options import INPUTS_HELP, FollowSymlinks, Json, Quiet, Verbose, print_result, set_up_logging
 from .surprise_options import (
@@ -127,7 +127,9 @@ def surprise(
 def _lines(report: SurpriseReport) -> list[str]:
     lines = []
     if report.fitted is not None:
-        lines.append(f"{report.fitted}: {report.fitted_windows} windows of {report.fitted_videos} videos")
+        lines.append(
+            f"{report.fitted}: {counted(report.fitted_windows, 'window')} of {counted(report.fitted_videos, 'video')}"
+        )
     for video in report.videos:
         floor = [] if video.floor is None else [f"floor {video.floor:.4f}"]
         values = (f"{video.mean:.4f}", f"{video.peak:.3f}", f"{video.peak_seconds:.2f}", *floor)

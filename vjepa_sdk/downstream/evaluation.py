@@ -17,13 +17,12 @@ from ..weights.description import Shape
 from .labels import LabelledClip, LabelledClips
 from .probe_options import EncodeOptions, FitOptions
 from .probe_report import Row
-from .splits import assign_splits, group_folds
+from .splits import INNER_FOLDS, assign_splits, group_folds
 
 Cache = Literal["tokens", "none"]
 """`tokens`: on disk, from so many passes over the training videos; `none`: made anew for every batch."""
 
 PUBLISHED_ROW = "published"
-_INNER_FOLDS = 5
 _LAST_BLOCKS = 4
 
 
@@ -205,7 +204,7 @@ def settle_splits(labelled: LabelledClips, targets: np.ndarray, options: FitOpti
     if options.select == "val" and "val" not in splits and len(options.grid) > 1:
         learnt = np.flatnonzero(splits == "train")
         folds = group_folds(
-            targets[learnt], [groups[number] for number in learnt], folds=_INNER_FOLDS, seed=options.seed
+            targets[learnt], [groups[number] for number in learnt], folds=INNER_FOLDS, seed=options.seed
         )
         if not folds:
             raise ConfigError(f"there are too few groups to choose among {len(options.grid)} probes; pass more videos")

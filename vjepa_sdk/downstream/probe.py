@@ -30,9 +30,7 @@ from .encoding import check_model, check_place, encode_rows
 from .fit import Examples, check_features, fit_logistic, fit_nearest, fit_ridge, predict_rows
 from .rows import Features, array_of, check_are_views, labels_of, rows_of, targets_of
 from .scores import Predictions, ProbeScores, score
-from .splits import group_folds
-
-_FOLDS = 5
+from .splits import INNER_FOLDS, group_folds
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ class Probe:
         group_of = [str(each) for each in (files if groups is None else groups)]
         if len(group_of) != len(rows):
             raise InputError(f"{len(group_of)} groups must be as many as the {len(rows)} rows of features")
-        folds = group_folds(examples.targets, [group_of[row] for row in first], folds=_FOLDS, seed=seed)
+        folds = group_folds(examples.targets, [group_of[row] for row in first], folds=INNER_FOLDS, seed=seed)
         checks = [(examples.part(fit), examples.part(check)) for fit, check in folds]
         if kind == "regression":
             found = fit_ridge(examples, alpha=None if C is None else 1 / C, checks=checks, standardize=standardize)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config.choices import ProbeKind
-from ..errors import InputError, printable
+from ..errors import InputError, counted, printable
 from ..runtime.devices import best_device
 from .attentive import AttentiveOptions, fit_attentive
 from .fit import Check, Examples, Fitted, Table, check_features, fit_logistic, fit_nearest, fit_ridge, predict_videos
@@ -18,9 +18,8 @@ from .nearest import nearest_rows
 from .probe_options import FitOptions
 from .probe_report import PIXELS_ROW, RANDOM_ROW, TRAINED_ROW, Row
 from .scores import Interval, Predictions, ProbeScores, difference, pooled_metrics, score
-from .splits import group_folds
+from .splits import INNER_FOLDS, group_folds
 
-_INNER_FOLDS = 5
 _NEAR = 0.97
 _FEW = 5
 
@@ -113,7 +112,7 @@ class Task:
         if self.options.kind == "attentive" and len(self.options.grid) == 1:
             return []  # nothing to choose
         groups = [self.found.clips[video].group for video in videos]
-        folds = group_folds(self.targets[videos], groups, folds=_INNER_FOLDS, seed=self.options.seed)
+        folds = group_folds(self.targets[videos], groups, folds=INNER_FOLDS, seed=self.options.seed)
         return [(every.part(videos[fit]), every.part(videos[check])) for fit, check in folds]
 
 
@@ -189,9 +188,9 @@ def notes_on(task: Task, num_without_label: int, grouped_by: str) -> list[str]:
     if options.allow_group_overlap and options.folds is None:
         notes[0] = f"groups are {grouped_by}; some may be on two sides, as allowed, and then the numbers are too good"
     if num_without_label:
-        notes.append(f"{num_without_label} rows without a label were left out")
+        notes.append(f"left out, without a label: {counted(num_without_label, 'row')}")
     if found.failed:
-        notes.append(f"{len(found.failed)} clips have no features and were left out of train and test")
+        notes.append(f"left out of train and test, without features: {counted(len(found.failed), 'clip')}")
     if options.select == "test":
         notes.append("chosen on the test videos, as official evaluations do: these are best-on-test numbers")
     fitted_to = task.parts()[0][0]

@@ -13,7 +13,7 @@ import numpy as np
 from ..config.choices import Decoder
 from ..config.protocols import SIMPLE, ClipSet
 from ..corpus.find import FoundClips, find_clips
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 from ..features.embeddings import Embeddings
 from ..inference.embed.model import find_model
 from ..models.vector_probe import VectorProbe
@@ -135,7 +135,7 @@ def evaluate_probe(
     if seen := sum(file in known for file in (fingerprints(clips) if known else [])):
         notes.append(f"{seen} of these videos were fitted to: what the probe says of them is no test")
     if said.without:
-        notes.append(f"{len(said.without)} clips have no features and were left out")
+        notes.append(f"left out, without features: {counted(len(said.without), 'clip')}")
     if evaluation is not None:
         shape = read_shape(find_model(job_of(held, options)))
         row = evaluation.published_row(said.model)

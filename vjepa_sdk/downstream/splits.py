@@ -9,6 +9,9 @@ import numpy as np
 
 from ..errors import ConfigError, InputError, printable
 
+INNER_FOLDS = 5
+"""Of the training part, to choose how strongly a probe is held back."""
+
 
 def assign_splits(
     targets: np.ndarray,
