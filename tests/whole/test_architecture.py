@@ -96,6 +96,18 @@ def test_cheap_things_load_neither_torch_nor_a_decoder(statement: str) -> None:
     subprocess.run([sys.executable, "-c", statement + check], check=True, capture_output=True)
 
 
+def test_encoding_loads_torch_and_a_decoder_and_nothing_else_that_is_slow() -> None:
+    code = """
+import sys
+from vjepa_sdk import VJEPA
+VJEPA.from_pretrained("vjepa-tiny", device="cpu").encode("examples/clips/00_right.mp4")
+slow = {"timm", "torchvision", "torch._dynamo", "decord", "transformers", "sklearn", "matplotlib", "jinja2"}
+sys.exit(f"loaded too: {slow & set(sys.modules)}" if slow & set(sys.modules) else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 LIGHT = (
     "errors _version config.* runtime.* video.safety video.containers video.pyav_reader video.decord_reader "
     "video.images video.reader video.sampling video.windows features.* corpus.* weights.layout weights.description "

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config.schema import check_multiple, check_range, check_types
+from .block import Mlp
 from .layers import init_weights, transformer_blocks
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import torch
-from timm.models.eva import EvaBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+
+from .block import Block
 
 
 class PatchEmbed3D(nn.Module):
@@ -43,21 +43,8 @@ def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
 
 
 def transformer_blocks(*, dim: int, depth: int, num_heads: int, mlp_ratio: float, norm_eps: float) -> nn.ModuleList:
-    """Return timm blocks that compute, and are named, as the official pre-norm blocks (with or without RoPE)."""
-    return nn.ModuleList(
-        EvaBlock(
-            dim,
-            num_heads,
-            qkv_bias=True,
-            qkv_fused=True,
-            mlp_ratio=mlp_ratio,
-            attn_type="rope",
-            num_prefix_tokens=0,
-            rotate_half=False,
-            norm_layer=partial(nn.LayerNorm, eps=norm_eps),
-        )
-        for _ in range(depth)
-    )
+    """Return the blocks of a network."""
+    return nn.ModuleList(Block(dim, num_heads=num_heads, mlp_ratio=mlp_ratio, norm_eps=norm_eps) for _ in range(depth))
 
 
 def init_weights(module: nn.Module, blocks: nn.ModuleList, *, rescale: bool, first: int = 1) -> None:

@@ -39,7 +39,7 @@ def rope_table(
         device: where the table is kept.
 
     Returns:
-        float32 `[frames * rows * columns, 2 * head_dim]`: sines, then cosines, as timm's blocks take them.
+        float32 `[frames * rows * columns, 2 * head_dim]`: sines, then cosines, as `block.Attention` takes them.
     """
     part = 2 * (head_dim // 3 // 2)
     frequencies = 10000.0 ** -(torch.arange(part // 2, dtype=torch.float32) / (part / 2))

@@ -13,10 +13,9 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torchvision.transforms.functional import InterpolationMode
-from torchvision.transforms.v2.functional import resize  # type: ignore[attr-defined]
 
 from ..config.model import PreprocessConfig
+from .resize import resize
 from .transforms import as_frames, draw_crop
 
 _RAND_AUGMENT = "rand-m7-n4-mstd0.5-inc1"
@@ -28,7 +27,7 @@ def shorten(frame: torch.Tensor, *, side: int) -> torch.Tensor:
     """Resize frames `uint8 [T, 3, H, W]` to a short side, without smoothing, as the official tests with views do."""
     height, width = frame.shape[-2:]
     size = [side, int(side * width / height)] if height <= width else [int(side * height / width), side]
-    return resize(frame, size, interpolation=InterpolationMode.BILINEAR, antialias=False)
+    return resize(frame, size, antialias=False)
 
 
 def square_views(frames: torch.Tensor, *, views: int) -> Iterator[torch.Tensor]:

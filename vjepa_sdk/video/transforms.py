@@ -13,11 +13,10 @@ from typing import get_args
 
 import numpy as np
 import torch
-from torchvision.transforms.functional import InterpolationMode
-from torchvision.transforms.v2.functional import resize  # type: ignore[attr-defined]
 
 from ..config.choices import CropOffset
 from ..errors import ConfigError, InputError
+from .resize import resize
 
 _GROUP_BYTES = 32 << 20
 
@@ -49,7 +48,7 @@ def resize_and_crop(frames: torch.Tensor, *, resize_size: int, crop_size: int, c
         size = [resize_size, int(resize_size * width / height)]
     else:
         size = [int(resize_size * height / width), resize_size]
-    frames = resize(frames, size, interpolation=InterpolationMode.BILINEAR, antialias=True)
+    frames = resize(frames, size, antialias=True)
     top, left = (_crop_start(side, crop_size, crop_offset) for side in size)
     return frames[..., top : top + crop_size, left : left + crop_size].contiguous()
 
@@ -104,7 +103,7 @@ class RandomCrop:
         _check_frames(frames)
         frames = frames[..., self.top : self.top + self.height, self.left : self.left + self.width]
         size = [self.crop_size, self.crop_size]
-        frames = resize(frames, size, interpolation=InterpolationMode.BILINEAR, antialias=self.antialias)
+        frames = resize(frames, size, antialias=self.antialias)
         return (frames.flip(-1) if self.flip else frames).contiguous()
 
 

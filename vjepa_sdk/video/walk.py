@@ -9,14 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torchvision.transforms.functional import InterpolationMode
-from torchvision.transforms.v2.functional import resize  # type: ignore[attr-defined]
 
 from ..config.choices import Decoder
 from ..config.model import PreprocessConfig
 from ..config.surprise import SurpriseSettings
 from ..errors import InputError
 from .inputs import FrameSource, open_frames
+from .resize import resize
 from .sampling import CLOCK_SECONDS, frames_at
 from .transforms import resize_and_crop
 from .windows import MAX_WINDOWS
@@ -122,10 +121,7 @@ class FrameWalk:
             side = min(height, width)
             top, left = (height - side) // 2, (width - side) // 2
             frame = frame[..., top : top + side, left : left + side]
-        small: torch.Tensor = resize(
-            frame, [size, size], interpolation=InterpolationMode.BILINEAR, antialias=False
-        ).contiguous()
-        return small
+        return resize(frame, [size, size], antialias=False).contiguous()
 
 
 def windows_of(frames: Iterator[np.ndarray], *, num_frames: int, stride: int) -> Iterator[np.ndarray]:

@@ -10,7 +10,6 @@ from itertools import islice
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import resize  # type: ignore[attr-defined]
 
 from ..config.choices import Decoder
 from ..config.model import PreprocessConfig
@@ -19,6 +18,7 @@ from ..inference.vjepa import VJEPA
 from ..runtime.progress import progress_bar
 from ..video.clips import cut_clips
 from ..video.inputs import FrameSource, open_frames
+from ..video.resize import resize
 from ..video.sampling import frames_at
 from ..video.transforms import resize_and_crop
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vjepa_sdk.training.data import augment as module
 from vjepa_sdk.training.data.augment import augment
 
 OFF = {"color_jitter": 0.0, "rand_augment": False, "random_erasing": 0.0}
@@ -58,7 +57,7 @@ def test_global_random_state_and_threads_are_put_back(monkeypatch: pytest.Monkey
             torch.rand(3)
             raise KeyError("stop")
 
-    monkeypatch.setattr(module, "ColorJitter", Spy)
+    monkeypatch.setattr("torchvision.transforms.v2.ColorJitter", Spy)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     torch.manual_seed(5)

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.v2 import ColorJitter, RandAugment, RandomErasing  # type: ignore[attr-defined]
 
 from ...config.model import IMAGENET_MEAN
 
@@ -35,6 +33,11 @@ def augment(
     Returns:
         uint8 [T, 3, H, W].
     """
+    if not (color_jitter or rand_augment or random_erasing):
+        return clip
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.v2 import ColorJitter, RandAugment, RandomErasing  # type: ignore[attr-defined]
+
     transforms: list[Callable[[torch.Tensor], torch.Tensor]] = []
     if color_jitter:
         transforms.append(ColorJitter(brightness=color_jitter, contrast=color_jitter, saturation=color_jitter))
@@ -42,8 +45,6 @@ def augment(
         transforms.append(RandAugment(interpolation=InterpolationMode.BILINEAR))
     if random_erasing:
         transforms.append(RandomErasing(random_erasing, value=_ERASED))
-    if not transforms:
-        return clip
     with _global_random_state(int(torch.randint(1 << 62, (), generator=generator))):
         for transform in transforms:
             clip = transform(clip)

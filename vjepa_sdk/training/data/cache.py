@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from torchvision.transforms.v2.functional import resize  # type: ignore[attr-defined]
 
 from ...config.documents import read_json
 from ...config.training import DataConfig
@@ -33,6 +32,7 @@ from ...runtime.workers.pool import WorkerPool
 from ...video.images import read_image
 from ...video.inputs import is_image
 from ...video.reader import open_video
+from ...video.resize import resize
 from ...video.sampling import frames_at
 from ...video.transforms import as_frames
 

@@ -1,0 +1,54 @@
+"""The transformer block computes what timm's does, to the last bit."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from timm.models.eva import EvaBlock
+from torch import nn
+
+from vjepa_sdk.models.block import Block
+from vjepa_sdk.models.positions import rope_table
+
+CPU = torch.device("cpu")
+
+
+def pair(seed: int = 0) -> tuple[Block, nn.Module]:
+    """Return a block of ours and timm's, drawn from the same random numbers."""
+    torch.manual_seed(seed)
+    ours = Block(48, num_heads=4, mlp_ratio=4.5, norm_eps=1e-6)
+    torch.manual_seed(seed)
+    theirs = EvaBlock(
+        48,
+        4,
+        mlp_ratio=4.5,
+        attn_type="rope",
+        num_prefix_tokens=0,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+    )
+    return ours, theirs
+
+
+def test_names_shapes_and_first_values_are_timms() -> None:
+    ours, theirs = (block.state_dict() for block in pair())
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("has_rope", [False, True])
+def test_the_block_gives_timms_bits_and_gradients(dtype: torch.dtype, has_rope: bool) -> None:
+    ours, theirs = (block.to(dtype) for block in pair())
+    rope = rope_table((2, 3, 4), 12, layout="tiled", scaled_to=None, device=CPU) if has_rope else None
+    tokens = torch.randn(2, 24, 48, generator=torch.Generator().manual_seed(1)).to(dtype)
+    outputs, gradients = [], []
+    for block in (ours, theirs):
+        x = tokens.clone().requires_grad_()
+        out = block(x, rope=rope)
+        out.float().square().sum().backward()
+        outputs.append(out)
+        gradients.append([x.grad, *(parameter.grad for parameter in block.parameters())])
+    assert outputs[0].dtype == dtype and torch.equal(*outputs)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

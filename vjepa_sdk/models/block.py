@@ -1,0 +1,77 @@
+"""The pre-norm transformer block of all four families, with rotary positions or without.
+
+It computes, and names its parameters, as the official blocks do (`src/models/utils/modules.py` of V-JEPA 2), and gives
+the same bits as timm's `EvaBlock`; a test holds it against that. It is ours because importing timm loads torchvision
+and `torch._dynamo`, which takes longer than loading torch itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each of what a LayerNorm gives, each added to its input."""
+
+    def __init__(self, dim: int, *, num_heads: int, mlp_ratio: float, norm_eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attn = Attention(dim, num_heads=num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """Map tokens `[B, N, D]` to `[B, N, D]`; for `rope` see `Attention`."""
+        x = x + self.attn(self.norm1(x), rope=rope)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class Attention(nn.Module):
+    """Self-attention with one projection for queries, keys and values."""
+
+    def __init__(self, dim: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """Mix tokens `[B, N, D]`.
+
+        Args:
+            rope: sines, then cosines, `[..., N, 2 * head_dim]`, by which queries and keys are rotated; None: not at
+                all.
+        """
+        batch, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)  # each [B, heads, N, head_dim]
+        if rope is not None:
+            q, k = rotate(q, rope).type_as(v), rotate(k, rope).type_as(v)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two layers with a GELU between."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[..., D]` to `[..., D]`."""
+        out: Tensor = self.fc2(self.act(self.fc1(x)))
+        return out
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate pairs of neighbouring channels of `[..., N, head_dim]`, in the precision of the wider of both."""
+    sines, cosines = rope.chunk(2, -1)
+    turned = torch.stack((-x[..., 1::2], x[..., ::2]), -1).reshape(x.shape)
+    return x * cosines + turned * sines
