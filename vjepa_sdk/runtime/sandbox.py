@@ -28,15 +28,21 @@ def confine(parent_pid: int) -> bool:
         # a namespace of its own has no network devices; a user namespace, which costs root its right to the files of
         # others, only where the system asks for one; first, since it would undo the next line
         has_no_network = 0 in map(libc.unshare, (_CLONE_NEWNET, _CLONE_NEWUSER | _CLONE_NEWNET))
-        libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if sys.platform != "win32":
         import resource
 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    die_with(parent_pid)
+    return has_no_network
+
+
+def die_with(parent_pid: int) -> None:
+    """Be killed when the parent dies; on Linux only. A forked process does not inherit this."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent_pid:  # it died before its death could be told
         os._exit(1)
-    return has_no_network
 
 
 def limit_memory(num_bytes: int) -> None:

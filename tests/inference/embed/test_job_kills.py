@@ -37,6 +37,8 @@ class Kill:
     """It was killed, and had not ended by itself."""
     events: str
     """In order: `e` a batch is encoded, `[` a part is being written, `]` it is on disk, `p` the output is published."""
+    num_decoding: int
+    """Decoding processes that it had, with the one that they are forked from."""
 
     @property
     def place(self) -> str:
@@ -62,12 +64,13 @@ class Killer:
         while len(events) <= after and (event := os.read(reader, 1)):
             events += event
         time.sleep(delay)
+        decoding = len(orphans(child))
         os.killpg(child, signal.SIGKILL) if group else os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
         while rest := os.read(reader, 64):
             events += rest
         os.close(reader)
-        return Kill(child, os.WIFSIGNALED(status), events.decode())
+        return Kill(child, os.WIFSIGNALED(status), events.decode(), decoding)
 
     def _work(self, out: Path, writer: int, num_workers: int) -> None:
         try:
@@ -109,7 +112,7 @@ def orphans(pid: int) -> list[int]:
             command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"_serve(" in command and f", {pid})".encode() in command:
+        if b"workers.child import" in command and f", {pid})".encode() in command:
             found.append(int(entry.name))
     return found
 
@@ -166,7 +169,7 @@ def test_a_killed_job_leaves_no_process_and_ends_in_the_same_bytes(
     out = tmp_path / "out" / "feats.npy"
     out.parent.mkdir()
     killed = kill(out, after=4, delay=0.0, group=group, num_workers=1)
-    assert killed.in_time and not out.exists()
+    assert killed.in_time and killed.num_decoding and not out.exists()
     wait_for_orphans(killed.pid)
     check_killed(out, whole, killed)
     job(out)

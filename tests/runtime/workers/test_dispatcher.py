@@ -18,6 +18,7 @@ import pytest
 from vjepa_sdk.errors import VJEPAError
 from vjepa_sdk.runtime.workers import dispatcher as dispatcher_module
 from vjepa_sdk.runtime.workers import pool as pool_module
+from vjepa_sdk.runtime.workers import start
 from vjepa_sdk.runtime.workers.dispatcher import Dispatcher
 from vjepa_sdk.runtime.workers.pool import WorkerPool
 
@@ -53,6 +54,15 @@ def _script(path: Path, text: str) -> str:
     return str(path)
 
 
+@pytest.fixture(autouse=True, params=["forked", "started"])
+def how_children_come(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork children, where that is done here, and start them one by one, as it is done elsewhere."""
+    if request.param == "started":
+        monkeypatch.setattr(dispatcher_module, "can_fork", lambda: False)
+    elif not start.can_fork():
+        pytest.skip("children are not forked here")
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_processes_that_all_die_at_start_are_an_error(
     num_workers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -68,7 +78,7 @@ def test_processes_that_all_die_at_start_are_an_error(
 
 def test_processes_that_all_hang_at_start_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(sys, "executable", _script(tmp_path / "python", "exec sleep 600"))
-    monkeypatch.setattr(dispatcher_module, "START_UP_SECONDS", 0.3)
+    monkeypatch.setattr(start, "START_UP_SECONDS", 0.3)
     with (
         _pool() as pool,
         pytest.raises(VJEPAError, match=r"did not start, 3 times in a row: it was not ready within 0\.3 s"),
@@ -110,9 +120,10 @@ def test_a_process_that_nothing_can_end_is_left_behind(
 ) -> None:
     immortal = []
 
-    def ignore(process: subprocess.Popen[bytes]) -> None:
-        immortal.append(process)
+    def ignore(process: start.Process) -> None:
+        immortal.append(process.pid)
 
+    monkeypatch.setattr(start._Forked, "kill", ignore)
     monkeypatch.setattr(subprocess.Popen, "kill", ignore)
     monkeypatch.setattr(dispatcher_module, "_KILL_SECONDS", 0.2)
     with _pool(deadline_seconds=1.0) as pool:
@@ -120,10 +131,9 @@ def test_a_process_that_nothing_can_end_is_left_behind(
             "no result within 1 s; the decoder hangs on this file, or needs more deadline_seconds",
             None,
         ]
-    assert f"process {immortal[0].pid} does not end when killed and is left behind" in caplog.text
-    for process in immortal:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    assert f"process {immortal[0]} does not end when killed and is left behind" in caplog.text
+    for pid in set(immortal):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
@@ -146,15 +156,14 @@ def test_silence_from_all_processes_ends_in_an_error_and_stacks(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     released = threading.Event()
-    wait = Dispatcher._wait_for_events
 
     def stuck_dispatcher(dispatcher: Dispatcher) -> None:
-        if dispatcher._workers:
+        if dispatcher._waiting:
             released.wait(60)
-        wait(dispatcher)
 
-    monkeypatch.setattr(Dispatcher, "_wait_for_events", stuck_dispatcher)
-    for name, seconds in (("WATCHDOG_SECONDS", 0.5), ("START_UP_SECONDS", 0.05), ("_KILL_SECONDS", 0.05)):
+    monkeypatch.setattr(Dispatcher, "_start_workers", stuck_dispatcher)
+    monkeypatch.setattr(start, "START_UP_SECONDS", 0.05)
+    for name, seconds in (("WATCHDOG_SECONDS", 0.5), ("_KILL_SECONDS", 0.05)):
         monkeypatch.setattr(dispatcher_module, name, seconds)
     with (
         _pool(deadline_seconds=0.05) as pool,

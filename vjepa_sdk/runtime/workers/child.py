@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
+import os
 import pickle
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
 from typing import Any
 
 import numpy as np
 
 from ...errors import one_line
-from ..sandbox import confine, limit_memory
-from .wire import DTYPES, Kind, Message, Request, Task, send_message
+from ..sandbox import confine, die_with, limit_memory
+from .wire import DTYPES, GO_ON, Kind, Message, Request, Task, send_message
 
+FORK = b"fork"
 MAX_TASK_BYTES = 4 << 30  # of memory, beyond what the process has when it starts; on Linux
 
 
@@ -48,22 +53,77 @@ def _with_array(kind: Kind, result: tuple[np.ndarray, dict[str, Any]]) -> Messag
 
 def serve(descriptor: int, parent_pid: int) -> None:
     """Be a child: confine this process, load the task, and answer requests until the connection ends."""
+    _settle(parent_pid)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
+        task = _load(connection)
+        if task is not None:
+            _answer_requests(connection, task)
+
+
+def nurse(descriptor: int, parent_pid: int) -> None:
+    """Be the process that children are forked from: load the task, and fork and reap as the parent says.
+
+    It says `ready` or `error` once. Asked to `FORK`, which a descriptor follows, it answers the child's number; sent
+    such a number, it answers how that child ended, or `GO_ON` if it has not.
+    """
+    _settle(parent_pid)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
+        task = _load(connection)
+        if task is None:
+            return
+        gc.freeze()  # what is loaded stays shared with children: collecting garbage does not touch it
+        send_message(connection, Message(kind="ready"))
+        while True:
+            request = connection.recv_bytes()
+            if request == FORK:
+                connection.send_bytes(_fork(connection, task))
+            else:
+                pid, status = os.waitpid(int(request), os.WNOHANG)
+                connection.send_bytes(str(os.waitstatus_to_exitcode(status)).encode() if pid else GO_ON)
+
+
+def _fork(connection: Connection, task: Task[Any]) -> bytes:
+    """Fork a child that serves the descriptor that comes; return its number."""
+    descriptor, nurse_pid = recv_handle(connection), os.getpid()
+    pid = os.fork()
+    if pid:
+        os.close(descriptor)
+        return str(pid).encode()
+    try:
+        die_with(nurse_pid)
+        connection.close()
+        with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as own:
+            _answer_requests(own, task)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+
+def _settle(parent_pid: int) -> None:
     confine(parent_pid)
     for number in (signal.SIGINT, signal.SIGUSR1):  # batch systems send them to every process of a job
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
-        try:
-            task = pickle.loads(connection.recv_bytes())
-        except Exception as error:
-            send_message(connection, Message(kind="error", error=one_line(error)))
-            return
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(1)  # parallelism is the number of children
-        limit_memory(MAX_TASK_BYTES)
-        send_message(connection, Message(kind="ready"))
-        while True:
-            _answer_request(connection, task)
+
+
+def _load(connection: Connection) -> Task[Any] | None:
+    """Load the task that the parent sends; say what is wrong, and return None, where that fails."""
+    try:
+        task: Task[Any] = pickle.loads(connection.recv_bytes())
+    except Exception as error:
+        send_message(connection, Message(kind="error", error=one_line(error)))
+        return None
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # parallelism is the number of children
+    return task
+
+
+def _answer_requests(connection: Connection, task: Task[Any]) -> None:
+    limit_memory(MAX_TASK_BYTES)
+    send_message(connection, Message(kind="ready"))
+    while True:
+        _answer_request(connection, task)
 
 
 def _answer_request(connection: Connection, task: Task[Any]) -> None:

@@ -6,38 +6,27 @@ import contextlib
 import faulthandler
 import logging
 import math
-import os
 import pickle
-import re
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Pipe, wait
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from ...errors import VJEPAError, one_line
-from ..sandbox import import_path
-from . import child
+from . import start
+from .start import Nursery, Process, StartError, can_fork, reason_of_death, spawn
 from .wire import GO_ON, Message, receive_message
 
 logger = logging.getLogger(__name__)
 
-START_UP_SECONDS = 120.0  # importing torch on a loaded machine takes long and is nobody's clip's fault
 MAX_FAILED_STARTS = 3  # in a row; the kernel may kill a new process for lack of memory and let the next one live
 MAX_MESSAGES = 5_000_000  # that answer one request; who sends more never ends
 MAX_DEATHS = 10  # of different requests, one after the other; then the requests are not to blame
 WATCHDOG_SECONDS = 600.0
 _KILL_SECONDS = 5.0
-_PASSED_ON = re.compile(
-    r"PATH|HOME|TZ|LANG|LANGUAGE|LC_\w+|TMPDIR|TEMP|TMP|SYSTEMROOT|WINDIR|VIRTUAL_ENV|CONDA_PREFIX"
-    r"|(LD|DYLD|PYTHON|OMP|GOMP|KMP|MKL|OPENBLAS|MALLOC|SVT|AV|ASAN|COVERAGE)_?\w*"
-)
-"""Variables that finding and running Python, torch and FFmpeg may take."""
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def dump_stacks() -> None:
@@ -60,21 +49,9 @@ class Ticket:
 class _Worker:
     """One child and what it is doing."""
 
-    def __init__(self, pickled_task: bytes) -> None:
-        self.connection, theirs = Pipe(duplex=True)
-        # Not multiprocessing.Process: "fork" copies locks held by torch's threads, and "spawn" runs the user's script
-        # a second time in the child.
-        start = f"import sys; sys.path[:] = {import_path()!r}; from {child.__name__} import serve"
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", f"{start}; serve({theirs.fileno()}, {os.getpid()})"],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # the parent's results go to stdout
-                env=_child_environment(),
-                start_new_session=True,  # Ctrl-C is for the parent
-            )
-        self.deadline = time.monotonic() + START_UP_SECONDS
+    def __init__(self, process: Process, connection: Connection) -> None:
+        self.process, self.connection = process, connection
+        self.deadline = time.monotonic() + start.START_UP_SECONDS
         self.is_ready = False
         self.ticket: Ticket | None = None
         self.num_results = self.num_messages = 0
@@ -82,8 +59,6 @@ class _Worker:
         self.is_paused = False
         """It has sent a result and waits to be asked for the next."""
         self.num_tasks = 0
-        with contextlib.suppress(BrokenPipeError):  # it died at once: found when its answer is read
-            self.connection.send_bytes(pickled_task)
 
     def kill(self) -> None:
         self.process.kill()
@@ -99,12 +74,6 @@ class _Worker:
             self.process.wait(1.0)  # its own status says more than that of our SIGKILL
         self.kill()
         return self.process.returncode
-
-
-def _child_environment() -> dict[str, str]:
-    """Pass on what a decoder needs and nothing else: one taken over by a hostile file finds no token."""
-    kept = {name: value for name, value in os.environ.items() if _PASSED_ON.fullmatch(name.upper())}
-    return kept | dict.fromkeys(_THREAD_VARIABLES, "1")
 
 
 class Dispatcher:
@@ -127,6 +96,8 @@ class Dispatcher:
         self._num_deaths = 0
         self._last_message = time.monotonic()
         self._workers: list[_Worker] = []
+        self._nursery: Nursery | None = None
+        self._is_starting = False
         self._waiting: deque[Ticket] = deque()
         self.prefetch = 0
         """Results of tasks that yield more of which so many may wait for the caller."""
@@ -163,7 +134,7 @@ class Dispatcher:
     def next_result(self, tickets: Sequence[Ticket]) -> tuple[Ticket, Message]:
         """Wait for a result of any of these tickets; the first of them that has one gives it."""
         # Deadlines see to it that answers keep coming; this finds a thread that no longer watches them.
-        patience = max(WATCHDOG_SECONDS, 3 * (self._deadline_seconds + START_UP_SECONDS))
+        patience = max(WATCHDOG_SECONDS, 3 * (self._deadline_seconds + start.START_UP_SECONDS))
         if self._taken is not tickets[0]:
             self._taken = tickets[0]
             self._wake_up()  # there is more room for this one
@@ -191,6 +162,9 @@ class Dispatcher:
         self._wake_up()
         for worker in list(self._workers):
             worker.process.kill()  # now, so that the thread does not wait for an answer under way
+        nursery = self._nursery
+        if nursery is not None and self._is_starting:
+            nursery.kill()
         if threading.current_thread() is not self._thread:  # where garbage collection closes a dropped iterator
             self._thread.join((1 + len(self._workers)) * _KILL_SECONDS)
         if not self._thread.is_alive():
@@ -211,11 +185,38 @@ class Dispatcher:
         finally:
             for worker in self._workers:
                 worker.kill()
+            self._close_nursery()
 
     def _start_workers(self) -> None:
         idle = sum(worker.ticket is None for worker in self._workers)
-        for _ in range(min(len(self._waiting) - idle, self._num_workers - len(self._workers))):
-            self._workers.append(_Worker(self._pickled_task))
+        missing = min(len(self._waiting) - idle, self._num_workers - len(self._workers))
+        while missing > 0 and not self._is_stopping:
+            try:
+                self._workers.append(_Worker(*self._start()))
+                missing -= 1
+            except StartError as error:
+                self._count_failed_start(str(error))
+
+    def _start(self) -> tuple[Process, Connection]:
+        if not can_fork():
+            return spawn(self._pickled_task)
+        self._is_starting = True
+        try:
+            if self._nursery is None:
+                self._nursery = Nursery(self._pickled_task)
+            if self._is_stopping:
+                raise StartError("it is no longer needed")
+            return self._nursery.fork()
+        except BaseException:
+            self._close_nursery()
+            raise
+        finally:
+            self._is_starting = False
+
+    def _close_nursery(self) -> None:
+        if self._nursery is not None:
+            self._nursery.close()
+            self._nursery = None
 
     def _hand_out(self) -> None:
         for worker in list(self._workers):
@@ -245,7 +246,7 @@ class Dispatcher:
             try:
                 worker.connection.send_bytes(GO_ON)
             except OSError:
-                self._end(worker, _reason_of_death(worker.exit_status()), is_death=True)
+                self._end(worker, reason_of_death(worker.exit_status()), is_death=True)
                 continue
             worker.is_paused, worker.deadline = False, time.monotonic() + self._deadline_seconds
 
@@ -268,7 +269,7 @@ class Dispatcher:
             with _killed_after(worker.process, max(1.0, remaining)):
                 message = receive_message(worker.connection)
         except (EOFError, OSError):
-            self._end(worker, _reason_of_death(worker.exit_status()), is_death=True)
+            self._end(worker, reason_of_death(worker.exit_status()), is_death=True)
             return
         except ValueError as violation:
             self._end(worker, f"decoder process sent an invalid answer: {one_line(violation)}")
@@ -303,7 +304,7 @@ class Dispatcher:
                 worker, f"no result within {seconds}; the decoder hangs on this file, or needs more deadline_seconds"
             )
         else:
-            self._end(worker, f"it was not ready within {START_UP_SECONDS:g} s")
+            self._end(worker, f"it was not ready within {start.START_UP_SECONDS:g} s")
 
     def _end(self, worker: _Worker, error: str, *, is_death: bool = False) -> None:
         """Replace a worker that failed; its task, and only that, is run again or fails with it."""
@@ -311,13 +312,7 @@ class Dispatcher:
         if self._is_stopping:
             return
         if not worker.is_ready:
-            self._num_failed_starts += 1
-            if self._num_failed_starts == MAX_FAILED_STARTS:
-                raise VJEPAError(
-                    f"a worker process did not start, {MAX_FAILED_STARTS} times in a row: {error}; "
-                    "num_workers=0 runs without any"
-                )
-            logger.warning("a worker process did not start: %s; starting another", error)
+            self._count_failed_start(error)
         elif worker.ticket is not None and worker.ticket.num_crashes < self._crash_retries:
             worker.ticket.num_crashes += 1
             logger.warning("%s; running the task again", error)
@@ -330,6 +325,17 @@ class Dispatcher:
                     "the decoder, or this machine, is broken: try num_workers=1, another decoder, or reinstall it"
                 )
             self._take(worker, Message(kind="error", error=error))
+
+    def _count_failed_start(self, error: str) -> None:
+        if self._is_stopping:
+            return
+        self._num_failed_starts += 1
+        if self._num_failed_starts == MAX_FAILED_STARTS:
+            raise VJEPAError(
+                f"a worker process did not start, {MAX_FAILED_STARTS} times in a row: {error}; "
+                "num_workers=0 runs without any"
+            )
+        logger.warning("a worker process did not start: %s; starting another", error)
 
     def _discard(self, worker: _Worker) -> None:
         self._workers.remove(worker)
@@ -356,7 +362,7 @@ class Dispatcher:
 
 
 @contextlib.contextmanager
-def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[None]:
+def _killed_after(process: Process, seconds: float) -> Iterator[None]:
     """Kill a child that stalls in the middle of a message, which ends the read with EOFError."""
     watchdog = threading.Timer(seconds, process.kill)
     watchdog.daemon = True
@@ -365,9 +371,3 @@ def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[
         yield
     finally:
         watchdog.cancel()
-
-
-def _reason_of_death(status: int | None) -> str:
-    if status is None or status == -signal.SIGKILL:
-        return "decoder process was killed (signal 9), probably for lack of memory; use fewer workers"
-    return f"decoder process died (signal {-status})" if status < 0 else f"decoder process died (exit code {status})"
