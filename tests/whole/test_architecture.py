@@ -101,7 +101,7 @@ def test_encoding_loads_torch_and_a_decoder_and_nothing_else_that_is_slow() -> N
 import sys
 from vjepa_sdk import VJEPA
 VJEPA.from_pretrained("vjepa-tiny", device="cpu").encode("examples/clips/00_right.mp4")
-slow = {"timm", "torchvision", "torch._dynamo", "decord", "transformers", "sklearn", "matplotlib", "jinja2"}
+slow = {"timm", "torchvision", "torch._dynamo", "sympy", "decord", "transformers", "sklearn", "matplotlib", "jinja2"}
 sys.exit(f"loaded too: {slow & set(sys.modules)}" if slow & set(sys.modules) else 0)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=False)

@@ -87,6 +87,8 @@ class _AttentivePooler(nn.Module):
 
         Their loops over the blocks leave a counter behind, by which the output of cross-attention is scaled too.
         """
+        if self.query_tokens.is_meta:
+            return
         depth, first = len(self.blocks), 1 if self.comes_first else 2
         init_weights(self, self.blocks, rescale=True, first=first)
         nn.init.trunc_normal_(self.query_tokens, std=0.02)

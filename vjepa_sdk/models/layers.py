@@ -56,6 +56,8 @@ def init_weights(module: nn.Module, blocks: nn.ModuleList, *, rescale: bool, fir
             undoes it. The official truncation at an absolute +-2 is 100 standard deviations away and truncates nothing.
         first: what the first block counts as.
     """
+    if next(module.parameters()).is_meta:  # laid out for weights that will come; torch would load sympy for nothing
+        return
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv3d):
             nn.init.trunc_normal_(layer.weight, std=0.02)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def orphans(pid: int) -> list[int]:
             command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if b"workers.child import" in command and f", {pid})".encode() in command:
+        if b"workers.child import" in command and re.search(rf", {pid}\b".encode(), command):
             found.append(int(entry.name))
     return found
 

@@ -20,7 +20,7 @@ import pytest
 from vjepa_sdk.errors import ConfigError, VideoDecodeError, VJEPAError
 from vjepa_sdk.runtime import sandbox
 from vjepa_sdk.runtime.workers import child, dispatcher, start, wire
-from vjepa_sdk.runtime.workers.pool import TaskResult, WorkerPool
+from vjepa_sdk.runtime.workers.pool import TaskResult, WorkerPool, prepare
 
 Answer = tuple[np.ndarray, dict[str, Any]]
 
@@ -483,3 +483,44 @@ def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str)
 def test_negative_prefetch_is_refused() -> None:
     with _pool(0) as pool, pytest.raises(ConfigError, match="prefetch=-1 must be at least 0"):
         pool.map([1], prefetch=-1)
+
+
+@pytest.mark.skipif(not start.can_fork(), reason="children are not forked here")
+def test_a_prepared_pool_has_loaded_modules_before_it_has_a_task() -> None:
+    before = _children()
+    with prepare(2, "colorsys") as nursery:
+        (loading,) = _children() - before
+        with WorkerPool(modules_of, num_workers=2, deadline_seconds=20.0, nursery=nursery) as pool:
+            (result,) = pool.map(["colorsys"], prefetch=0)
+            assert result.info == {"is_loaded": True, "parent": loading}
+    _wait_until_gone({loading})
+
+
+@pytest.mark.skipif(not start.can_fork(), reason="children are not forked here")
+def test_a_prepared_pool_that_is_never_opened_leaves_no_process() -> None:
+    before = _children()
+    with pytest.raises(KeyError), prepare(2, "colorsys"):
+        assert len(_children() - before) == 1
+        raise KeyError
+    _wait_until_gone(_children() - before)
+
+
+def test_nothing_is_prepared_for_no_processes() -> None:
+    with prepare(0, "colorsys") as nursery:
+        assert nursery is None
+
+
+@pytest.mark.skipif(not start.can_fork(), reason="children are not forked here")
+def test_the_process_that_is_forked_may_die_without_costing_a_task() -> None:
+    before = _children()
+    with _pool(1, crash_retries=1, max_tasks_per_worker=2) as pool:
+        results = pool.map(range(6), prefetch=0)
+        pids = {next(results).info["pid"]}
+        (nursery,) = _children() - before - pids
+        os.kill(nursery, signal.SIGKILL)
+        assert [result.error for result in results] == [None] * 5
+
+
+def modules_of(name: str) -> Answer:
+    """Say whether a module is loaded in a child."""
+    return np.zeros(1), {"is_loaded": name in sys.modules, "parent": os.getppid()}

@@ -22,6 +22,7 @@ from ...features.formats import Row
 from ...runtime.progress import ProgressBar, progress_bar
 from ...runtime.signals import StopRequest
 from ...runtime.workers.pool import TaskResult, WorkerPool
+from ...runtime.workers.start import Nursery
 from ...runtime.workers.wire import WorkerResult
 from .ledger import Ledger, Outcome
 from .options import EmbedOptions
@@ -93,6 +94,7 @@ class Encoding:
     Args:
         loader: what turns a file of the plan into one clip, or into windows.
         ledger: where the rows go.
+        nursery: of the decoding processes, see `prepare`.
     """
 
     def __init__(
@@ -103,7 +105,9 @@ class Encoding:
         *,
         options: EmbedOptions,
         ledger: Ledger,
+        nursery: Nursery | None = None,
     ) -> None:
+        self._nursery = nursery
         self._clips, self._model, self._loader = clips, model, loader
         self._options, self._ledger = options, ledger
         self._layers = None if options.layers is None else model.layer_numbers(options.layers)
@@ -135,7 +139,7 @@ class Encoding:
 
     def _pool(self, task: _ClipReader | _WindowReader | _SegmentReader) -> WorkerPool[Any]:
         workers, deadline = self._options.num_workers, self._options.deadline_seconds
-        return WorkerPool(task, num_workers=workers, deadline_seconds=deadline, crash_retries=1)
+        return WorkerPool(task, num_workers=workers, deadline_seconds=deadline, crash_retries=1, nursery=self._nursery)
 
     def _run_clips(self, task: _ClipReader, todo: Sequence[int], stop: StopRequest, bar: ProgressBar) -> None:
         """Go through the frozen batches of which no part has the clips."""

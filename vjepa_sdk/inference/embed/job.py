@@ -25,6 +25,8 @@ from ...corpus.snapshot import Clip, clip_changes, describe_clips, setting_chang
 from ...errors import OutputError, ResumeError
 from ...features.embeddings import ERRORS, sidecar
 from ...runtime.signals import stop_on_signal
+from ...runtime.workers.pool import prepare
+from ...runtime.workers.start import Nursery
 from ...video.safety import PathLike
 from ...weights.description import Shape, read_shape
 from .batches import Encoding
@@ -224,7 +226,9 @@ def _embed(
     parts = work.recover() if unfinished is not None else []
     done = [job.clips[number].id for part in parts if part.end is None for number in range(part.first, part.last)]
     _check_room(job, shape, num_frames=num_frames, num_done=options.num_rows(done))
-    return _run(job, directory, work, parts, started)
+    # decoding processes load torch while this one does
+    with prepare(options.num_workers, "vjepa_sdk.video.clips", "av") as nursery:
+        return _run(job, directory, work, parts, started, nursery)
 
 
 @dataclass(frozen=True)
@@ -278,7 +282,9 @@ class _Job:
         return None if changes else old
 
 
-def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started: float) -> EmbedResult:
+def _run(
+    job: _Job, directory: Path, work: Workspace, parts: list[Part], started: float, nursery: Nursery | None
+) -> EmbedResult:
     """Encode what no part has, and publish."""
     options, extension = job.options, job.extension
     environment = describe_environment(options)
@@ -290,7 +296,7 @@ def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started
         work.start({**job.plan, "environment": environment, "num_threads": threads})
     row_shape = None if extension is None else extension.base.row_shape
     ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
-    encoding = Encoding(job.clips, model, loader, options=options, ledger=ledger)
+    encoding = Encoding(job.clips, model, loader, options=options, ledger=ledger, nursery=nursery)
     with stop_on_signal() as stop, on_threads(threads):
         is_complete = encoding.run(stop)
         result = EmbedResult(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import json
 import os
 import pickle
@@ -60,13 +61,15 @@ def serve(descriptor: int, parent_pid: int) -> None:
             _answer_requests(connection, task)
 
 
-def nurse(descriptor: int, parent_pid: int) -> None:
-    """Be the process that children are forked from: load the task, and fork and reap as the parent says.
+def nurse(descriptor: int, parent_pid: int, *preload: str) -> None:
+    """Be the process that children are forked from: load modules and the task, and fork and reap as the parent says.
 
     It says `ready` or `error` once. Asked to `FORK`, which a descriptor follows, it answers the child's number; sent
     such a number, it answers how that child ended, or `GO_ON` if it has not.
     """
     _settle(parent_pid)
+    for name in preload:
+        importlib.import_module(name)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
         task = _load(connection)
         if task is None:

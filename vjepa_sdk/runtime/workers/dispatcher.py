@@ -86,6 +86,7 @@ class Dispatcher:
         deadline_seconds: float,
         max_tasks_per_worker: int,
         crash_retries: int,
+        nursery: Nursery | None,
     ) -> None:
         self._pickled_task = pickled_task
         self._num_workers = num_workers
@@ -96,7 +97,7 @@ class Dispatcher:
         self._num_deaths = 0
         self._last_message = time.monotonic()
         self._workers: list[_Worker] = []
-        self._nursery: Nursery | None = None
+        self._nursery = nursery
         self._is_starting = False
         self._waiting: deque[Ticket] = deque()
         self.prefetch = 0
@@ -203,10 +204,10 @@ class Dispatcher:
         self._is_starting = True
         try:
             if self._nursery is None:
-                self._nursery = Nursery(self._pickled_task)
+                self._nursery = Nursery()
             if self._is_stopping:
                 raise StartError("it is no longer needed")
-            return self._nursery.fork()
+            return self._nursery.fork(self._pickled_task)
         except BaseException:
             self._close_nursery()
             raise

@@ -26,6 +26,7 @@ import numpy as np
 from ...errors import ConfigError, VJEPAError, one_line
 from .child import run_task
 from .dispatcher import WATCHDOG_SECONDS, Dispatcher, Ticket, dump_stacks
+from .start import Nursery, can_fork
 from .wire import Message, Request, Task
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class WorkerPool(Generic[Request]):
         crash_retries: how often a task is run again, in a fresh child, after its child hung or died. A child may be
             killed for no fault of its task; where results must not depend on that, pass 1. Results that the caller has
             already are not repeated.
+        nursery: what `prepare` returned.
 
     Raises:
         ConfigError: a number is out of range, or this platform cannot run worker processes.
@@ -87,24 +89,19 @@ class WorkerPool(Generic[Request]):
         deadline_seconds: float,
         max_tasks_per_worker: int = 500,
         crash_retries: int = 0,
+        nursery: Nursery | None = None,
     ) -> None:
-        if num_workers < 0:
-            raise ConfigError(f"num_workers={num_workers} must be at least 0")
+        _check_workers(num_workers)
         if not deadline_seconds > 0:
             raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
         if max_tasks_per_worker < 1:
             raise ConfigError(f"max_tasks_per_worker={max_tasks_per_worker} must be at least 1")
-        if num_workers and getattr(sys, "frozen", False):
-            raise ConfigError(
-                "num_workers needs a Python to start, and this program is frozen into one file; pass num_workers=0"
-            )
-        if num_workers and (sys.platform == "win32" or not sys.executable):
-            raise ConfigError(f"num_workers={num_workers} needs a POSIX system with a Python executable; use 0")
         self._task = task
         self._num_workers = num_workers
         self._deadline_seconds = deadline_seconds
         self._max_tasks_per_worker = max_tasks_per_worker
         self._crash_retries = crash_retries
+        self._nursery = nursery
         self._dispatcher: Dispatcher | None = None
         self._is_mapping = False
         self._is_closed = False
@@ -194,7 +191,9 @@ class WorkerPool(Generic[Request]):
                 self._deadline_seconds,
                 self._max_tasks_per_worker,
                 self._crash_retries,
+                self._nursery,
             )
+            self._nursery = None  # the dispatcher's now
         self._dispatcher.prefetch = prefetch
         self._is_mapping = True
         is_complete = False
@@ -223,6 +222,38 @@ class WorkerPool(Generic[Request]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def prepare(num_workers: int, *modules: str) -> Iterator[Nursery | None]:
+    """Load modules for the processes of a pool that will be opened in this block, while the caller goes on.
+
+    Yields:
+        what that pool takes; None where it has no use for it.
+
+    Raises:
+        ConfigError: as `WorkerPool`.
+    """
+    _check_workers(num_workers)
+    if num_workers == 0 or not can_fork():
+        yield None
+        return
+    nursery = Nursery(modules)
+    try:
+        yield nursery
+    finally:
+        nursery.close()
+
+
+def _check_workers(num_workers: int) -> None:
+    if num_workers < 0:
+        raise ConfigError(f"num_workers={num_workers} must be at least 0")
+    if num_workers and getattr(sys, "frozen", False):
+        raise ConfigError(
+            "num_workers needs a Python to start, and this program is frozen into one file; pass num_workers=0"
+        )
+    if num_workers and (sys.platform == "win32" or not sys.executable):
+        raise ConfigError(f"num_workers={num_workers} needs a POSIX system with a Python executable; use 0")
 
 
 def _results(

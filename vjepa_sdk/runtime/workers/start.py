@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.reduction import send_handle
 from typing import Protocol
@@ -72,7 +73,7 @@ def spawn(pickled_task: bytes) -> tuple[Process, Connection]:
     return process, connection
 
 
-def _start_python(function: str) -> tuple[subprocess.Popen[bytes], Connection]:
+def _start_python(function: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Connection]:
     """Run a function of `child` in a process of its own, with a connection to it."""
     connection, theirs = Pipe(duplex=True)
     # Not multiprocessing.Process: "fork" copies locks held by torch's threads, and "spawn" runs the user's script
@@ -80,7 +81,7 @@ def _start_python(function: str) -> tuple[subprocess.Popen[bytes], Connection]:
     start = f"import sys; sys.path[:] = {import_path()!r}; from {child.__name__} import {function}"
     with theirs:
         process = subprocess.Popen(
-            [sys.executable, "-c", f"{start}; {function}({theirs.fileno()}, {os.getpid()})"],
+            [sys.executable, "-c", f"{start}; {function}({theirs.fileno()}, {os.getpid()}, *{arguments!r})"],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # the parent's results go to stdout
@@ -97,15 +98,18 @@ def _child_environment() -> dict[str, str]:
 
 
 class Nursery:
-    """The process that has loaded the task and is forked for each child. One thread uses it; any may kill it."""
+    """The process that has loaded the task and is forked for each child. One thread uses it; any may kill it.
 
-    def __init__(self, pickled_task: bytes) -> None:
-        self._process, self._connection = _start_python(child.nurse.__name__)
-        self._pickled_task = pickled_task
+    Args:
+        preload: modules that the task needs; they are being loaded while the caller does something else.
+    """
+
+    def __init__(self, preload: Sequence[str] = ()) -> None:
+        self._process, self._connection = _start_python(child.nurse.__name__, *preload)
         self._is_ready = False
 
-    def fork(self) -> tuple[Process, Connection]:
-        """Start a child.
+    def fork(self, pickled_task: bytes) -> tuple[Process, Connection]:
+        """Start a child for a task, which is the same each time.
 
         Raises:
             StartError: the process ended, or took too long.
@@ -113,7 +117,7 @@ class Nursery:
         """
         try:
             if not self._is_ready:
-                self._connection.send_bytes(self._pickled_task)
+                self._connection.send_bytes(pickled_task)
                 self._greet()
             ours, theirs = Pipe(duplex=True)
             with theirs:
