@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .corpus.find import FoundClips as FoundClips
     from .corpus.find import find_clips as find_clips
     from .corpus.lists import ClipSource as ClipSource
+    from .corpus.samples import sample_videos as sample_videos
     from .downstream.clusters import Cluster as Cluster
     from .downstream.clusters import Clusters as Clusters
     from .downstream.clusters import cluster as cluster
@@ -150,6 +151,7 @@ _HOMES = {
     "push": "hub.publish",
     "read_video": "video.reader",
     "sample_indices": "video.sampling",
+    "sample_videos": "corpus.samples",
     "semantic_search": "downstream.nearest",
     "similarity_map": "viz.similarity",
     "surprise_files": "downstream.surprise_files",

@@ -13,6 +13,7 @@ from ..errors import VJEPAError, one_line
 from .check import check
 from .cluster import cluster
 from .convert import convert
+from .demo import demo
 from .doctor import doctor
 from .duplicates import duplicates
 from .embed import embed
@@ -37,7 +38,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (embed, search, duplicates, outliers, cluster, surprise, check, pretrain, convert, push, models, doctor):
+for command in (
+    demo,
+    embed,
+    search,
+    duplicates,
+    outliers,
+    cluster,
+    surprise,
+    check,
+    pretrain,
+    convert,
+    push,
+    models,
+    doctor,
+):
     app.command()(command)
 app.add_typer(probe, name="probe")
 app.add_typer(viz, name="viz")

@@ -51,12 +51,20 @@ class _Group:
     """What stands below the picture of each row, in order."""
 
 
-def save_hits(hits: Sequence[Hit], features: Features, options: PageOptions, *, queries: Sequence[str] = ()) -> Path:
+def save_hits(
+    hits: Sequence[Hit],
+    features: Features,
+    options: PageOptions,
+    *,
+    queries: Sequence[str] = (),
+    below: Sequence[Part] = (),
+) -> Path:
     """Write the hits of a search as a page.
 
     Args:
         features: that were searched.
         queries: what was asked for.
+        below: what else the page shows.
 
     Raises:
         OutputError, WriteError: as for `save_page`, also of the other pages here.
@@ -68,6 +76,7 @@ def save_hits(hits: Sequence[Hit], features: Features, options: PageOptions, *, 
         f"{counted(len(hits), 'clip')} most like {', '.join(queries) or 'what was asked for'}.",
         [
             *_galleries([_Group("", notes)], features, options),
+            *below,
             _table(("rank", "score", "path", "seconds"), rows, len(hits)),
         ],
         features,
