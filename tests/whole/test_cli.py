@@ -313,6 +313,35 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"vjepa-sdk {vjepa_sdk.__version__}\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("pretrain", "clips", "--steps", "4"), "--steps is a key of the configuration: pass --set steps=4"),
+        (("pretrain", "clips", "--lr=1e-3"), "--lr is a key of the configuration: pass --set optim.lr=1e-3"),
+        (("pretrain", "clips", "--frame-stride"), "pass --set data.frame_stride=..."),
+        (("pretrain", "clips", "-o", "x", "--set", "optim.learning_rate=1"), "did you mean 'optim.lr'?"),
+        (("embed", ".", "-o", "x.npy", "--num-frames", "7"), "num_frames=7 must be a multiple of tubelet_size=2"),
+        (("embed", ".", "-o", "x.npy", "-m", "vjepa-tinny"), "unknown model 'vjepa-tinny'; did you mean 'vjepa-tiny'"),
+        (("embed", "."), "Missing option '--out'"),
+    ],
+)
+def test_mistakes_are_told_before_torch_is_loaded(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", num_frames=4)
+    code = """
+import atexit, sys
+from vjepa_sdk.cli.app import main
+atexit.register(lambda: print("torch" in sys.modules))
+main()
+"""
+    started = os.times().children_user
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == exit_codes.USAGE and said in done.stderr and done.stdout == "False\n"
+    assert os.times().children_user - started < 1.5  # processor seconds from the start of the process
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
+
+
 def test_unknown_options_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "embed", "x", "--outt", "y") == exit_codes.USAGE
     assert run(monkeypatch) == exit_codes.USAGE

@@ -20,7 +20,7 @@ from .embed import embed
 from .exit_codes import EXIT_CODES, FAILED
 from .models import models
 from .outliers import outliers
-from .pretrain import pretrain
+from .pretrain import PretrainCommand, pretrain
 from .probe import probe
 from .push import push
 from .search import search
@@ -38,22 +38,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    demo,
-    embed,
-    search,
-    duplicates,
-    outliers,
-    cluster,
-    surprise,
-    check,
-    pretrain,
-    convert,
-    push,
-    models,
-    doctor,
-):
-    app.command()(command)
+app.command()(demo)
+app.command()(embed)
+app.command()(search)
+app.command()(duplicates)
+app.command()(outliers)
+app.command()(cluster)
+app.command()(surprise)
+app.command()(check)
+app.command(cls=PretrainCommand)(pretrain)
+app.command()(convert)
+app.command()(push)
+app.command()(models)
+app.command()(doctor)
 app.add_typer(probe, name="probe")
 app.add_typer(viz, name="viz")
 

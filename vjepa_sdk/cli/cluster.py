@@ -37,7 +37,7 @@ def cluster(
     min_size: Annotated[int, typer.Option(help="Of hdbscan and communities: rows of a cluster, at least.")] = 10,
     metric: Annotated[Metric, typer.Option(help=METRIC_HELP)] = "centered",
     seed: Annotated[int, typer.Option(help="Of the starts of kmeans.")] = 0,
-    out: Annotated[Path | None, typer.Option(help=f"{TABLE_HELP} A line for every row.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help=f"{TABLE_HELP} A line for every row.")] = None,
     html: Html = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

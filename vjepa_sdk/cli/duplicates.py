@@ -46,7 +46,7 @@ def duplicates(
         Path | None,
         typer.Option(help="Write what is left to this list, which `vjepa embed` reads: .txt, .csv, .jsonl."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help=TABLE_HELP)] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help=TABLE_HELP)] = None,
     html: Html = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

@@ -12,16 +12,19 @@ from ..config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, T
 from ..config.registry import DEFAULT_MODEL
 from ..errors import ConfigError
 from .exit_codes import COMPLETE, SOME_SKIPPED, STOPPED
-from .options import INPUTS_HELP, FollowSymlinks, Json, Quiet, Verbose, print_result, set_up_logging
+from .options import INPUTS_HELP, FollowSymlinks, Json, Model, Quiet, Verbose, print_result, set_up_logging
 
 
 def embed(
     inputs: Annotated[list[str], typer.Argument(help=INPUTS_HELP)],
     *,
     out: Annotated[
-        Path, typer.Option(help="Output; the suffix decides the format: .npy, .npz, .safetensors or .parquet.")
+        Path,
+        typer.Option(
+            "--out", "-o", help="Output; the suffix decides the format: .npy, .npz, .safetensors or .parquet."
+        ),
     ],
-    model: Annotated[str, typer.Option(help="Name from `vjepa models`, model directory or hub id.")] = DEFAULT_MODEL,
+    model: Model = DEFAULT_MODEL,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     weights: Annotated[EncoderWeights | None, typer.Option(help="Which encoder, where both exist.")] = None,
     pooling: Annotated[Pooling, typer.Option(help="One vector a row, one a tubelet, or one a token.")] = "mean",

@@ -14,6 +14,10 @@ import typer
 INPUTS_HELP = "Files, directories (searched recursively), patterns, and lists of clips: .txt, .csv or .jsonl."
 
 FollowSymlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Read what symbolic links point to.")]
+Model = Annotated[str, typer.Option("--model", "-m", help="Name from `vjepa models`, model directory or hub id.")]
+ProbedModel = Annotated[
+    str | None, typer.Option("--model", "-m", help="The encoder; the one that the probe names if left out.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, warnings only for failures.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]

@@ -42,7 +42,7 @@ def outliers(
         Path | None, typer.Option(help="CSV with path and label: list rows whose neighbours have another label.")
     ] = None,
     column: Annotated[str, typer.Option(help="Column of --labels.")] = "label",
-    out: Annotated[Path | None, typer.Option(help=TABLE_HELP)] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help=TABLE_HELP)] = None,
     html: Html = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from ..config.recipes import RECIPES, settings_of_run, train_config
+from ..config.schema import find_key
 from ..config.training import TrainConfig
 from ..errors import ConfigError
 from .exit_codes import COMPLETE, SOME_SKIPPED, STOPPED
 from .options import Json, Quiet, Verbose, print_result, set_up_logging
 
 
+class PretrainCommand(TyperCommand):
+    """Says of `--steps 4` that it is `--set steps=4`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words of the command line.
+
+        Raises:
+            ConfigError: a key of the configuration is given as an option.
+        """
+        options = {name for parameter in self.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        for word, after in zip(args, [*args[1:], "..."], strict=True):
+            name, _, value = word.partition("=")
+            if name.startswith("--") and name not in {*options, "--help"}:
+                key = find_key(TrainConfig, name.removeprefix("--").replace("-", "_"))
+                if key is not None:
+                    raise ConfigError(f"{name} is a key of the configuration: pass --set {key}={value or after}")
+        return super().parse_args(ctx, args)
+
+
 def pretrain(
     clips: Annotated[str | None, typer.Argument(help="Directory of videos, or a CSV with a column `path`.")] = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="Directory of the run.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Directory of the run.")] = None,
     preset: Annotated[str | None, typer.Option(help=f"Recipe: {', '.join(RECIPES)}.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file with settings over the recipe.")] = None,
     set_: Annotated[

@@ -14,7 +14,7 @@ from ..config.protocols import SIMPLE
 from ..config.registry import DEFAULT_MODEL
 from ..errors import ConfigError, printable
 from .exit_codes import COMPLETE, SOME_SKIPPED
-from .options import INPUTS_HELP, FollowSymlinks, Json, Quiet, Verbose, command_line, set_up_logging
+from .options import INPUTS_HELP, FollowSymlinks, Json, Model, ProbedModel, Quiet, Verbose, command_line, set_up_logging
 from .protocols import OfficialSampling, ProtocolOption
 
 if TYPE_CHECKING:
@@ -43,15 +43,14 @@ Bootstrap = Annotated[int, typer.Option(help="Samples of the groups for 95 % int
 Seed = Annotated[int, typer.Option(help="Of splits, folds and samples.")]
 ProbeArgument = Annotated[str, typer.Argument(metavar="PROBE", help="Probe directory or hub id.")]
 Html = Annotated[Path | None, typer.Option(help="Write the table as a page too, with classes and confusions.")]
-UsedModel = Annotated[str | None, typer.Option(help="The encoder; the one that the probe names if left out.")]
 
 
 @probe.command()
 def train(
     labels: LabelsArgument,
     *,
-    out: Annotated[Path, typer.Option(help="Directory of the probe.")],
-    model: Annotated[str, typer.Option(help="Name from `vjepa models`, model directory or hub id.")] = DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the probe.")],
+    model: Model = DEFAULT_MODEL,
     features: Annotated[
         Path | None, typer.Option(help="Features that `vjepa embed` wrote, instead of encoding the videos.")
     ] = None,
@@ -198,7 +197,7 @@ def evaluate(
     directory: ProbeArgument,
     labels: LabelsArgument,
     *,
-    model: UsedModel = None,
+    model: ProbedModel = None,
     features: Annotated[
         Path | None, typer.Option(help="Features that `vjepa embed` wrote, instead of encoding the videos.")
     ] = None,
@@ -261,12 +260,12 @@ def predict(
     directory: ProbeArgument,
     inputs: Annotated[list[str], typer.Argument(help=INPUTS_HELP)],
     *,
-    out: Annotated[Path | None, typer.Option(help="Write them to a .csv or .jsonl too.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write them to a .csv or .jsonl too.")] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Labels of each video.")] = 5,
     min_probability: Annotated[float, typer.Option(help="Say ? where the first label is less probable.")] = 0.0,
     window_seconds: Annotated[float | None, typer.Option(help="Name windows of this length too.")] = None,
     stride_seconds: Annotated[float | None, typer.Option(help="From window to window.")] = None,
-    model: UsedModel = None,
+    model: ProbedModel = None,
     decoder: Annotated[Decoder | None, typer.Option(help="As the probe was fitted, if left out.")] = None,
     device: Device = None,
     num_workers: NumWorkers = 2,

@@ -49,7 +49,7 @@ def search(
         float | None, typer.Option(help="Of hits in one video closer together, keep the best; a window if left out.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Where the model is that made the features, if it was moved.")
+        str | None, typer.Option("--model", "-m", help="Where the model is that made the features, if it was moved.")
     ] = None,
     backend: Annotated[SearchBackend, typer.Option(help="Compare every row, or ask an approximate index.")] = "exact",
     factory: Annotated[
@@ -57,7 +57,7 @@ def search(
     ] = None,
     nprobe: Annotated[int | None, typer.Option(help="Of faiss: cells to look into; more find more.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
-    out: Annotated[Path | None, typer.Option(help=TABLE_HELP)] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help=TABLE_HELP)] = None,
     html: Html = None,
     overwrite: Overwrite = False,
     as_json: Json = False,

@@ -12,7 +12,7 @@ from ..config.registry import DEFAULT_MODEL
 from ..config.surprise import CONTEXTS
 from ..errors import counted, printable
 from .exit_codes import COMPLETE, SOME_SKIPPED
-from .options import INPUTS_HELP, FollowSymlinks, Json, Quiet, Verbose, print_result, set_up_logging
+from .options import INPUTS_HELP, FollowSymlinks, Json, Model, Quiet, Verbose, print_result, set_up_logging
 from .surprise_options import (
     BatchSize,
     Context,
@@ -23,7 +23,6 @@ from .surprise_options import (
     Fps,
     FrameStep,
     Horizon,
-    Model,
     Normal,
     NumFrames,
     Protocol,
@@ -45,7 +44,7 @@ def surprise(
     *,
     out: Annotated[
         Path | None,
-        typer.Option(help="Curve over time; the suffix decides the format: .csv, .jsonl or .parquet."),
+        typer.Option("--out", "-o", help="Curve over time; the suffix decides the format: .csv, .jsonl or .parquet."),
     ] = None,
     model: Model = DEFAULT_MODEL,
     revision: Revision = None,

@@ -11,7 +11,6 @@ from ..config.choices import Decoder
 from ..config.surprise import ContextReduction, SurpriseCrop, SurpriseProtocol, SurpriseTargets
 from ..errors import ConfigError
 
-Model = Annotated[str, typer.Option(help="Name from `vjepa models`, model directory or hub id.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")]
 Protocol = Annotated[
     SurpriseProtocol | None, typer.Option(help="Frames and pixels of the intuitive-physics study, by data set.")

@@ -123,6 +123,17 @@ class ModelConfig:
         if self.predictor_out_dim is not None:
             check_range("predictor_out_dim", self.predictor_out_dim, 1, 65536)
 
+    def check_num_frames(self, count: int) -> None:
+        """Raise ConfigError unless the encoder takes clips of so many frames."""
+        if not isinstance(count, int) or count > MAX_FRAMES:
+            raise ConfigError(f"num_frames={count!r} must be an integer of at most {MAX_FRAMES}; pass fewer")
+        tubelet = self.tubelet_size
+        if count < 1 or (count % tubelet and not (count == 1 and self.image_tokenizer)):
+            below = max(count // tubelet * tubelet, tubelet)
+            raise ConfigError(
+                f"num_frames={count} must be a multiple of tubelet_size={tubelet}; pass {below} or {below + tubelet}"
+            )
+
     @property
     def num_levels(self) -> int:
         """Normed feature levels the encoder can return."""

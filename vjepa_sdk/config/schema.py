@@ -16,6 +16,34 @@ from ..errors import ConfigError
 UNSET = "none"
 """How a TOML file or `--set` unsets what a recipe sets, since TOML has no null; texts cannot be unset."""
 
+_CALLED_ELSEWHERE = {
+    "learning_rate": ("lr",),
+    "max_lr": ("lr",),
+    "min_lr": ("final_lr",),
+    "wd": ("weight_decay",),
+    "warmup": ("warmup_steps",),
+    "grad_clip": ("max_grad_norm",),
+    "clip_grad": ("max_grad_norm",),
+    "num_steps": ("steps",),
+    "max_steps": ("steps",),
+    "total_steps": ("steps",),
+    "iterations": ("steps",),
+    "bs": ("batch_size",),
+    "workers": ("num_workers",),
+    "image_size": ("img_size",),
+    "resolution": ("img_size",),
+    "crop_size": ("img_size",),
+    "frames": ("num_frames",),
+    "heads": ("num_heads",),
+    "stride": ("frame_stride",),
+    "ema": ("ema_start",),
+    "momentum": ("ema_start",),
+    "dtype": ("precision",),
+    "amp": ("precision",),
+    "gradient_checkpointing": ("activation_checkpointing",),
+}
+"""What other programs call keys of ours."""
+
 _Config = TypeVar("_Config")
 
 
@@ -33,9 +61,8 @@ def from_dict(cls: type[_Config], data: Mapping[str, Any], *, where: str = "") -
     hints = typing.get_type_hints(cls)
     for key in data:
         if key not in hints:
-            sections = (name for name, hint in hints.items() if key in getattr(hint, "__dataclass_fields__", ()))
-            if section := next(sections, None):
-                raise ConfigError(f"unknown key '{where}{key}'; did you mean '{where}{section}.{key}'?")
+            if meant := find_key(cls, key):
+                raise ConfigError(f"unknown key '{where}{key}'; did you mean '{where}{meant}'?")
             raise ConfigError(unknown(f"key '{where}{key}'", key, hints, prefix=where))
     values = {key: _coerce(hints[key], value, f"{where}{key}") for key, value in data.items()}
     try:
@@ -176,6 +203,19 @@ def check_multiple(name: str, value: int, unit_name: str, unit: int) -> None:
         below = value // unit * unit
         remedy = f"pass {below} or {below + unit}" if below else f"pass {unit}"
         raise ConfigError(f"{name}={value} must be a multiple of {unit_name}={unit}; {remedy}")
+
+
+def find_key(cls: type[Any], name: str) -> str | None:
+    """Return the key of a configuration that someone means by a name, such as `optim.lr` by `learning_rate`."""
+    hints = typing.get_type_hints(cls)
+    each: str
+    for each in (name, *_CALLED_ELSEWHERE.get(name, ())):
+        if each in hints:
+            return each
+        for section, hint in hints.items():
+            if each in getattr(hint, "__dataclass_fields__", ()):
+                return f"{section}.{each}"
+    return None
 
 
 def unknown(what: str, name: str, known: Iterable[str], *, prefix: str = "") -> str:

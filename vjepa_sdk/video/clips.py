@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..config.choices import Decoder, Tail
-from ..config.model import MAX_FRAMES, ModelConfig, PreprocessConfig
+from ..config.model import ModelConfig, PreprocessConfig
 from ..errors import ConfigError, InputError
 from .inputs import FrameSource, is_image, load_frames, open_frames
 from .sampling import Sampling
@@ -106,14 +106,14 @@ class WindowLoader:
         """
         _check_rates(fps=fps, source_fps=source_fps)
         if num_frames is not None:
-            _check_num_frames(num_frames, config)
+            config.check_num_frames(num_frames)
         count, length = settle_windows(
             window_seconds=as_seconds("window_seconds", window_seconds),
             num_frames=num_frames,
             fps=fps,
             default_num_frames=config.num_frames,
         )
-        _check_num_frames(count, config)
+        config.check_num_frames(count)
         if config.is_image_model and count != 1:
             raise ConfigError(f"num_frames={count} must be 1, since this model encodes images; pass 1 or leave it out")
         stride = as_seconds("stride_seconds", stride_seconds)
@@ -174,7 +174,7 @@ class ClipLoader:
             ConfigError: an option that is not valid, or not for this model.
         """
         count = config.num_frames if num_frames is None else num_frames
-        _check_num_frames(count, config)
+        config.check_num_frames(count)
         _check_rates(fps=fps, source_fps=source_fps)
         return cls(
             preprocess=preprocess,
@@ -211,17 +211,6 @@ class ClipLoader:
             resize_size=self.preprocess.resize_size,
             crop_size=self.preprocess.crop_size,
             crop_offset=self.preprocess.crop_offset,
-        )
-
-
-def _check_num_frames(count: int, config: ModelConfig) -> None:
-    tubelet = config.tubelet_size
-    if not isinstance(count, int) or count > MAX_FRAMES:
-        raise ConfigError(f"num_frames={count!r} must be an integer of at most {MAX_FRAMES}; pass fewer")
-    if count < 1 or (count % tubelet and not (count == 1 and config.image_tokenizer)):
-        below = max(count // tubelet * tubelet, tubelet)
-        raise ConfigError(
-            f"num_frames={count} must be a multiple of tubelet_size={tubelet}; pass {below} or {below + tubelet}"
         )
 
 

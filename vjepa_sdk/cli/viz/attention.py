@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ..options import Json, Quiet, Verbose, command_line, set_up_logging
+from ..options import Json, ProbedModel, Quiet, Verbose, command_line, set_up_logging
 from .options import (
     Alpha,
     Clip,
@@ -26,7 +26,7 @@ def attention(
     *,
     probe: Annotated[str, typer.Option(help="Directory or hub id of an attentive probe for the model.")],
     out: Out,
-    model: Annotated[str | None, typer.Option(help="The encoder; the one that the probe names if left out.")] = None,
+    model: ProbedModel = None,
     heads: Annotated[
         bool, typer.Option("--heads", help="Show every head in films and sheets; pages always do.")
     ] = False,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..options import Json, Quiet, Verbose, command_line, set_up_logging
+from ..options import Json, Model, Quiet, Verbose, command_line, set_up_logging
 from .options import (
     Alpha,
     Clips,
@@ -17,7 +17,6 @@ from .options import (
     EndSeconds,
     Fps,
     Layer,
-    Model,
     Out,
     Overwrite,
     SourceFps,

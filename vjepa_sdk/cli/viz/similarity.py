@@ -8,7 +8,7 @@ import typer
 
 from ...config.choices import Metric
 from ...errors import ConfigError
-from ..options import Json, Quiet, Verbose, command_line, set_up_logging
+from ..options import Json, Model, Quiet, Verbose, command_line, set_up_logging
 from .options import (
     Alpha,
     Clip,
@@ -17,7 +17,6 @@ from .options import (
     EndSeconds,
     Fps,
     Layer,
-    Model,
     Out,
     Overwrite,
     SourceFps,

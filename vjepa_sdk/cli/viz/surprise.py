@@ -9,7 +9,7 @@ import typer
 from ...config.registry import DEFAULT_MODEL
 from ...config.surprise import CONTEXTS
 from ...errors import counted
-from ..options import Json, Quiet, Verbose, command_line, set_up_logging
+from ..options import Json, Model, Quiet, Verbose, command_line, set_up_logging
 from ..surprise_options import (
     BatchSize,
     Context,
@@ -20,7 +20,6 @@ from ..surprise_options import (
     Fps,
     FrameStep,
     Horizon,
-    Model,
     Normal,
     NumFrames,
     Protocol,

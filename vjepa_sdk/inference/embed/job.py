@@ -211,6 +211,8 @@ def _embed(
     directory = find_model(options)
     shape = read_shape(directory)
     num_frames = options.frames_per_row(shape.config.num_frames)
+    if options.clip_set is None:
+        shape.config.check_num_frames(num_frames)
     wants_stills = shape.config.is_image_model and not options.has_windows
     clips = describe_clips(found.clips("stills" if wants_stills else "frames"))
     settings = {**options.settings, "model_sha256": model_sha256(directory)}
