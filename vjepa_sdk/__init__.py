@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from .hub.publish import push as push
     from .hub.publish import write_card as write_card
     from .hub.upload import PushReport as PushReport
+    from .inference.backbone import Backbone as Backbone
     from .inference.embed.job import EmbedResult as EmbedResult
     from .inference.embed.job import embed_files as embed_files
     from .inference.surprise import Surprise as Surprise
@@ -93,6 +94,7 @@ _HOMES = {
     "Cluster": "downstream.clusters",
     "Clusters": "downstream.clusters",
     "DuplicateReport": "downstream.duplicates",
+    "Backbone": "inference.backbone",
     "EmbedResult": "inference.embed.job",
     "EmbeddingMap": "viz.map_page",
     "Embeddings": "features.embeddings",

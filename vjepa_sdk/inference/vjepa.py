@@ -45,6 +45,7 @@ from ..video.walk import FrameWalk
 from ..weights.cards import model_card
 from ..weights.directory import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
 from ..weights.provenance import descended
+from .backbone import Backbone, ClipTransform
 from .pooling import check_pooling, pool_tokens, stack_by_shape, stack_rows
 from .prediction import predict_tokens
 from .prediction_error import ErrorMeter, check_predictor
@@ -104,8 +105,7 @@ class VJEPA:
             WeightsError: weights that are missing, do not fit their configuration, or are not what the hub states.
             WriteError: the disk of the hub's cache is full.
         """
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise ConfigError(f"dtype={dtype!r} must be a floating-point dtype such as torch.float16")
+        _check_dtype(dtype)
         if weights is not None and weights not in get_args(EncoderWeights):
             raise ConfigError(f"weights={weights!r} must be 'target' or 'context'")
         place = best_device(device)
@@ -174,6 +174,16 @@ class VJEPA:
         return self._pretrained.encoder_weights
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights in memory; features are float32 whatever it is."""
+        return self.encoder.patch_embed.proj.weight.dtype
+
+    @property
+    def embed_dim(self) -> int:
+        """Features of a token, and of `mean` pooling."""
+        return self.config.embed_dim
+
+    @property
     def provenance(self) -> Mapping[str, Any]:
         """Where the weights come from."""
         return self._pretrained.provenance
@@ -184,6 +194,31 @@ class VJEPA:
             f"VJEPA({config.family}, {config.embed_dim} x {config.depth}, {config.num_frames} frames of "
             f"{self.preprocess.crop_size} px, {self.encoder_weights} encoder, {self.device})"
         )
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> VJEPA:
+        """Move the networks, and return this model.
+
+        Args:
+            device: `cuda`, `mps` or `cpu`; None: where it is.
+            dtype: of the weights; None: as it is.
+
+        Raises:
+            ConfigError: a device that is not there, or a dtype that is no floating-point one.
+        """
+        _check_dtype(dtype)
+        place = self.device if device is None else best_device(str(device))
+        for network in filter(None, (self.encoder, self.predictor)):
+            network.to(place, dtype)
+        self.device = place
+        self.__dict__.pop("_both_encoders", None)  # found again, where this model is
+        return self
+
+    def backbone(self) -> Backbone:
+        """Return the encoder as a module for a loop of your own, with gradients on: pixels in, pooled features out.
+
+        It holds this model's encoder: what it learns, `encode` and `save_pretrained` have learnt.
+        """
+        return Backbone(self.encoder, self.preprocess, ClipTransform(self.clip_loader()))
 
     @overload
     def encode(
@@ -799,3 +834,8 @@ class VJEPA:
     def _to_weights(self, clips: Tensor) -> Tensor:
         weight = self.encoder.patch_embed.proj.weight
         return clips.to(weight.device, weight.dtype)
+
+
+def _check_dtype(dtype: torch.dtype | None) -> None:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError(f"dtype={dtype!r} must be a floating-point dtype such as torch.float16")
