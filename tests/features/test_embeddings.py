@@ -221,3 +221,37 @@ def test_pickled_objects_are_never_loaded(tmp_path: Path) -> None:
     np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="Object arrays cannot be loaded"):
         load_embeddings(path)
+
+
+def test_what_is_loaded_says_in_a_line_what_it_is(tmp_path: Path) -> None:
+    assert repr(load_embeddings(_write(tmp_path / "a.npy", _rows((3,), (3,))))) == "Embeddings(2 rows of [3] float32)"
+    found = load_embeddings(_write(tmp_path / "b.npz", _rows((3,), (2, 3))))
+    assert repr(found) == "Embeddings(2 rows of arrays)" and len(found) == 2
+    assert found.ids == ["clip-0", "clip-1"] and found.paths == ["0.mp4", "1.mp4"]
+
+
+@pytest.mark.parametrize("shapes", [[(3,), (3,)], [(2, 3), (4, 3)]])
+def test_features_become_an_arrow_table(tmp_path: Path, shapes: list[tuple[int, ...]]) -> None:
+    pytest.importorskip("pyarrow")
+    found = load_embeddings(_write(tmp_path / "a.npz", _rows(*shapes)))
+    table = found.to_arrow()
+    assert table.column("id").to_pylist() == found.ids
+    for row, expected in enumerate(found.features):
+        given = np.array(table.column("embedding")[row].as_py(), np.float32)
+        shape = table.column("shape")[row].as_py() if len(shapes[0]) > 1 else shapes[row]
+        np.testing.assert_array_equal(given.reshape(shape), expected)
+
+
+def test_features_become_a_data_frame(tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    found = load_embeddings(_write(tmp_path / "a.npy", _rows((3,), (3,))))
+    frame = found.to_pandas()
+    assert list(frame["id"]) == found.ids and list(frame["start_seconds"]) == [0.5, 0.5]
+    np.testing.assert_array_equal(np.stack(list(frame["embedding"])), found.features)
+
+
+def test_without_pandas_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = load_embeddings(_write(tmp_path / "a.npy", _rows((3,))))
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ConfigError, match="needs pandas; install it with `pip install pandas`"):
+        found.to_pandas()

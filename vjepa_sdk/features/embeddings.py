@@ -11,16 +11,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..errors import ConfigError
+from .parquet import check_installed
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
 
 INDEX, ERRORS, INPUTS, META = "index.jsonl", "errors.jsonl", "inputs.jsonl", "meta.json"
 """How the names of the files beside the features end."""
 META_SUFFIX = f".{META}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False, eq=False)
 class Embeddings:
     """Features of a set of clips."""
 
@@ -31,6 +38,52 @@ class Embeddings:
     `size` (of the file, in bytes)."""
     meta: dict[str, Any]
     """Model, settings and versions; of an output from the hub also `repository` and `commit`."""
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __repr__(self) -> str:
+        is_ragged = self.features.dtype == object
+        each = "arrays" if is_ragged else f"{list(self.features.shape[1:])} {self.features.dtype}"
+        name = (self.meta.get("model") or {}).get("name")
+        return f"Embeddings({len(self)} rows of {each}{f', by {name}' if name else ''})"
+
+    @property
+    def ids(self) -> list[str]:
+        """What each row is called: a path, with `#t=start,end` where it is a part; or the id that a list gave it."""
+        return [entry["id"] for entry in self.index]
+
+    @property
+    def paths(self) -> list[str]:
+        """The file of each row."""
+        return [entry["path"] for entry in self.index]
+
+    def to_arrow(self) -> pyarrow.Table:
+        """Return index and features as a table; of rows with several axes, `embedding` is flat and `shape` says how.
+
+        Raises:
+            ConfigError: pyarrow is not installed.
+        """
+        check_installed()
+        import pyarrow as pa
+
+        table = pa.Table.from_pylist(self.index)
+        rows = [np.asarray(row) for row in self.features]
+        if any(row.ndim > 1 for row in rows):
+            table = table.append_column("shape", pa.array([row.shape for row in rows]))
+        return table.append_column("embedding", pa.array([row.reshape(-1) for row in rows]))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return index and features as a data frame; `embedding` holds an array for each row.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ConfigError("to_pandas needs pandas; install it with `pip install pandas`") from error
+        return pd.DataFrame(self.index).assign(embedding=[np.asarray(row) for row in self.features])
 
 
 def embedding_files(path: Path) -> dict[str, Path]:
