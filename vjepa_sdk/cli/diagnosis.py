@@ -169,7 +169,7 @@ def _decoders() -> tuple[dict[str, dict[str, str]], bool]:
 
 def _short(error: str, place: str) -> str:
     """Return what a decoder says, without the place of our sample."""
-    text = error.replace(f"{place}/", "").partition(": ")[2] or error
+    text = error.replace(f"{place}{os.sep}", "").partition(": ")[2] or error
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."
 
 

@@ -37,7 +37,7 @@ class Lock:
             self._lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=0.02)
         except Timeout as error:
             owner = ""
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):  # Windows lets nobody read what is locked
                 owner = self.path.read_text(errors="replace").strip()
             raise InUseError(
                 f"{self.path.parent}: in use by {owner or 'another process'}; wait for it or choose another output"
@@ -75,3 +75,14 @@ class RemovableLock(Lock):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
                 super().__enter__()
                 return self
+
+    def remove(self) -> None:
+        """Delete the lock's file, and its directory unless more is in it."""
+        if os.name == "nt":  # which deletes no open file, and so none that the next owner has taken meanwhile
+            self._lock.release()
+        self.path.unlink()
+        try:
+            self.path.parent.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # the next run has moved in already
+                raise

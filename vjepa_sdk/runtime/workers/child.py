@@ -15,7 +15,7 @@ import numpy as np
 
 from ...errors import one_line
 from ..sandbox import confine, limit_memory
-from .wire import DTYPES, Kind, Message, Request, Task, send_message
+from .wire import DTYPES, Channel, Kind, Message, Request, Task, send_message
 
 MAX_TASK_BYTES = 4 << 30  # of memory, beyond what the process has when it starts; on Linux
 
@@ -49,8 +49,9 @@ def _with_array(kind: Kind, result: tuple[np.ndarray, dict[str, Any]]) -> Messag
 def serve(descriptor: int, parent_pid: int) -> None:
     """Be a child: confine this process, load the task, and answer requests until the connection ends."""
     confine(parent_pid)
-    for number in (signal.SIGINT, signal.SIGUSR1):  # batch systems send them to every process of a job
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):  # batch systems send them to every process of a job
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
         try:
@@ -66,7 +67,7 @@ def serve(descriptor: int, parent_pid: int) -> None:
             _answer_request(connection, task)
 
 
-def _answer_request(connection: Connection, task: Task[Any]) -> None:
+def _answer_request(connection: Channel, task: Task[Any]) -> None:
     for message in run_task(lambda pickled: task(pickle.loads(pickled)), connection.recv_bytes()):
         send_message(connection, message)
         if not message.is_last:

@@ -9,7 +9,6 @@ import math
 import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -32,6 +31,8 @@ MAX_MESSAGES = 5_000_000  # that answer one request; who sends more never ends
 MAX_DEATHS = 10  # of different requests, one after the other; then the requests are not to blame
 WATCHDOG_SECONDS = 600.0
 _KILL_SECONDS = 5.0
+_KILLED = -9
+"""Status of a process that SIGKILL ended."""
 _PASSED_ON = re.compile(
     r"PATH|HOME|TZ|LANG|LANGUAGE|LC_\w+|TMPDIR|TEMP|TMP|SYSTEMROOT|WINDIR|VIRTUAL_ENV|CONDA_PREFIX"
     r"|(LD|DYLD|PYTHON|OMP|GOMP|KMP|MKL|OPENBLAS|MALLOC|SVT|AV|ASAN|COVERAGE)_?\w*"
@@ -368,6 +369,6 @@ def _killed_after(process: subprocess.Popen[bytes], seconds: float) -> Iterator[
 
 
 def _reason_of_death(status: int | None) -> str:
-    if status is None or status == -signal.SIGKILL:
+    if status is None or status == _KILLED:
         return "decoder process was killed (signal 9), probably for lack of memory; use fewer workers"
     return f"decoder process died (signal {-status})" if status < 0 else f"decoder process died (exit code {status})"

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from types import TracebackType
 from typing import Any, Generic
@@ -29,6 +30,18 @@ from .dispatcher import WATCHDOG_SECONDS, Dispatcher, Ticket, dump_stacks
 from .wire import Message, Request, Task
 
 logger = logging.getLogger(__name__)
+
+
+def can_start_processes() -> bool:
+    """Whether this system has what worker processes are made of: they inherit a socket, which Windows does not know."""
+    return sys.platform != "win32"
+
+
+@cache
+def _say_once() -> None:
+    logger.warning(
+        "worker processes need Linux or macOS: videos are decoded in this process, one at a time and without a deadline"
+    )
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,8 @@ class WorkerPool(Generic[Request]):
     Args:
         task: a picklable callable from an importable module: task(request) -> (array, JSON-able dict), or an iterator
             of such pairs; None among them says that it is at work, and its deadline starts anew.
-        num_workers: child processes; 0 runs the task in this process, without a deadline.
+        num_workers: child processes; 0 runs the task in this process, without a deadline, and so does any number on
+            Windows.
         deadline_seconds: time for one result, from the moment a started child is asked for it.
         max_tasks_per_worker: a child is replaced after so many tasks, which bounds what a decoder leaks.
         crash_retries: how often a task is run again, in a fresh child, after its child hung or died. A child may be
@@ -76,7 +90,7 @@ class WorkerPool(Generic[Request]):
             already are not repeated.
 
     Raises:
-        ConfigError: a number is out of range, or this platform cannot run worker processes.
+        ConfigError: a number is out of range, or this program cannot start worker processes.
     """
 
     def __init__(
@@ -98,8 +112,11 @@ class WorkerPool(Generic[Request]):
             raise ConfigError(
                 "num_workers needs a Python to start, and this program is frozen into one file; pass num_workers=0"
             )
-        if num_workers and (sys.platform == "win32" or not sys.executable):
-            raise ConfigError(f"num_workers={num_workers} needs a POSIX system with a Python executable; use 0")
+        if num_workers and not can_start_processes():
+            _say_once()
+            num_workers = 0
+        if num_workers and not sys.executable:
+            raise ConfigError(f"num_workers={num_workers} needs a Python executable to start; use 0")
         self._task = task
         self._num_workers = num_workers
         self._deadline_seconds = deadline_seconds
