@@ -1,0 +1,130 @@
+"""On Windows and macOS the package encodes, embeds, checks, trains and converts; what only Linux can is skipped.
+
+The systems are pretended: see `support/other_systems`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from media import write_video
+
+SUPPORT = Path(__file__).parents[1] / "support"
+SYSTEMS = ("win32", "darwin")
+
+_LIBRARY = """
+import dataclasses, logging, sys
+from pathlib import Path
+import numpy as np, torch
+
+clips, out = Path(sys.argv[1]), Path(sys.argv[2])
+paths = sorted(map(str, clips.iterdir()))
+
+import vjepa_sdk
+from tiny_models import save_tiny
+from vjepa_sdk import VJEPA, check_files, embed_files, pretrain
+
+logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
+model = VJEPA.from_pretrained(save_tiny(out / "model"), device="cpu")
+expected = model.encode(paths)
+VJEPA.from_pretrained("vjepa-tiny", device="cpu").encode(paths[0])
+
+for workers in (0, 2):
+    place = out / f"{workers}.npy"
+    assert embed_files(paths[:2], place, model=str(out / "model"), num_workers=workers, device="cpu").rows == 2
+    assert embed_files(paths[:2], place, model=str(out / "model"), num_workers=workers, device="cpu").already_complete
+    np.testing.assert_allclose(np.load(place), expected[:2], atol=1e-5)
+    embed_files(paths, place, model=str(out / "model"), num_workers=workers, device="cpu", overwrite=True)
+    np.testing.assert_allclose(np.load(place), expected, atol=1e-5)
+    assert not list(out.glob("*.work")) and not list(out.glob(".*")), list(out.iterdir())
+
+found = check_files([clips], full=True)
+assert [each.reason for each in found] == [None] * len(paths), found
+
+from tiny_runs import run_config, metrics
+config = run_config(clips, out / "run", steps=4)
+config = dataclasses.replace(config, data=dataclasses.replace(config.data, num_workers=2))
+assert pretrain(dataclasses.replace(config, steps=4)).finished
+trained = VJEPA.from_pretrained(out / "run" / "model", device="cpu")
+trained.save_pretrained(out / "again")
+trained.save_pretrained(out / "again")
+assert [line["step"] for line in metrics(out / "run")] == [1, 2, 3, 4]
+print("all is well")
+"""
+
+
+_WRITERS = """
+import shutil, sys
+from pathlib import Path
+import numpy as np, torch
+
+clips, out = Path(sys.argv[1]), Path(sys.argv[2])
+paths = sorted(map(str, clips.iterdir()))
+
+from goldens import DIRECTORY, model_config
+from tiny_models import save_tiny
+from tiny_runs import newest, run_config, run_in_two
+from vjepa_sdk import SearchIndex, VJEPA, embed_files, predict_files, train_probe
+from vjepa_sdk.weights.convert import convert
+
+model = str(save_tiny(out / "model"))
+for name in ("rows.npy", "table.parquet"):
+    embed_files(paths[:2], out / name, model=model, num_workers=0, device="cpu")
+    assert embed_files(paths, out / name, model=model, num_workers=0, device="cpu", extend=True).rows == 3
+assert len(SearchIndex.open(out / "rows.npy").search(np.load(out / "rows.npy")[0], k=2)) == 2
+
+for number in range(12):
+    place = out / "videos" / "ab"[number % 2] / f"{number}.mp4"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(paths[number % 3], place)
+for again in range(2):
+    train_probe(out / "videos", out=out / "probe", model=model, device="cpu", num_workers=0, overwrite=bool(again))
+assert len(predict_files(out / "probe", paths, num_workers=0, device="cpu").predictions) == 3
+
+assert run_in_two(run_config(clips, out / "run", steps=6, save_every=1), step=4).finished
+assert newest(out / "run").name == "step-00000006"
+
+name = "vjepa2_tiny"
+report = convert(DIRECTORY / f"{name}.pth.tar", out / "converted", arch=model_config(name))
+VJEPA.from_pretrained(out / "converted", device="cpu").save_pretrained(out / "saved", max_shard_size="20KB")
+convert(out / "converted", out / "theirs", layout="transformers")
+print("all is well")
+"""
+
+
+def _run(system: str, code: str, *arguments: Path) -> str:
+    """Run code in a process that finds itself on another system; return what it prints."""
+    places = (SUPPORT / "other_systems", SUPPORT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
+    environment = os.environ | {"PYTHON_OTHER_SYSTEM": system, "PYTHONPATH": os.pathsep.join(map(str, places))}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        env=environment, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("clips")
+    for number in range(3):
+        write_video(directory / f"{number}.mp4", num_frames=10 + number)
+    return directory
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_library_works(system: str, clips: Path, tmp_path: Path) -> None:
+    printed = _run(system, _LIBRARY, clips, tmp_path)
+    assert printed.endswith("all is well\n")
+    said = "worker processes need Linux or macOS: videos are decoded in this process"
+    assert printed.count(said) == (system == "win32"), printed
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_what_writes_files_works(system: str, clips: Path, tmp_path: Path) -> None:
+    assert _run(system, _WRITERS, clips, tmp_path).endswith("all is well\n")
