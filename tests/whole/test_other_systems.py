@@ -12,7 +12,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from loopback_hub import LoopbackHub
 from media import write_video
+from tiny_models import save_tiny
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SYSTEMS = ("win32", "darwin")
@@ -97,10 +99,11 @@ print("all is well")
 """
 
 
-def _run(system: str, code: str, *arguments: Path) -> str:
+def _run(system: str, code: str, *arguments: Path, **variables: str) -> str:
     """Run code in a process that finds itself on another system; return what it prints."""
     places = (SUPPORT / "other_systems", SUPPORT, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))
     environment = os.environ | {"PYTHON_OTHER_SYSTEM": system, "PYTHONPATH": os.pathsep.join(map(str, places))}
+    environment |= variables
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         env=environment, capture_output=True, text=True, timeout=300, check=False,
@@ -128,3 +131,73 @@ def test_the_library_works(system: str, clips: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_what_writes_files_works(system: str, clips: Path, tmp_path: Path) -> None:
     assert _run(system, _WRITERS, clips, tmp_path).endswith("all is well\n")
+
+
+_COMMANDS = """
+import json, sys
+from pathlib import Path
+
+import vjepa_sdk.cli.app as app
+
+
+def vjepa(*arguments):
+    sys.argv = ["vjepa", *map(str, arguments)]
+    try:
+        app.main()
+    except SystemExit as end:
+        return end.code or 0
+
+
+clips, out = Path(sys.argv[1]), Path(sys.argv[2])
+print([vjepa("embed", clips, "--out", out / "rows.npy"), vjepa("check", clips), vjepa("models"), vjepa("doctor")])
+"""
+
+
+@pytest.mark.parametrize(
+    ("system", "notes"),
+    [
+        (
+            "win32",
+            ("one at a time and without a deadline, whatever num_workers says", "without limits of memory and time"),
+        ),
+        ("darwin", ("decoding processes have no limit of memory, reach the network",)),
+    ],
+)
+def test_commands_work_and_doctor_says_what_is_skipped(
+    system: str, notes: tuple[str, ...], clips: Path, tmp_path: Path
+) -> None:
+    printed = _run(system, _COMMANDS, clips, tmp_path)
+    assert printed.endswith("[0, 0, 0, 0]\n"), printed
+    layers = {line.rpartition("  ")[0].strip(): line.rpartition("  ")[2] for line in printed.splitlines()}
+    assert layers["decoding in processes with a deadline, without your tokens"] == (
+        "no" if system == "win32" else "yes"
+    )
+    assert layers["their memory is limited"] == layers["they have no network"] == "no"
+    assert "vjepa-sdk is tested on Linux, and built for this system without tests on it" in printed
+    assert all(note in printed for note in notes), printed
+
+
+_HUB = """
+import sys
+from pathlib import Path
+from vjepa_sdk import VJEPA
+
+out = Path(sys.argv[1])
+for _ in range(2):
+    assert VJEPA.from_pretrained("me/tiny", device="cpu").provenance["repository"] == "me/tiny"
+weights, = (out / "home").glob("hub/models--me--tiny/snapshots/*/model.safetensors")
+print("linked" if weights.is_symlink() else "copied")
+weights.unlink()
+weights.write_bytes(b"damaged")
+VJEPA.from_pretrained("me/tiny", device="cpu")
+assert VJEPA.from_pretrained("me/tiny", device="cpu", local_files_only=True).config.embed_dim == 24
+"""
+
+
+@pytest.mark.parametrize(("system", "kept"), [("win32", "copied\n"), ("darwin", "linked\n")])
+def test_models_come_from_the_hub_and_damage_is_fetched_again(system: str, kept: str, tmp_path: Path) -> None:
+    with LoopbackHub(tmp_path / "cas") as hub:
+        hub.add_directory("me/tiny", save_tiny(tmp_path / "model"))
+        variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        variables |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        assert _run(system, _HUB, tmp_path, **variables) == kept

@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import signal
+import socket
 import sys
 import threading
 from collections import deque
@@ -33,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 
 def can_start_processes() -> bool:
-    """Whether this system has what worker processes are made of: they inherit a socket, which Windows does not know."""
-    return sys.platform != "win32"
+    """Whether this system has what worker processes are made of: sockets to inherit and a signal that ends them."""
+    return sys.platform != "win32" and hasattr(socket, "AF_UNIX") and hasattr(signal, "SIGKILL")
 
 
 @cache
