@@ -129,23 +129,29 @@ def extend_sincos(table: Tensor, *, old: Grid, new: Grid, clip_frames: int) -> T
     # whole multiples of the clip keep the resized positions on the clip's own lattice
     times = -(-new[0] // clip_frames)
     longer = (old[0] * times, *old[1:])
-    formula = sincos_table(longer, table.shape[-1], uniform_power=_has_uniform_power(table, old))
+    formula = sincos_table(longer, table.shape[-1], uniform_power=has_uniform_power(table, old))
     later = formula[table.shape[1] :].to(table)[None]
     future = resize_sincos(torch.cat([table, later], dim=1), old=longer, new=(clip_frames * times, *new[1:]))
     return torch.cat([seen, future[:, seen.shape[1] : new[0] * new[1] * new[2]]], dim=1)
 
 
-def _has_uniform_power(table: Tensor, grid: Grid) -> bool:
-    """Tell by which of its two formulas a clip's table `[1, N, D]` was made."""
+def has_uniform_power(table: Tensor, grid: Grid | None = None) -> bool:
+    """Tell by which of its two formulas a clip's table `[1, N, D]` was made.
+
+    Args:
+        grid: of the table; None: unknown, and the first token alone tells.
+
+    Raises:
+        InputError: by neither.
+    """
+    known = table[0, : 1 if grid is None else None].detach().float().cpu()
     for uniform_power in (True, False):
-        made = sincos_table(grid, table.shape[-1], uniform_power=uniform_power)
+        made = sincos_table(grid or (2, 1, 1), table.shape[-1], uniform_power=uniform_power)
+        made = made[: 1 if grid is None else None]
         # files may hold tables that were rounded to half precision
-        if made.shape == table.shape[1:] and torch.allclose(made, table[0].detach().float().cpu(), atol=8e-3, rtol=0):
+        if made.shape == known.shape and torch.allclose(made, known, atol=8e-3, rtol=0):
             return uniform_power
-    raise InputError(
-        "the predictor's position table follows neither sin-cos formula, so it does not tell how the future goes on; "
-        "ask for tokens of the clip"
-    )
+    raise InputError("the table of positions follows neither sin-cos formula, so it ends with the clip it was made for")
 
 
 class PositionTables(nn.Module):
