@@ -168,6 +168,7 @@ def _read_official(path: Path, *, near: Path) -> _Found:
             key = "predictor" if ours == "predictor" else _ENCODERS[0 if is_target else 1]
             shapes[ours] = {plain: stored[full].shape for plain, full in names.items()}
             networks[key] = dict(_as_ours(plain, tensors[stored[full].path][full]) for plain, full in names.items())
+        del tensors  # the file is mapped, and Windows deletes none that is
     fits = official_layout.fitting(shapes["encoder"], shapes["predictor"])
     licences = {KNOWN_MODELS[name].licence for name in fits}
     origin = Origin(path.name, sha256_of(path), licence=licences.pop() if len(licences) == 1 else None)

@@ -145,6 +145,8 @@ def _refuse_as_windows_does(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in ("open", "os.remove", "os.rename", "os.symlink", "os.mkdir") or not _is_below_ours():
         return
     path = os.fsdecode(arguments[0]) if isinstance(arguments[0], str | bytes | os.PathLike) else ""
+    if event == "os.remove" and int(arguments[1]) >= 0:  # shutil.rmtree names files from their directory
+        path = os.path.join(os.readlink(f"/proc/self/fd/{arguments[1]}"), path)
     if path.startswith(("/proc/", "/sys/")):
         if not _is_asked_by_ours():
             return
