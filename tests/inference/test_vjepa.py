@@ -13,7 +13,9 @@ from PIL import Image
 from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import VJEPA
+from vjepa_sdk.config.model import ModelConfig
 from vjepa_sdk.errors import ConfigError, InputError, VideoDecodeError, WeightsError
+from vjepa_sdk.models.positions import sincos_table
 from vjepa_sdk.video.reader import read_video
 
 
@@ -307,3 +309,41 @@ def test_names_that_no_hub_can_hold_are_unknown_models(name: str) -> None:
 def test_offline_hub_models_that_are_not_cached_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="owner/name: main is not in the cache"):
         VJEPA.from_pretrained("owner/name", cache_dir=tmp_path, local_files_only=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_door_returns_float32_of_a_model_in_half_precision(
+    dtype: torch.dtype, clips: list[Path], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(VIDEO, position="sincos")
+    model = VJEPA.from_pretrained(save_tiny(tmp_path / "m", config), dtype=dtype, device="cpu")
+    assert model.encoder.patch_embed.proj.weight.dtype == dtype
+    pixels = torch.zeros(1, 4, 3, 32, 32, dtype=torch.uint8)
+    normalized = torch.randn(1, 3, 4, 32, 32)
+    results = {
+        "forward_features": model.forward_features(normalized),
+        "get_intermediate_layers": model.get_intermediate_layers(normalized)[0],
+        "get_intermediate_layers, raw": model.get_intermediate_layers(normalized, norm=False)[0],
+        "predict": model.predict(normalized, context=[0, 1], target=[2]),
+        "predict beyond": model.predict(normalized, context=[0, 1], target=[9]),
+        "embed_clips": model.embed_clips(pixels),
+        "embed_clips, layers": model.embed_clips(pixels, layers=[0, 1]),
+        "encode": torch.from_numpy(model.encode(clips[0])),
+        "encode to tensor": model.encode(clips[0], convert_to_tensor=True, pooling="none"),
+        "extract": torch.from_numpy(model.extract(clips[0], num_frames=4, fps=10, layers=1).embeddings),
+        "surprise": torch.from_numpy(model.surprise(clips[0], fps=10).errors),
+    }
+    assert {name: value.dtype for name, value in results.items()} == dict.fromkeys(results, torch.float32)
+
+
+@pytest.mark.parametrize("config", [dataclasses.replace(VIDEO, position="sincos"), IMAGE])
+def test_sincos_tables_are_not_rounded_with_the_weights_nor_by_a_copy(config: ModelConfig, tmp_path: Path) -> None:
+    model = VJEPA.from_pretrained(save_tiny(tmp_path / "m", config), dtype=torch.bfloat16, device="cpu")
+    model.save_pretrained(tmp_path / "copy")
+    VJEPA.from_pretrained(tmp_path / "m", device="cpu").save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    for place in ("m", "copy", "half"):
+        held = VJEPA.from_pretrained(tmp_path / place, device="cpu")
+        assert torch.equal(held.encoder.pos_embed[0], sincos_table(config.grid, config.embed_dim)), place
+        assert held.predictor is not None
+        table = sincos_table(config.grid, config.predictor_embed_dim)
+        assert torch.equal(held.predictor.predictor_pos_embed[0], table), place

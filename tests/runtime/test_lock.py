@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import SoftFileLock
 
 import vjepa_sdk
 from vjepa_sdk.errors import InUseError, OutputError
@@ -105,3 +106,14 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(path: Path, tmp_path: P
         with pytest.raises(OutputError, match=r"run: cannot be written \(Too many levels of symbolic links\)"):
             claimed(path.parent, resume=False).__enter__()
         assert (precious.read_text() if precious.exists() else None) == content
+
+
+def test_a_system_that_locks_no_files_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lock, "FileLock", SoftFileLock)  # what filelock has then
+    with Workspace(tmp_path / "x.npy.work") as work:
+        work.start({})
+        work.clear()
+    assert not (tmp_path / "x.npy.work").exists()
+    assert "this system locks no files, so nothing keeps a second run out" in caplog.text

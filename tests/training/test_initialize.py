@@ -22,6 +22,7 @@ from vjepa_sdk.config.model import ModelConfig
 from vjepa_sdk.config.training import ObjectiveConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, ResumeError, WeightsError
 from vjepa_sdk.models.jepa import JEPA
+from vjepa_sdk.models.positions import sincos_table
 from vjepa_sdk.runtime.files import sha256_of
 from vjepa_sdk.training import initialize
 from vjepa_sdk.training.checkpoint import load_latest, optimizer_tensors
@@ -282,3 +283,19 @@ class TestOfficialFile:
         save_file({"x": torch.zeros(1)}, path := tmp_path / "model.safetensors")
         with pytest.raises(WeightsError, match="no checkpoint that torch.save wrote, by its content"):
             Start(path, tmp_path)
+
+
+@pytest.mark.parametrize("uniform_power", [True, False])
+def test_positions_of_another_clip_size_follow_the_formula_of_the_weights(uniform_power: bool, tmp_path: Path) -> None:
+    model = dataclasses.replace(MODEL, position="sincos", predictor_embed_dim=16)
+    first = VJEPA.untrained(model, device="cpu")
+    assert first.predictor is not None
+    first.encoder.pos_embed = sincos_table(model.grid, 24, uniform_power=uniform_power)[None]
+    first.predictor.predictor_pos_embed = sincos_table(model.grid, 16, uniform_power=uniform_power)[None]
+    larger = dataclasses.replace(model, img_size=96, num_frames=8)
+    jepa = Start(first.save_pretrained(tmp_path / "first"), tmp_path, larger).jepa
+    for table in (jepa.context_encoder.pos_embed, jepa.target_encoder.pos_embed):
+        assert torch.equal(table[0], sincos_table(larger.grid, 24, uniform_power=uniform_power))
+    assert torch.equal(
+        jepa.predictor.predictor_pos_embed[0], sincos_table(larger.grid, 16, uniform_power=uniform_power)
+    )

@@ -46,17 +46,17 @@ def test_numbers_that_json_lacks_become_null(tmp_path: Path) -> None:
 def test_lines_that_a_full_disk_refuses_come_with_a_later_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    original = os.pwrite
+    original = os.write
     with MetricsLog(path := tmp_path / "metrics.jsonl", last_step=0) as log:
         log.write({"step": 1})
         # a disk that fills up takes the beginning first, then nothing
-        monkeypatch.setattr(os, "pwrite", lambda file, data, offset: original(file, data[:5], offset))
+        monkeypatch.setattr(os, "write", lambda file, data: original(file, data[:5]))
         log.write({"step": 2})
 
         def refuse(*_: object) -> int:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(os, "pwrite", refuse)
+        monkeypatch.setattr(os, "write", refuse)
         log.write({"step": 3})
         monkeypatch.undo()
         log.write({"step": 4})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,16 @@ def test_a_wrong_architecture_names_what_does_not_fit(tmp_path: Path) -> None:
     config = dataclasses.replace(model_config("vjepa2_tiny"), depth=4)
     with pytest.raises(WeightsError, match="24 missing .*blocks.3.*name the right architecture with arch="):
         convert(DIRECTORY / "vjepa2_tiny.pth.tar", tmp_path / "out", arch=config)
+
+
+def test_systems_that_allow_no_links_convert_too(
+    in_process: None, converted: Mapping[str, ConversionReport], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("a required privilege is not held by the client")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    name = "vjepa2_tiny"
+    report = convert(DIRECTORY / f"{name}.pth.tar", tmp_path / "out", arch=model_config(name))
+    file = "model.safetensors"
+    assert (report.out / file).read_bytes() == (converted[name].out / file).read_bytes()

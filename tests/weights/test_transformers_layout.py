@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from vjepa_sdk.config.model import ModelConfig, PreprocessConfig
 from vjepa_sdk.downstream.encoding import probe_tokens
+from vjepa_sdk.downstream.probe import Probe
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
@@ -130,16 +132,82 @@ def test_classifier_equals_transformers(num_pooler_layers: int, tmp_path: Path) 
     assert loaded.labels == ("push", "pull", "lift")
 
 
-def test_a_vit_g_classifier_gets_16_heads_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = VJEPA2Config(**SMALL | {"hidden_size": 1408, "num_attention_heads": 22}, num_pooler_layers=0)
+GIANT = SMALL | {"hidden_size": 1408, "num_attention_heads": 22, "num_hidden_layers": 1, "mlp_ratio": 1}
+
+
+@pytest.fixture(scope="module")
+def giant(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a classifier of the width and heads of ViT-g, with five classes, as transformers does."""
+    theirs = VJEPA2ForVideoClassification(VJEPA2Config(**GIANT, num_pooler_layers=0, num_labels=5))
+    return _saved(theirs, tmp_path_factory.mktemp("giant"))
+
+
+def _expected_logits(directory: Path, num_heads: int) -> tuple[Tensor, Tensor]:
+    """Return tokens, and what transformers' pooler with so many heads makes of them."""
+    theirs = VJEPA2ForVideoClassification.from_pretrained(directory)
+    attention = theirs.pooler.cross_attention_layer.cross_attn
+    attention.num_heads, attention.head_dim = num_heads, 1408 // num_heads
+    attention.scale = attention.head_dim**-0.5
+    tokens = torch.randn(2, 27, 1408, generator=torch.Generator().manual_seed(4))
+    return tokens, theirs.classifier(theirs.pooler(tokens))
+
+
+@pytest.mark.parametrize("num_heads", [None, 22, 16])
+@torch.no_grad()
+def test_a_classifier_that_was_fine_tuned_with_transformers_has_the_heads_it_was_tuned_with(
+    num_heads: int | None, giant: Path
+) -> None:
+    tokens, expected = _expected_logits(giant, num_heads or 22)
+    loaded = load_probe(giant, device=CPU, num_heads=num_heads)
+    torch.testing.assert_close(loaded.probe(tokens), expected, **TOLERANCE)
+
+
+@torch.no_grad()
+def test_heads_may_be_stated_in_the_configuration_and_last(giant: Path, tmp_path: Path) -> None:
+    here = tmp_path / "stated"
+    shutil.copytree(giant, here)
+    data = json.loads((here / "config.json").read_text())
+    (here / "config.json").write_text(json.dumps({**data, "pooler_num_attention_heads": 11}))
+    Probe.from_pretrained(here, device="cpu").save_pretrained(tmp_path / "ours")
+    tokens, expected = _expected_logits(giant, 11)
+    torch.testing.assert_close(load_probe(tmp_path / "ours", device=CPU).probe(tokens), expected, **TOLERANCE)
+    with pytest.raises(ConfigError, match="num_heads=16 is stated in a probe of ours already"):
+        Probe.from_pretrained(tmp_path / "ours", device="cpu", num_heads=16)
+
+
+def _giant_probe(directory: Path, *, classes: int) -> Path:
+    config = VJEPA2Config(**GIANT, num_pooler_layers=3, num_labels=classes)
     with torch.device("meta"):
         theirs = VJEPA2ForVideoClassification(config)
     heads = {k: torch.zeros(v.shape) for k, v in theirs.state_dict().items() if k.startswith(("pooler", "classifier"))}
-    _write(tmp_path, config, heads)
+    directory.mkdir(parents=True)
+    _write(directory, config, heads)
+    return directory
+
+
+def test_the_official_vit_g_probes_have_16_heads_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = "models--facebook--vjepa2-vitg-fpc32-384-diving48/snapshots/0123"
     with caplog.at_level(logging.WARNING, logger="vjepa_sdk"):
-        loaded = load_probe(tmp_path, device=CPU)
+        loaded = load_probe(_giant_probe(tmp_path / place, classes=48), device=CPU)
     assert loaded.probe.config.num_heads == 16
-    assert "num_attention_heads=22 is the encoder's; ViT-g probes were trained with 16 heads" in caplog.text
+    assert "num_attention_heads=22 is the encoder's; its probe was trained with 16 heads" in caplog.text
+
+
+def test_what_may_be_a_copy_of_an_official_vit_g_probe_or_not_is_asked_for(tmp_path: Path) -> None:
+    place = _giant_probe(tmp_path / "copy", classes=48)
+    with pytest.raises(
+        ConfigError, match="of 16 heads, or fine-tuned with transformers, with 22; pass num_heads=16 or"
+    ):
+        load_probe(place, device=CPU)
+    assert load_probe(place, device=CPU, num_heads=16).probe.config.num_heads == 16
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "message"), [(0, "num_heads=0 must lie between 1"), (17, "must be a multiple of num_heads=17")]
+)
+def test_heads_that_cannot_be_are_refused(num_heads: int, message: str, giant: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_probe(giant, device=CPU, num_heads=num_heads)
 
 
 def _write(directory: Path, config: VJEPA2Config, tensors: dict[str, Tensor]) -> None:

@@ -20,7 +20,7 @@ from ..config.choices import Decoder
 from ..config.registry import KNOWN_MODELS
 from ..errors import VJEPAError
 from ..hub.client import hub_api, is_offline, reason_of
-from ..runtime.workers.pool import WorkerPool
+from ..runtime.workers.pool import WorkerPool, can_start_processes
 from ..video.reader import read_video
 
 _PACKAGES = (
@@ -89,6 +89,8 @@ class DoctorReport:
     cache: CacheState
     sandbox: dict[str, bool]
     """What confines code that reads files of strangers, and whether this system allows it."""
+    notes: tuple[str, ...]
+    """What differs on this system from Linux, where all is there and tested."""
     problems: tuple[str, ...]
 
 
@@ -104,7 +106,7 @@ def examine() -> DoctorReport:
     place = Path(cache.directory)
     problems = [f"{name} is {_ABSENT}; install vjepa-sdk again" for name in _REQUIRED if versions[name] == _ABSENT]
     problems += [f"pyav cannot read {codec}: {state}" for codec, state in decoders["pyav"].items() if _is_bad(state)]
-    if not has_workers:
+    if can_start_processes() and not has_workers:
         problems.append("decoding processes cannot be started; pass num_workers=0 (--num-workers 0)")
     if hub.state not in (_FINE, "offline"):
         problems.append(
@@ -120,6 +122,7 @@ def examine() -> DoctorReport:
         hub=hub,
         cache=cache,
         sandbox=_sandbox(has_workers),
+        notes=_notes(),
         problems=tuple(problems),
     )
 
@@ -158,18 +161,18 @@ def _decoders() -> tuple[dict[str, dict[str, str]], bool]:
                 if isinstance(sample, Path):
                     requests.append((decoder, codec, str(sample)))
         try:
-            with WorkerPool(_decode, num_workers=1, deadline_seconds=60.0) as pool:
+            with WorkerPool(_decode, num_workers=int(can_start_processes()), deadline_seconds=60.0) as pool:
                 for result in pool.map(requests, prefetch=1):
                     decoder, codec, _ = result.request
                     results[decoder][codec] = _FINE if result.error is None else _short(result.error, place)
         except VJEPAError:
             return results, False
-    return results, True
+    return results, can_start_processes()
 
 
 def _short(error: str, place: str) -> str:
     """Return what a decoder says, without the place of our sample."""
-    text = error.replace(f"{place}/", "").partition(": ")[2] or error
+    text = error.replace(f"{place}{os.sep}", "").partition(": ")[2] or error
     return text if len(text) <= _MAX_REASON else f"{text[:_MAX_REASON]}..."
 
 
@@ -254,6 +257,20 @@ def _sandbox(has_workers: bool) -> dict[str, bool]:
         "these processes get no new privileges and die with their parent": has_workers and is_linux,
         "they have no network": has_workers and sandbox.can_isolate_network(),
         "their memory is limited": has_workers and is_linux,
-        "vjepa convert reads pickles in a process with limits": True,
+        "vjepa convert reads pickles in a process with limits": sys.platform != "win32",
         "that process has no network": unpickle.can_isolate_network(),
     }
+
+
+def _notes() -> tuple[str, ...]:
+    if sys.platform == "linux":
+        return ()
+    notes = ["vjepa-sdk is tested on Linux, and built for this system without tests on it"]
+    if not can_start_processes():
+        notes += [
+            "videos are decoded in the process itself, one at a time and without a deadline, whatever num_workers says",
+            "vjepa convert reads pickles in another process, without limits of memory and time",
+        ]
+    else:
+        notes += ["decoding processes have no limit of memory, reach the network, and may outlive their parent"]
+    return tuple(notes)

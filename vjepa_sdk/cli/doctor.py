@@ -26,6 +26,7 @@ def doctor(as_json: Json = False, verbose: Verbose = False) -> None:
             f"{cache.free_bytes / 1e9:.1f} GB free"
         },
         "sandbox": {layer: "yes" if is_active else "no" for layer, is_active in report.sandbox.items()},
+        **({"notes": dict.fromkeys(report.notes, "")} if report.notes else {}),
         "problems": {problem: "" for problem in report.problems} or {"none": ""},
     }
     lines = [f"platform  {report.platform}"]

@@ -213,7 +213,7 @@ def release(mapped: object) -> None:
     if isinstance(mapped, np.memmap) and mapped.mode == "r":
         while isinstance(mapped, np.ndarray):
             mapped = mapped.base
-    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+    if isinstance(mapped, mmap.mmap) and hasattr(mapped, "madvise") and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 

@@ -131,9 +131,9 @@ class Probe:
             ConfigError: a probe of numbers; and as `predict`.
             InputError: as `predict`.
         """
-        if self.kind == "regression":
-            raise ConfigError("a probe of numbers has no probabilities; call predict")
-        return self.outputs(features)
+        if self.kind != "regression":
+            return self.outputs(features)
+        raise ConfigError("a probe of numbers has no probabilities; call predict")
 
     def is_unlike(self, features: Features) -> np.ndarray:
         """Say of each row whether it is unlike all that the probe was fitted to: bool `[n]`.
@@ -296,8 +296,7 @@ class Probe:
             raise InputError(
                 f"features of shape {tokens.shape} must be tokens, [n, ..., {width}]; encode with pooling='none'"
             )
-        shares = predict_rows(self.probe, tokens)
-        if not np.isfinite(shares).all():
+        if not np.isfinite(shares := predict_rows(self.probe, tokens)).all():
             raise InputError("the features are not finite; encode them again")
         return shares
 
@@ -323,12 +322,13 @@ class Probe:
         force_download: bool = False,
         device: str | None = None,
         dtype: torch.dtype | None = None,
+        num_heads: int | None = None,
     ) -> Probe:
         """Load a probe.
 
         Args:
-            name_or_path: a probe directory, a hub id `owner/name`, or a classification model of transformers: its
-                directory, hub id, or a name from `list_models()`.
+            name_or_path: a directory, hub id `owner/name`, or name from `list_models()`, of a probe or of a
+                classification model of transformers.
             revision: branch, tag or commit of a hub repository.
             cache_dir: hub cache; None: the hub's own default.
             token: hub token for private repositories; None: the stored one.
@@ -336,9 +336,10 @@ class Probe:
             force_download: fetch again what is cached.
             device: `cuda`, `mps` or `cpu`; None: the best there is.
             dtype: of an attentive probe's weights in memory; None: as stored.
+            num_heads: of a transformers model's pooler; None: 16 of official ViT-g repositories, else the encoder's.
 
         Raises:
-            ConfigError: an unknown name, or a configuration that is not valid or describes no probe.
+            ConfigError: an unknown name, a configuration that is not valid or of no probe, or open `num_heads`.
             WeightsError: weights that are missing or do not fit their configuration.
         """
         hub = HubOptions(
@@ -350,15 +351,11 @@ class Probe:
         )
         check_place(name_or_path)
         directory = locate_model(name_or_path, hub, check_config=check_probe_config)
-        found = load_probe(directory, device=best_device(device), dtype=dtype)
+        found = load_probe(directory, device=best_device(device), dtype=dtype, num_heads=num_heads)
         return cls(found.probe, found.labels, found.provenance, found.kind, found.source, found.fit, found.scores)
 
     def save_pretrained(self, directory: str | Path, *, licence: str | None = None) -> Path:
-        """Write a probe directory that `from_pretrained` reads.
-
-        Args:
-            licence: of the weights, as an SPDX identifier; None: the one they have.
-        """
+        """Write a probe directory that `from_pretrained` reads; `licence` is as for a model's `save_pretrained`."""
         return save_probe(
             directory,
             self.probe,

@@ -73,7 +73,14 @@ class ProbeJob:
 
     def run(self) -> ProbeReport:
         """Do it, and return what the probe reaches."""
-        cache = FeatureCache(self.out.with_name(f"{self.out.name}.cache"))
+        report = self._make(cache := FeatureCache(self.out.with_name(f"{self.out.name}.cache")))
+        # not before all that reads it is gone: Windows deletes no file that is mapped
+        if not self.keep_cache and cache.directory.exists():
+            cache.remove()
+        return report
+
+    def _make(self, cache: FeatureCache) -> ProbeReport:
+        """Find the features, and finish with them."""
         labelled = self.lists.read(self._images())
         _check_early(labelled, self.options)
         if self.evaluation is not None:
@@ -83,7 +90,7 @@ class ProbeJob:
             found = gather(labelled.clips, cache, self.encode, random_inits=inits, overwrite=overwrite)
         else:
             found = look_up(labelled.clips, self.features, cache, self.encode, random_inits=inits, overwrite=overwrite)
-        return self._finish(found, labelled, cache, self.options)
+        return self._finish(found, labelled, self.options)
 
     @property
     def _random_inits(self) -> int:
@@ -112,13 +119,11 @@ class ProbeJob:
         inits = self._random_inits
         if evaluation.cache == "tokens":
             found = gather(labelled.clips, cache, encode, random_inits=inits, overwrite=self.overwrite)
-            return self._finish(found, labelled, cache, options)
+            return self._finish(found, labelled, options)
         with ViewEncoder(encode.embedding()) as encoder:
-            return self._finish(stream(labelled.clips, encoder, random_inits=inits), labelled, cache, options)
+            return self._finish(stream(labelled.clips, encoder, random_inits=inits), labelled, options)
 
-    def _finish(
-        self, found: LabelledFeatures, labelled: LabelledClips, cache: FeatureCache, options: FitOptions
-    ) -> ProbeReport:
+    def _finish(self, found: LabelledFeatures, labelled: LabelledClips, options: FitOptions) -> ProbeReport:
         """Fit, compare and save."""
         task = _task(found, options, self.encode.device, self.encode.show_progress_bar)
         comparison = compare(task)
@@ -129,8 +134,6 @@ class ProbeJob:
         facts = {} if self.evaluation is None else self.evaluation.facts()
         report = make_report(self.out, task, comparison, notes, facts)
         save_results(self.out, task, comparison, report)
-        if not self.keep_cache and cache.directory.exists():
-            cache.remove()
         return report
 
     def _beside_published(self, evaluation: Evaluation, task: Task, comparison: Comparison) -> Comparison:

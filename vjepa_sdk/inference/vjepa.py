@@ -97,7 +97,7 @@ class VJEPA:
             local_files_only: never touch the network.
             force_download: fetch again what is cached.
             device: `cuda`, `mps` or `cpu`; None: the best there is.
-            dtype: of the weights in memory; None: the model's own.
+            dtype: of the weights in memory; None: the model's own. Sin-cos tables stay float32, and so do features.
             weights: `target` or `context` encoder; None takes what is there, target first.
 
         Raises:
@@ -508,16 +508,17 @@ class VJEPA:
 
     @torch.no_grad()
     def forward_features(self, clips: Tensor) -> Tensor:
-        """Encode normalised clips `[B, 3, T, H, W]` into tokens `[B, N, D]`, row-major in (t, h, w), layer-normed.
+        """Encode normalised clips `[B, 3, T, H, W]` into tokens, float32 `[B, N, D]`, in order (t, h, w), layer-normed.
 
         Raises:
             InputError: frames, height or width do not divide into tokens.
         """
-        return self.encoder(self._to_weights(clips))  # type: ignore[no-any-return]
+        tokens: Tensor = self.encoder(self._to_weights(clips))
+        return tokens.float()
 
     @torch.no_grad()
     def get_intermediate_layers(self, clips: Tensor, n: int | list[int] = 1, *, norm: bool = True) -> list[Tensor]:
-        """Return tokens `[B, N, D]` after chosen blocks.
+        """Return tokens, float32 `[B, N, D]`, after chosen blocks.
 
         Args:
             clips: normalised, `[B, 3, T, H, W]`.
@@ -528,7 +529,8 @@ class VJEPA:
             ConfigError: a block that the model does not have.
         """
         blocks = tuple(self.layer_numbers(n, name="n"))
-        return self.encoder.get_intermediate_layers(self._to_weights(clips), blocks, norm=norm)
+        outputs = self.encoder.get_intermediate_layers(self._to_weights(clips), blocks, norm=norm)
+        return [tokens.float() for tokens in outputs]
 
     def layer_numbers(self, layers: int | Sequence[int], *, name: str = "layers") -> list[int]:
         """Return the numbers of blocks, from 0, that `layers` stands for: the last so many, or those it lists.

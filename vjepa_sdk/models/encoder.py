@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from ..config.model import ModelConfig
 from ..errors import InputError
 from .layers import PatchEmbed3D, gather_tokens, init_weights, run_block, transformer_blocks
-from .positions import Grid, resize_sincos, rope_table, sincos_buffer
+from .positions import Grid, PositionTables, resize_sincos, rope_table, sincos_buffer
 
 
-class VideoEncoder(nn.Module):
+class VideoEncoder(PositionTables):
     """Vision transformer over tubelets: the x-encoder and, as its moving average, the y-encoder.
 
     One class serves V-JEPA 1, 2, 2.1 and I-JEPA; `ModelConfig` says which. Parameters have the official names.
@@ -128,7 +128,8 @@ class VideoEncoder(nn.Module):
             rope = rope if keep is None else rope[keep].unsqueeze(1)
         else:
             table = resize_sincos(self.pos_embed, old=config.grid, new=grid).expand(len(clips), -1, -1)
-            x = x + (table if keep is None else gather_tokens(table, keep))
+            # added in float32, as the table is; then in the dtype of the weights
+            x = (x + (table if keep is None else gather_tokens(table, keep))).to(self.patch_embed.proj.weight.dtype)
         outputs = {}
         wanted = taps or (config.depth - 1,)
         for index, block in enumerate(self.blocks[: max(wanted) + 1]):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config.model import RopeLayout
+from ..errors import InputError
 
 Grid = tuple[int, int, int]
 """Tokens of a clip as (frames, rows, columns)."""
@@ -62,12 +65,17 @@ def rope_table(
         return torch.cat([flat.sin(), flat.cos()], dim=-1).to(device)
 
 
-def sincos_table(grid: Grid, dim: int) -> Tensor:
+def sincos_table(grid: Grid, dim: int, *, uniform_power: bool = True) -> Tensor:
     """Return the fixed sin-cos table that V-JEPA 1 and I-JEPA add to their tokens.
 
-    Clips (`src/models/utils/pos_embs.py`, `uniform_power=True`): the three axes share the channels equally, in the
-    order frame, row, column, and the last loses what exceeds `dim`. Single images: columns take the first half of the
-    channels and rows the second, as in I-JEPA.
+    Clips (`src/models/utils/pos_embs.py`): the axes have channels in the order frame, row, column. Single images:
+    columns take the first half of the channels and rows the second, as in I-JEPA.
+
+    Args:
+        grid: tokens as (frames, rows, columns).
+        dim: channels.
+        uniform_power: the three axes of a clip share the channels equally, and the last loses what exceeds `dim`, as in
+            all released models; else frames have half of them, and rows and columns a quarter each.
 
     Returns:
         float32 `[frames * rows * columns, dim]`.
@@ -77,7 +85,8 @@ def sincos_table(grid: Grid, dim: int) -> Tensor:
         parts = [_sincos(columns, dim // 2), _sincos(rows, dim // 2)]
     else:
         share = -(-dim // 6) * 2
-        parts = [_sincos(axis, share) for axis in (frames, rows, columns)]
+        shares = (share, share, share) if uniform_power else (dim // 2, dim // 4, dim // 4)
+        parts = [_sincos(axis, width) for axis, width in zip((frames, rows, columns), shares, strict=True)]
     return torch.from_numpy(np.concatenate(parts, axis=1)[:, :dim].astype(np.float32))
 
 
@@ -109,6 +118,9 @@ def extend_sincos(table: Tensor, *, old: Grid, new: Grid, clip_frames: int) -> T
 
     Returns:
         `[1, N, D]` for the grid `new`, whose frames beyond `clip_frames` are the clip's future.
+
+    Raises:
+        InputError: a future is asked for, and the table is of no formula.
     """
     clip = (clip_frames, *new[1:])
     seen = resize_sincos(table, old=old, new=clip)
@@ -117,9 +129,45 @@ def extend_sincos(table: Tensor, *, old: Grid, new: Grid, clip_frames: int) -> T
     # whole multiples of the clip keep the resized positions on the clip's own lattice
     times = -(-new[0] // clip_frames)
     longer = (old[0] * times, *old[1:])
-    later = sincos_table(longer, table.shape[-1])[table.shape[1] :].to(table)[None]
+    formula = sincos_table(longer, table.shape[-1], uniform_power=has_uniform_power(table, old))
+    later = formula[table.shape[1] :].to(table)[None]
     future = resize_sincos(torch.cat([table, later], dim=1), old=longer, new=(clip_frames * times, *new[1:]))
     return torch.cat([seen, future[:, seen.shape[1] : new[0] * new[1] * new[2]]], dim=1)
+
+
+def has_uniform_power(table: Tensor, grid: Grid | None = None) -> bool:
+    """Tell by which of its two formulas a clip's table `[1, N, D]` was made.
+
+    Args:
+        grid: of the table; None: unknown, and the first token alone tells.
+
+    Raises:
+        InputError: by neither.
+    """
+    known = table[0, : 1 if grid is None else None].detach().float().cpu()
+    for uniform_power in (True, False):
+        made = sincos_table(grid or (2, 1, 1), table.shape[-1], uniform_power=uniform_power)
+        made = made[: 1 if grid is None else None]
+        # files may hold tables that were rounded to half precision
+        if made.shape == known.shape and torch.allclose(made, known, atol=8e-3, rtol=0):
+            return uniform_power
+    raise InputError("the table of positions follows neither sin-cos formula, so it ends with the clip it was made for")
+
+
+class PositionTables(nn.Module):
+    """A network whose buffers are position tables: they stay float32, whatever its parameters are cast to.
+
+    Half precision would round sines by up to 0.002, and a copy that is saved would keep that for ever.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, table in exact.items():
+            moved = self.get_buffer(name)
+            if moved.dtype != table.dtype:
+                setattr(self, name, table.to(moved.device))
+        return self
 
 
 def sincos_buffer(grid: Grid, dim: int) -> Tensor:

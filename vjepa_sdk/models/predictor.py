@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from ..config.model import ModelConfig
 from .layers import gather_tokens, init_weights, run_block, transformer_blocks
-from .positions import Grid, extend_sincos, rope_table, sincos_buffer
+from .positions import Grid, PositionTables, extend_sincos, rope_table, sincos_buffer
 
 
-class Predictor(nn.Module):
+class Predictor(PositionTables):
     """Narrow transformer that guesses the features of hidden tokens from those of visible ones and their places (z)."""
 
     predictor_pos_embed: Tensor
@@ -121,7 +121,8 @@ class Predictor(nn.Module):
             table = extend_sincos(
                 self.predictor_pos_embed, old=config.grid, new=grid, clip_frames=clip_frames or grid[0]
             )
-            x = x + gather_tokens(table.expand(len(x), -1, -1), index)
+            # added in float32, as the table is; then in the dtype of the weights
+            x = (x + gather_tokens(table.expand(len(x), -1, -1), index)).to(self.predictor_proj.weight.dtype)
         for block in self.predictor_blocks:
             x = run_block(block, x, rope, recompute=self.activation_checkpointing)
         normed: Tensor = self.predictor_norm(x)

@@ -65,12 +65,14 @@ def write_text(path: str | Path, text: str) -> None:
 
 def sync_file(path: str | Path) -> None:
     """Force a file's content to disk."""
-    with open(path, "rb") as file:
+    with open(path, "r+b" if os.name == "nt" else "rb") as file:  # Windows flushes what may be written only
         os.fsync(file.fileno())
 
 
 def sync_directory(path: str | Path) -> None:
-    """Force a directory's names to disk, so that a rename outlives a power cut."""
+    """Force a directory's names to disk, so that a rename outlives a power cut; Windows opens no directories."""
+    if os.name == "nt" or not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

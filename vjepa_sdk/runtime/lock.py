@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import stat
@@ -13,6 +14,8 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from ..errors import InUseError
+
+logger = logging.getLogger(__name__)
 
 # an owner killed while it was starting a process leaves that one the lock, for an instant
 PATIENCE_SECONDS = 1.0
@@ -29,15 +32,20 @@ class Lock:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._lock: FileLock | None = None
         # with `on_acquired` it is a lock of the kernel or an error: never a file that outlives its owner
-        self._lock = FileLock(self.path, thread_local=False, preserve_lock_file=True, on_acquired=self._sign)
+        with suppress(ValueError):
+            self._lock = FileLock(self.path, thread_local=False, preserve_lock_file=True, on_acquired=self._sign)
 
     def __enter__(self) -> Lock:
+        if self._lock is None:
+            logger.warning("%s: this system locks no files, so nothing keeps a second run out", self.path.parent)
+            return self
         try:
             self._lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=0.02)
         except Timeout as error:
             owner = ""
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, PermissionError):  # Windows lets nobody read what is locked
                 owner = self.path.read_text(errors="replace").strip()
             raise InUseError(
                 f"{self.path.parent}: in use by {owner or 'another process'}; wait for it or choose another output"
@@ -54,7 +62,8 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 class RemovableLock(Lock):
@@ -75,3 +84,16 @@ class RemovableLock(Lock):
                     raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
                 super().__enter__()
                 return self
+
+    def remove(self) -> None:
+        """Delete the lock's file, and its directory unless more is in it."""
+        if (
+            os.name == "nt" and self._lock is not None
+        ):  # which deletes no open file, and so none that the next owner has taken meanwhile
+            self._lock.release()
+        self.path.unlink(missing_ok=self._lock is None)
+        try:
+            self.path.parent.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # the next run has moved in already
+                raise

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 0x10000000, 0x40000000, 1, 38
@@ -30,9 +31,10 @@ def confine(parent_pid: int) -> bool:
         has_no_network = 0 in map(libc.unshare, (_CLONE_NEWNET, _CLONE_NEWUSER | _CLONE_NEWNET))
         libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if sys.platform != "win32":
-        import resource
+        with suppress(ModuleNotFoundError):
+            import resource
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     die_with(parent_pid)
     return has_no_network
 
@@ -49,12 +51,12 @@ def limit_memory(num_bytes: int) -> None:
     """Let this process take so much more memory, and no more; on Linux only."""
     if sys.platform != "linux":
         return
-    import resource
-
     # not the address space: libraries and threads reserve many times what they use
     try:
+        import resource
+
         pages = int(Path("/proc/self/statm").read_text().split()[5])
-    except FileNotFoundError:  # some containers have no /proc: then there is no limit
+    except (FileNotFoundError, ModuleNotFoundError):  # some containers have no /proc: then there is no limit
         return
     limit, hard = pages * resource.getpagesize() + num_bytes, resource.getrlimit(resource.RLIMIT_DATA)[1]
     limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)

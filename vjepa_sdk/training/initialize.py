@@ -21,6 +21,7 @@ from ..errors import ConfigError, WeightsError
 from ..hub.client import HubOptions
 from ..hub.locate import locate_model
 from ..models.jepa import JEPA
+from ..models.positions import has_uniform_power, sincos_table
 from ..runtime.files import digest_of, sha256_of
 from ..weights import official_layout
 from ..weights.directory import load_model_directory
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 _ENCODERS = ("target_encoder", "context_encoder")
 _CPU = torch.device("cpu")
 
-# positions are computed anew for the run's own clip size
+# positions are computed anew for the run's own clip size, by the formula of those that are there
 _TABLES = official_layout.STALE_TABLES
 
 # what decides a network's function, and its tensors' shapes do not tell
@@ -100,7 +101,7 @@ def initialize(jepa: JEPA, optimizer: torch.optim.Optimizer, config: TrainConfig
         # one encoder serves as both
         source = key if key in networks or key == "predictor" else held[0]
         if source in networks:
-            _load(jepa.get_submodule(key), networks[source])
+            _load(jepa.get_submodule(key), networks[source], config.model)
     takes_moments = bool(found.optimizer) and config.init_predictor
     if takes_moments:
         restore_optimizer(optimizer, found.optimizer)
@@ -167,6 +168,7 @@ def _read_official(path: Path, *, near: Path) -> _Found:
             key = "predictor" if ours == "predictor" else _ENCODERS[0 if is_target else 1]
             shapes[ours] = {plain: stored[full].shape for plain, full in names.items()}
             networks[key] = dict(_as_ours(plain, tensors[stored[full].path][full]) for plain, full in names.items())
+        del tensors  # the file is mapped, and Windows deletes none that is
     fits = official_layout.fitting(shapes["encoder"], shapes["predictor"])
     licences = {KNOWN_MODELS[name].licence for name in fits}
     origin = Origin(path.name, sha256_of(path), licence=licences.pop() if len(licences) == 1 else None)
@@ -222,9 +224,12 @@ def _check_tensors(where: str, key: str, state: Mapping[str, Tensor], module: nn
             raise WeightsError(f"init_from={where}: {key}.{name} holds NaN or infinity; fetch it again")
 
 
-def _load(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _load(module: nn.Module, state: Mapping[str, Tensor], config: ModelConfig) -> None:
     own = module.state_dict()
     taken = {name: value if name in _TABLES else state[name] for name, value in own.items()}
+    for name in own.keys() & state.keys() & set(_TABLES):
+        if not config.is_image_model and not has_uniform_power(state[name]):
+            taken[name] = sincos_table(config.grid, own[name].shape[-1], uniform_power=False)[None]
     module.load_state_dict(taken, strict=True)
 
 

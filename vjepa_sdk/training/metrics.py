@@ -28,7 +28,7 @@ class MetricsLog:
         """
         try:
             _drop_after(path, last_step)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
             raise WriteError(f"{path}: cannot be written ({error.strerror}); check disk and permissions") from error
         self._path, self._size, self._waiting = path, path.stat().st_size, b""
@@ -46,7 +46,8 @@ class MetricsLog:
         self._waiting += (json.dumps({key: _valid(value) for key, value in line.items()}) + "\n").encode()
         try:
             # always at the end of the last whole line: what a full disk cut short is written over
-            written = os.pwrite(self._descriptor, self._waiting, self._size)
+            os.lseek(self._descriptor, self._size, os.SEEK_SET)
+            written = os.write(self._descriptor, self._waiting)
         except OSError as error:
             logger.warning("%s: cannot be written (%s); kept for the next line", self._path, error.strerror)
             return

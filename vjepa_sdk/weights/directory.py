@@ -166,7 +166,8 @@ def save_model_directory(
         modules: by name in the file: `encoder`, `predictor` and, where both encoders are kept, `context_encoder`.
         encoder_weights: which of the two `encoder` is.
         card: text of `README.md`.
-        dtype: of the tensors on disk; None: as they are. In memory they become float32 again.
+        dtype: of the weights on disk; None: as they are. In memory they become float32 again. Position tables are not
+            rounded.
         max_shard_size: in bytes, or with a unit; larger weights are written as several files with an index.
 
     Raises:
@@ -176,8 +177,10 @@ def save_model_directory(
     directory = Path(directory)
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
+        tables = dict(module.named_buffers())
         for key, value in module.state_dict().items():
-            tensors[f"{name}.{key}"] = value.detach().to("cpu", dtype or value.dtype).contiguous()
+            kept = value.dtype if dtype is None or key in tables else dtype
+            tensors[f"{name}.{key}"] = value.detach().to("cpu", kept).contiguous()
     data = {
         "format_version": MODEL_FORMAT,
         "model": to_dict(config),

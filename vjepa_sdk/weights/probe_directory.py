@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -40,7 +40,14 @@ _CONFIGS: dict[ProbeKind, type[AnyProbeConfig]] = {
     "regression": LinearProbeConfig,
     "knn": NearestProbeConfig,
 }
-_GIANT_DIM, _GIANT_HEADS, _OFFICIAL_HEADS = 1408, 22, 16
+_OFFICIAL_HEADS, _OFFICIAL_DEPTH, _GIANT_DIM, _GIANT_HEADS = 16, 4, 1408, 22
+_OFFICIAL_CLASSES = {
+    "facebook/vjepa2-vitg-fpc64-384-ssv2": 174,
+    "facebook/vjepa2-vitg-fpc32-384-diving48": 48,
+}
+"""The official ViT-g probes as transformers has them, and their classes."""
+_POOLER_HEADS = "pooler_num_attention_heads"
+"""Our key in a `config.json` of transformers, for what it has no key for."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +88,25 @@ def build_probe(config: AnyProbeConfig) -> AnyProbe:
     return LinearProbe(config) if isinstance(config, LinearProbeConfig) else NearestProbe(config)
 
 
-def load_probe(directory: str | Path, *, device: torch.device, dtype: torch.dtype | None = None) -> PretrainedProbe:
+def load_probe(
+    directory: str | Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    num_heads: int | None = None,
+) -> PretrainedProbe:
     """Load a probe from a directory that we wrote, or from a transformers classification model.
 
     Args:
         directory: holds `config.json` and `model.safetensors` (or shards with an index).
         device: where the weights go.
         dtype: of an attentive probe's weights in memory, those of vectors are float32; None: as stored.
+        num_heads: attention heads of a transformers model's pooler; None: what the repository says, see
+            `_with_heads`.
 
     Raises:
-        ConfigError: `config.json` is missing, malformed or describes no probe.
+        ConfigError: `config.json` is missing, malformed or describes no probe; or `num_heads` is left open, or given to
+            a probe of ours.
         WeightsError: tensors are missing or do not fit.
     """
     directory = Path(directory)
@@ -98,12 +114,9 @@ def load_probe(directory: str | Path, *, device: torch.device, dtype: torch.dtyp
     stored = read_headers(weight_files(directory))
     with naming(directory / CONFIG_NAME):
         found = _describe(data)
+        repository = origin_of(directory).get("repository")
+        found = replace(found, config=_with_heads(data, found.config, num_heads, repository))
     if "model_type" in data:
-        if (found.config.embed_dim, data.get("num_attention_heads")) == (_GIANT_DIM, _GIANT_HEADS):
-            logger.warning(
-                "%s: num_attention_heads=%d is the encoder's; ViT-g probes were trained with %d heads, which are used",
-                directory / CONFIG_NAME, _GIANT_HEADS, _OFFICIAL_HEADS,
-            )  # fmt: skip
         stored = {name: value for name, value in stored.items() if name.startswith(transformers_layout.HEAD_PREFIXES)}
     with torch.device("meta"):
         probe = build_probe(found.config)
@@ -255,13 +268,40 @@ def _from_transformers(data: Mapping[str, Any]) -> _Described:
     depth = data.get("num_pooler_layers", 3)
     if type(depth) is not int or not 0 <= depth < 64:
         raise ConfigError(f"num_pooler_layers={depth!r} must be an integer from 0 to 63")
-    heads = model.num_heads
-    if (model.embed_dim, heads) == (_GIANT_DIM, _GIANT_HEADS):
-        heads = _OFFICIAL_HEADS
-    fields: dict[str, Any] = {"embed_dim": model.embed_dim, "num_classes": len(names), "num_heads": heads}
-    fields |= {"depth": depth + 1, "norm_eps": model.norm_eps}
+    fields: dict[str, Any] = {"embed_dim": model.embed_dim, "num_classes": len(names), "depth": depth + 1}
+    fields |= {"num_heads": data.get(_POOLER_HEADS, model.num_heads), "norm_eps": model.norm_eps}
     labels = _check_labels([names[str(index)] for index in range(len(names))], len(names))
     return _Described(from_dict(ProbeConfig, fields), labels, {"layout": "transformers vjepa2"})
+
+
+def _with_heads(
+    data: Mapping[str, Any], config: AnyProbeConfig, num_heads: int | None, repository: str | None
+) -> AnyProbeConfig:
+    """Settle the heads of a transformers model's pooler: those of its encoder, as transformers computes.
+
+    Two official repositories are other: their probes were trained with 16 heads, and transformers has no key that says
+    so. A model of that shape may be a copy of them, or fine-tuned to their classes: that is the user's to tell.
+    """
+    if "model_type" not in data or not isinstance(config, ProbeConfig):
+        if num_heads is not None:
+            raise ConfigError(f"num_heads={num_heads!r} is stated in a probe of ours already; leave it out")
+        return config
+    if num_heads is not None:
+        return replace(config, num_heads=num_heads)
+    if _POOLER_HEADS in data or (config.embed_dim, config.num_heads) != (_GIANT_DIM, _GIANT_HEADS):
+        return config
+    if repository in _OFFICIAL_CLASSES:
+        logger.warning(
+            "%s: num_attention_heads=%d is the encoder's; its probe was trained with %d heads, which are used",
+            repository, _GIANT_HEADS, _OFFICIAL_HEADS,
+        )  # fmt: skip
+        return replace(config, num_heads=_OFFICIAL_HEADS)
+    if config.depth == _OFFICIAL_DEPTH and config.num_classes in _OFFICIAL_CLASSES.values():
+        raise ConfigError(
+            f"may be an official ViT-g probe, of {_OFFICIAL_HEADS} heads, or fine-tuned with transformers, with "
+            f"{_GIANT_HEADS}; pass num_heads={_OFFICIAL_HEADS} or {_GIANT_HEADS}, or state it as {_POOLER_HEADS}"
+        )
+    return config
 
 
 def _check_labels(labels: object, count: int, *, named: bool = False) -> tuple[str, ...]:

@@ -149,16 +149,18 @@ def load_module(
     """Give a network on the meta device its weights, tensor by tensor; `check_stored` must have passed.
 
     Args:
-        dtype: of the weights in memory; None: as stored.
+        dtype: of the weights in memory; None: as stored. Buffers, which are position tables, are float32 in any case.
 
     Raises:
         WeightsError: a file ends early, or weights are not finite.
     """
     state: dict[str, Tensor] = {}
+    tables = dict(module.named_buffers())
     for key, value in module.state_dict().items():
         source = sources[key]
         parts = [stored[name] if source.row is None else stored[name].row(source.row) for name in source.names]
-        state[key] = _read_tensor(parts, value.shape).to(device=device, dtype=dtype)
+        kept = torch.float32 if key in tables else dtype
+        state[key] = _read_tensor(parts, value.shape).to(device=device, dtype=kept)
     module.load_state_dict(state, strict=True, assign=True)
     module.eval().requires_grad_(False)
 

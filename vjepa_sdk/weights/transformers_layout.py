@@ -16,6 +16,7 @@ from ..config.model import IMAGENET_MEAN, IMAGENET_STD, ModelConfig, PreprocessC
 from ..config.schema import from_dict
 from ..errors import ConfigError
 from .layout import TensorSource
+from .transformers_keys import check_config_keys, check_processor_keys
 
 MODEL_TYPES = ("vjepa2", "ijepa")
 PROCESSOR_NAMES = ("video_preprocessor_config.json", "preprocessor_config.json")
@@ -34,16 +35,13 @@ def read_config(data: Mapping[str, Any]) -> ModelConfig:
     """Return the shape that a transformers `config.json` describes; missing values take transformers' defaults.
 
     Raises:
-        ConfigError: another kind of model, or a variant that no official encoder has.
+        ConfigError: another kind of model, or a key that asks for what is not computed here.
     """
     kind = data.get("model_type")
     if kind not in MODEL_TYPES:
         raise ConfigError(f"model_type={kind!r} must be one of {', '.join(MODEL_TYPES)}; this is another kind of model")
     _refuse_code(data)
-    fixed = {"hidden_act": "gelu", "qkv_bias": True, "in_chans": 3, "num_channels": 3}
-    for key, value in fixed.items():
-        if data.get(key, value) != value:
-            raise ConfigError(f"{key}={data[key]!r} must be {value!r}, as in every published model")
+    check_config_keys(data, kind)
     fields = _vjepa2_fields(data) if kind == "vjepa2" else _ijepa_fields(data)
     return from_dict(ModelConfig, fields, where="config.")
 
@@ -59,23 +57,20 @@ def read_preprocess(data: Mapping[str, Any], processor: Mapping[str, Any], confi
         ConfigError: steps that this package does not do.
     """
     _refuse_code(processor)
-    if data.get("model_type") == "ijepa":
+    kind = "ijepa" if data.get("model_type") == "ijepa" else "vjepa2"
+    check_processor_keys(processor, kind)
+    if kind == "ijepa":
         return PreprocessConfig.for_crop(config.img_size)
-    for key in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-        if processor.get(key, True) is not True:
-            raise ConfigError(f"{key}={processor[key]!r} must be true in the preprocessor file, as published")
-    if processor.get("resample", 2) != 2:
-        raise ConfigError(f"resample={processor['resample']!r} must be 2 (bilinear) in the preprocessor file")
-    factor = processor.get("rescale_factor", 1 / 255)
-    if not (isinstance(factor, float) and math.isclose(factor, 1 / 255, rel_tol=1e-6)):
-        raise ConfigError(f"rescale_factor={factor!r} must be 1/255 in the preprocessor file")
-    crop = processor.get("crop_size", config.img_size)
-    crop = crop.get("height") if isinstance(crop, dict) else crop
+    crop = processor.get("crop_size") or config.img_size
+    if isinstance(crop, dict):
+        height, crop = crop.get("height"), crop.get("width")
+        if height != crop:
+            raise ConfigError(f"crop_size={height!r} x {crop!r} must be square in the preprocessor file")
     if type(crop) is not int or not 1 <= crop <= 4096:
         raise ConfigError(f"crop_size={crop!r} must be an integer from 1 to 4096 in the preprocessor file")
     # transformers' processor derives the short side from the crop, whatever `size` says
     fields = {"resize_size": int(crop * 256 / 224), "crop_size": crop, "crop_offset": "floor"}
-    fields |= {"mean": processor.get("image_mean", IMAGENET_MEAN), "std": processor.get("image_std", IMAGENET_STD)}
+    fields |= {"mean": processor.get("image_mean") or IMAGENET_MEAN, "std": processor.get("image_std") or IMAGENET_STD}
     return from_dict(PreprocessConfig, fields, where="preprocessor.")
 
 

@@ -8,6 +8,7 @@ download is.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], 
             # -I and an empty environment: no PYTHON* variable, start-up file or token reaches the child
             code = subprocess.run(
                 [sys.executable, "-I", script, source.resolve(), tensors, *sorted(homes)],
-                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env={}, cwd=work, check=False,
+                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=_environment(), cwd=work, check=False,
             ).returncode  # fmt: skip
         facts = _read_report(source, report, code)
         yield read_headers([tensors]), facts
@@ -60,7 +61,12 @@ def can_isolate_network() -> bool:
     """Whether the child process can be kept off the network here; kernels that forbid it to users are common."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import unpickle_child; print(unpickle_child._confine(0))"
     command = [sys.executable, "-I", "-c", code, str(Path(__file__).parent)]
-    return subprocess.run(command, env={}, capture_output=True, text=True, check=False).stdout == "True\n"
+    return subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False).stdout == "True\n"
+
+
+def _environment() -> dict[str, str]:
+    """Return nothing, or on Windows what no process starts without."""
+    return {name: value for name, value in os.environ.items() if os.name == "nt" and name.upper() == "SYSTEMROOT"}
 
 
 def _read_report(source: Path, path: Path, code: int) -> dict[str, Any]:

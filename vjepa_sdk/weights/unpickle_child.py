@@ -12,7 +12,6 @@ import ctypes
 import json
 import os
 import re
-import resource
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -39,24 +38,34 @@ def main(source: str, out: str, *paths: str) -> None:
 
 def _confine(size: int) -> bool:
     """Give up what reading a file does not need; return whether the network is among it."""
-    gib = 1 << 30
-    for limit, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 256),
-        (resource.RLIMIT_CPU, 3600),
-        (resource.RLIMIT_FSIZE, size + (64 << 20)),
-        (resource.RLIMIT_AS, 2 * size + 32 * gib),
-    ):
-        hard = resource.getrlimit(limit)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+    _limit_resources(size)
     if sys.platform != "linux":
         return False
     libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     # a namespace of its own has no network devices; kernels that forbid it to users are common
     return bool(libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0)
+
+
+def _limit_resources(size: int) -> None:
+    """Bound files, time, output and memory; Windows has no such limits, and macOS none of the address space."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: 256,
+        resource.RLIMIT_CPU: 3600,
+        resource.RLIMIT_FSIZE: size + (64 << 20),
+    }
+    if sys.platform == "linux":
+        limits[resource.RLIMIT_AS] = 2 * size + (32 << 30)
+    for limit, value in limits.items():
+        hard = resource.getrlimit(limit)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(limit, (value, value))
 
 
 def _extract(source: str, out: str) -> dict[str, Any]:
@@ -70,8 +79,13 @@ def _extract(source: str, out: str) -> dict[str, Any]:
         is_archive = file.read(4) == b"PK\x03\x04"
     # newer versions of torch choose the format by the file's name
     alias = f"{out}.checkpoint"
-    os.symlink(os.path.abspath(source), alias)
-    checkpoint = torch.load(alias, map_location="cpu", weights_only=True, mmap=is_archive)
+    try:
+        os.symlink(os.path.abspath(source), alias)
+    except OSError:  # Windows allows links to few; an open file has no name either, and cannot be mapped
+        with open(source, "rb") as file:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    else:
+        checkpoint = torch.load(alias, map_location="cpu", weights_only=True, mmap=is_archive)
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"holds a {type(checkpoint).__name__}, not a dictionary")
     tensors: dict[str, Any] = {}

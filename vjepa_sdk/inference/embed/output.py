@@ -21,6 +21,8 @@ from .workspace import FEATURES, Part, Workspace
 _META_KEYS = {"output", "plan", "rows", "failed", "sha256", "lists_sha256"}
 _PLAN_KEYS = {"settings", "inputs_sha256"}
 _TEMPORARY = len("..0123456789ab.tmp")  # what `atomic_path` puts around a name
+_NAME_MAX = 255
+"""Of systems that do not say, as Windows."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ def check_output(out: Path) -> Path:
 def _check_name(out: Path) -> None:
     """Refuse a name that leaves no room for those of the files beside it, and of temporary ones."""
     beside = [f"{out.name}.work", out.name, *(sidecar(out, name).name for name in (INDEX, ERRORS, INPUTS, META))]
-    longest, most = max(len(os.fsencode(name)) for name in beside) + _TEMPORARY, os.pathconf(out.parent, "PC_NAME_MAX")
+    longest = max(len(os.fsencode(name)) for name in beside) + _TEMPORARY
+    most = os.pathconf(out.parent, "PC_NAME_MAX") if hasattr(os, "pathconf") else _NAME_MAX
     if longest > most:
         raise OutputError(
             f"{out}: its name is {longest - most} bytes too long for the files beside it; choose a shorter one"

@@ -14,7 +14,6 @@ touches and nothing else; the next run finds out which by their checksums.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
@@ -41,7 +40,7 @@ FEATURES = "features"
 _NAMED = (_LOCK, _PLAN, _JOURNAL, _COMMIT, FEATURES, INDEX, ERRORS, INPUTS, META)
 _NAMES = "|".join([*map(re.escape, _NAMED), r"part-\d{8,}(-\d{8,})?"])
 _OURS = re.compile(rf"{_NAMES}|\.({_NAMES})\.[0-9a-f]{{12}}\.tmp")
-_OWNER = re.compile(rb"(process \d+ on \S+\n)?")
+_OWNER = re.compile(rb"(process \d+ on \S+\r?\n)?")
 """What the lock of a job may hold."""
 
 
@@ -116,7 +115,8 @@ class Workspace:
                 raise OutputError(
                     f"{self.directory}: holds {printable(entry.name)}, which is no file of a job; {remedy}"
                 )
-        with suppress(FileNotFoundError):  # its owner may end this very moment
+        # its owner may end this very moment, or on Windows let nobody read it
+        with suppress(FileNotFoundError, PermissionError):
             if not _OWNER.fullmatch((self.directory / _LOCK).read_bytes()):
                 raise OutputError(f"{self.directory}: its file {_LOCK} is not the lock of a job; {remedy}")
 
@@ -258,12 +258,7 @@ class Workspace:
 
     def _remove_directory(self) -> None:
         self._keep_only([])
-        self._lock.path.unlink()
-        try:
-            self.directory.rmdir()
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # the next run has moved in already
-                raise
+        self._lock.remove()
 
     def _damage(self, part: Part) -> str | None:
         try:

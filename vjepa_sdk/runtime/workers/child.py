@@ -20,7 +20,7 @@ import numpy as np
 
 from ...errors import one_line
 from ..sandbox import confine, die_with, limit_memory
-from .wire import DTYPES, GO_ON, Kind, Message, Request, Task, send_message
+from .wire import DTYPES, GO_ON, Channel, Kind, Message, Request, Task, send_message
 
 FORK = b"fork"
 MAX_TASK_BYTES = 4 << 30  # of memory, beyond what the process has when it starts; on Linux
@@ -67,6 +67,8 @@ def nurse(descriptor: int, parent_pid: int, *preload: str) -> None:
     It says `ready` or `error` once. Asked to `FORK`, which a descriptor follows, it answers the child's number; sent
     such a number, it answers how that child ended, or `GO_ON` if it has not.
     """
+    if sys.platform != "linux":
+        raise NotImplementedError("processes are forked on Linux only")
     _settle(parent_pid)
     for name in preload:
         importlib.import_module(name)
@@ -87,6 +89,8 @@ def nurse(descriptor: int, parent_pid: int, *preload: str) -> None:
 
 def _fork(connection: Connection, task: Task[Any]) -> bytes:
     """Fork a child that serves the descriptor that comes; return its number."""
+    if sys.platform != "linux":
+        raise NotImplementedError("processes are forked on Linux only")
     descriptor, nurse_pid = recv_handle(connection), os.getpid()
     pid = os.fork()
     if pid:
@@ -105,8 +109,9 @@ def _fork(connection: Connection, task: Task[Any]) -> bytes:
 
 def _settle(parent_pid: int) -> None:
     confine(parent_pid)
-    for number in (signal.SIGINT, signal.SIGUSR1):  # batch systems send them to every process of a job
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):  # batch systems send them to every process of a job
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -129,7 +134,7 @@ def _answer_requests(connection: Connection, task: Task[Any]) -> None:
         _answer_request(connection, task)
 
 
-def _answer_request(connection: Connection, task: Task[Any]) -> None:
+def _answer_request(connection: Channel, task: Task[Any]) -> None:
     for message in run_task(lambda pickled: task(pickle.loads(pickled)), connection.recv_bytes()):
         send_message(connection, message)
         if not message.is_last:

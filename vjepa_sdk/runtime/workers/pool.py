@@ -12,11 +12,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import pickle
+import signal
+import socket
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from types import TracebackType
 from typing import Any, Generic
@@ -30,6 +33,18 @@ from .start import Nursery, can_fork
 from .wire import Message, Request, Task
 
 logger = logging.getLogger(__name__)
+
+
+def can_start_processes() -> bool:
+    """Whether this system has what worker processes are made of: sockets to inherit and a signal that ends them."""
+    return sys.platform != "win32" and hasattr(socket, "AF_UNIX") and hasattr(signal, "SIGKILL")
+
+
+@cache
+def _say_once() -> None:
+    logger.warning(
+        "worker processes need Linux or macOS: videos are decoded in this process, one at a time and without a deadline"
+    )
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,8 @@ class WorkerPool(Generic[Request]):
     Args:
         task: a picklable callable from an importable module: task(request) -> (array, JSON-able dict), or an iterator
             of such pairs; None among them says that it is at work, and its deadline starts anew.
-        num_workers: child processes; 0 runs the task in this process, without a deadline.
+        num_workers: child processes; 0 runs the task in this process, without a deadline, and so does any number on
+            Windows.
         deadline_seconds: time for one result, from the moment a started child is asked for it.
         max_tasks_per_worker: a child is replaced after so many tasks, which bounds what a decoder leaks.
         crash_retries: how often a task is run again, in a fresh child, after its child hung or died. A child may be
@@ -78,7 +94,7 @@ class WorkerPool(Generic[Request]):
         nursery: what `prepare` returned.
 
     Raises:
-        ConfigError: a number is out of range, or this platform cannot run worker processes.
+        ConfigError: a number is out of range, or this program cannot start worker processes.
     """
 
     def __init__(
@@ -91,7 +107,7 @@ class WorkerPool(Generic[Request]):
         crash_retries: int = 0,
         nursery: Nursery | None = None,
     ) -> None:
-        _check_workers(num_workers)
+        num_workers = _settled(num_workers)
         if not deadline_seconds > 0:
             raise ConfigError(f"deadline_seconds={deadline_seconds} must be above 0")
         if max_tasks_per_worker < 1:
@@ -234,8 +250,7 @@ def prepare(num_workers: int, *modules: str) -> Iterator[Nursery | None]:
     Raises:
         ConfigError: as `WorkerPool`.
     """
-    _check_workers(num_workers)
-    if num_workers == 0 or not can_fork():
+    if _settled(num_workers) == 0 or not can_fork():
         yield None
         return
     nursery = Nursery(modules)
@@ -245,15 +260,20 @@ def prepare(num_workers: int, *modules: str) -> Iterator[Nursery | None]:
         nursery.close()
 
 
-def _check_workers(num_workers: int) -> None:
+def _settled(num_workers: int) -> int:
+    """Return how many processes there will be."""
     if num_workers < 0:
         raise ConfigError(f"num_workers={num_workers} must be at least 0")
     if num_workers and getattr(sys, "frozen", False):
         raise ConfigError(
             "num_workers needs a Python to start, and this program is frozen into one file; pass num_workers=0"
         )
-    if num_workers and (sys.platform == "win32" or not sys.executable):
-        raise ConfigError(f"num_workers={num_workers} needs a POSIX system with a Python executable; use 0")
+    if num_workers and not can_start_processes():
+        _say_once()
+        return 0
+    if num_workers and not sys.executable:
+        raise ConfigError(f"num_workers={num_workers} needs a Python executable to start; use 0")
+    return num_workers
 
 
 def _results(

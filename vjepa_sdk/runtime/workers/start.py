@@ -17,9 +17,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from multiprocessing.reduction import send_handle
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...errors import VJEPAError
 from ..sandbox import import_path
@@ -27,6 +27,8 @@ from . import child
 from .wire import GO_ON, receive_message
 
 START_UP_SECONDS = 120.0  # importing torch on a loaded machine takes long and is nobody's clip's fault
+_KILLED = -9
+"""Status of a process that SIGKILL ended."""
 _POLL_SECONDS, _END_SECONDS = 0.002, 5.0
 _PASSED_ON = re.compile(
     r"PATH|HOME|TZ|LANG|LANGUAGE|LC_\w+|TMPDIR|TEMP|TMP|SYSTEMROOT|WINDIR|VIRTUAL_ENV|CONDA_PREFIX"
@@ -42,10 +44,14 @@ def can_fork() -> bool:
     if sys.platform != "linux":
         return False
     try:
-        os.close(os.pidfd_open(os.getpid()))
+        os.close(_hold(os.getpid()))
     except OSError:
         return False
     return True
+
+
+_Connection = Any
+"""The end of a pipe; its class depends on the system."""
 
 
 class StartError(Exception):
@@ -65,7 +71,7 @@ class Process(Protocol):
     def wait(self, timeout: float) -> int: ...
 
 
-def spawn(pickled_task: bytes) -> tuple[Process, Connection]:
+def spawn(pickled_task: bytes) -> tuple[Process, _Connection]:
     """Start a Python process that loads the task and serves what comes over the connection."""
     process, connection = _start_python(child.serve.__name__)
     with contextlib.suppress(BrokenPipeError):  # it died at once: found when its answer is read
@@ -73,7 +79,7 @@ def spawn(pickled_task: bytes) -> tuple[Process, Connection]:
     return process, connection
 
 
-def _start_python(function: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Connection]:
+def _start_python(function: str, *arguments: str) -> tuple[subprocess.Popen[bytes], _Connection]:
     """Run a function of `child` in a process of its own, with a connection to it."""
     connection, theirs = Pipe(duplex=True)
     # Not multiprocessing.Process: "fork" copies locks held by torch's threads, and "spawn" runs the user's script
@@ -108,13 +114,15 @@ class Nursery:
         self._process, self._connection = _start_python(child.nurse.__name__, *preload)
         self._is_ready = False
 
-    def fork(self, pickled_task: bytes) -> tuple[Process, Connection]:
+    def fork(self, pickled_task: bytes) -> tuple[Process, _Connection]:
         """Start a child for a task, which is the same each time.
 
         Raises:
             StartError: the process ended, or took too long.
             VJEPAError: it cannot load the task.
         """
+        if sys.platform != "linux":
+            raise NotImplementedError("see can_fork")
         try:
             if not self._is_ready:
                 self._connection.send_bytes(pickled_task)
@@ -133,7 +141,7 @@ class Nursery:
             self._connection.send_bytes(str(pid).encode())
             answer = self._answer()
         except (EOFError, OSError, StartError):
-            return -signal.SIGKILL  # as the system ended it with the process it was forked from
+            return _KILLED  # as the system ended it with the process it was forked from
         return None if answer == GO_ON else int(answer)
 
     def kill(self) -> None:
@@ -161,7 +169,8 @@ class Nursery:
     def _answer(self) -> bytes:
         if not self._connection.poll(START_UP_SECONDS):
             raise StartError(f"no answer within {START_UP_SECONDS:g} s")
-        return self._connection.recv_bytes()
+        answer: bytes = self._connection.recv_bytes()
+        return answer
 
     def _exit_status(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -174,7 +183,7 @@ class _Forked:
 
     def __init__(self, nursery: Nursery, pid: int) -> None:
         self.pid, self._nursery = pid, nursery
-        self._descriptor = os.pidfd_open(pid)  # its number may become another's, should that process end
+        self._descriptor = _hold(pid)  # its number may become another's, should that process end
         self._status: int | None = None
         self._lock = threading.Lock()
 
@@ -187,7 +196,7 @@ class _Forked:
         """End it; from any thread."""
         with self._lock, contextlib.suppress(ProcessLookupError):
             if self._status is None:
-                signal.pidfd_send_signal(self._descriptor, signal.SIGKILL)
+                _kill(self._descriptor)
 
     def wait(self, timeout: float) -> int:
         """Wait for its end; from the thread that owns the nursery.
@@ -208,8 +217,20 @@ class _Forked:
         return self._status
 
 
+def _hold(pid: int) -> int:
+    """Return a descriptor of a process."""
+    if sys.platform != "linux":
+        raise NotImplementedError("see can_fork")
+    return os.pidfd_open(pid)
+
+
+def _kill(descriptor: int) -> None:
+    if sys.platform == "linux":
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+
+
 def reason_of_death(status: int | None) -> str:
     """Say how a child ended."""
-    if status is None or status == -signal.SIGKILL:
+    if status is None or status == _KILLED:
         return "decoder process was killed (signal 9), probably for lack of memory; use fewer workers"
     return f"decoder process died (signal {-status})" if status < 0 else f"decoder process died (exit code {status})"

@@ -11,8 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import numpy as np
 
@@ -55,7 +54,18 @@ class Message:
         return self.kind in _LAST
 
 
-def send_message(connection: Connection, message: Message) -> None:
+class Channel(Protocol):
+    """Either end of a connection, whatever the system makes it of."""
+
+    def send_bytes(self, buf: bytes | memoryview, /) -> None:
+        """Send some bytes as one piece."""
+
+    def recv_bytes(self, maxlength: int | None = None, /) -> bytes:
+        """Wait for a piece; OSError if it is longer, EOFError if the other end is gone."""
+        ...
+
+
+def send_message(connection: Channel, message: Message) -> None:
     """Send a message: its header, then the bytes of its array if it has one."""
     header: dict[str, Any] = {"kind": message.kind, "info": message.info, "error": message.error}
     if message.array is None:
@@ -66,7 +76,7 @@ def send_message(connection: Connection, message: Message) -> None:
     connection.send_bytes(message.array.reshape(-1).view(np.uint8).data)
 
 
-def receive_message(connection: Connection) -> Message:
+def receive_message(connection: Channel) -> Message:
     """Read one message of a child, trusting nothing in it.
 
     Raises:
@@ -89,7 +99,7 @@ def receive_message(connection: Connection) -> Message:
     return Message(kind=kind, array=_receive_array(connection, header), info=header["info"])
 
 
-def _receive_array(connection: Connection, header: dict[str, Any]) -> np.ndarray:
+def _receive_array(connection: Channel, header: dict[str, Any]) -> np.ndarray:
     dtype, shape = header.get("dtype"), header.get("shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"dtype {str(dtype)[:40]!r} is not allowed")

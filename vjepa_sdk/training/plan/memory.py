@@ -16,6 +16,9 @@ from .report import size_text
 # a run is refused only if even this share of what it surely holds at one moment, or of what it needs, is too much
 _SURE, _LIKELY = 0.9, 0.85
 
+_UNTOLD = 2**63
+"""More than any computer has: nothing is refused where nothing is known."""
+
 _NO_REMEDY = "take a smaller model, or a device with more memory"
 
 
@@ -57,8 +60,9 @@ def _needed(memory: MemoryPlan, device: torch.device) -> int:
 
 
 def memory_text(check: MemoryCheck, device: torch.device) -> str:
-    needed, available = size_text(check.needed), size_text(check.available)
-    return f"memory: about {needed} are needed on {device}, {available} are available"
+    available = "what is available is not known" if check.available == _UNTOLD else None
+    available = available or f"{size_text(check.available)} are available"
+    return f"memory: about {size_text(check.needed)} are needed on {device}, {available}"
 
 
 def available_memory(device: torch.device) -> int:
@@ -69,7 +73,10 @@ def available_memory(device: torch.device) -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:  # not Linux: what is free cannot be told from what the system would give up
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if not hasattr(os, "sysconf"):
+            return _UNTOLD
+        total: int = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return total
     sizes = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
     return min(sizes["MemAvailable"] + sizes["SwapFree"], _container_limit())
 
@@ -79,7 +86,7 @@ def _container_limit() -> int:
     try:
         return int(Path("/sys/fs/cgroup/memory.max").read_text())
     except (OSError, ValueError):  # no such file, or "max"
-        return 2**63
+        return _UNTOLD
 
 
 def _remedy(config: TrainConfig, device: torch.device, available: int, world_size: int) -> str:
