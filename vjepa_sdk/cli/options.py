@@ -15,6 +15,9 @@ INPUTS_HELP = "Files, directories (searched recursively), patterns, and lists of
 
 FollowSymlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Read what symbolic links point to.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SPEAK_TO_ALL = ("training.plan.preflight", "training.data.cache", "inference.embed.job", "hub.official")
+"""Modules whose news are for everyone: what a long run or download is told before it starts."""
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, warnings only for failures.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 
@@ -35,6 +38,5 @@ def set_up_logging(quiet: bool, verbose: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vjepa: %(message)s")
     logging.getLogger("vjepa_sdk").setLevel(level)
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
-    # what a long run is told before it starts is for everyone
-    for name in ("training.plan.preflight", "training.data.cache", "inference.embed.job"):
+    for name in SPEAK_TO_ALL:
         logging.getLogger(f"vjepa_sdk.{name}").setLevel(logging.ERROR if quiet else logging.INFO)

@@ -87,14 +87,7 @@ def convert(
         OutputError: `out` is not empty or cannot be written.
     """
     source, out = Path(source), Path(out)
-    if layout not in get_args(Layout):
-        raise ConfigError(f"layout={layout!r} must be one of {', '.join(get_args(Layout))}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out}: exists and is not empty; choose another directory")
-    if not out.parent.is_dir():
-        raise OutputError(f"{out.parent}: no such directory; create it first")
-    if weights is not None and layout != "transformers":
-        raise ConfigError(f"weights={weights!r} applies to layout='transformers' alone; leave it out")
+    check_output(out, layout=layout, weights=weights)
     if source.is_dir():
         if arch is not None:
             raise ConfigError(f"arch={arch!r} applies to files; {source} is a directory that has its configuration")
@@ -104,6 +97,18 @@ def convert(
     if layout != "vjepa":
         raise ConfigError(f"layout={layout!r} applies to model directories; convert the file to layout='vjepa' first")
     return _convert_checkpoint(source, out, arch)
+
+
+def check_output(out: Path, *, layout: Layout, weights: EncoderWeights | None) -> None:
+    """Refuse what can be refused before anything is read; see `convert`."""
+    if layout not in get_args(Layout):
+        raise ConfigError(f"layout={layout!r} must be one of {', '.join(get_args(Layout))}")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"{out}: exists and is not empty; choose another directory")
+    if not out.parent.is_dir():
+        raise OutputError(f"{out.parent}: no such directory; create it first")
+    if weights is not None and layout != "transformers":
+        raise ConfigError(f"weights={weights!r} applies to layout='transformers' alone; leave it out")
 
 
 def official_state(directory: str | Path) -> dict[str, dict[str, Tensor]]:

@@ -117,7 +117,7 @@ def load_model_directory(
             device=device,
             dtype=dtype or described.dtype,
         )
-    state_licence(directory, described.provenance.get("licence"))
+    state_licence(_known_as(directory, described), described.provenance.get("licence"))
     encoder, predictor = described.networks[key], described.networks.get("predictor")
     assert isinstance(encoder, VideoEncoder) and (predictor is None or isinstance(predictor, Predictor))
     return Pretrained(
@@ -274,6 +274,11 @@ def _read_transformers(directory: Path, data: Mapping[str, Any], stored: Mapping
         networks,
         sources,
     )
+
+
+def _known_as(directory: Path, described: Described) -> str | Path:
+    """Return the name that weights were fetched under, or the directory."""
+    return origin_of(directory).get("repository") or described.provenance.get("architecture") or directory
 
 
 def _lay_out(config: ModelConfig, keys: list[str]) -> dict[str, nn.Module]:
