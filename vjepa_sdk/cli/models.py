@@ -13,10 +13,7 @@ from .options import Json
 
 _HEADER = ("name", "params", "clip", "licence", "download", "cached", "from")
 _FROM = {"bundled": "wheel", "hub": "hub", "file": "file"}
-_NOTE = (
-    "from: wheel and hub load directly; file is converted once, at first use.\n"
-    "clip: frames x pixels. ~: estimated."
-)
+_NOTE = "from: wheel and hub load directly; file is converted once, at first use.\nclip: frames x pixels. ~: estimated."
 
 
 def models(
