@@ -646,6 +646,14 @@ def test_a_pinned_commit_that_the_hub_lacks_says_that_it_is_second_hand(
         VJEPA.from_pretrained("mine", device="cpu", revision="v9")
 
 
+def test_notes_that_cannot_be_written_are_done_without(served: LoopbackHub, model: Path, tmp_path: Path) -> None:
+    get()
+    storage = next((tmp_path / "cache").glob("models--*"))
+    shutil.rmtree(storage / "verified")
+    (storage / "verified").write_text("in the way")
+    assert_same(get(), model)
+
+
 def test_a_disk_without_room_is_told_before_the_download(served: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda place: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
     with pytest.raises(WriteError, match=r"needs [\d,]+ bytes in \S+, 1 are free; free some space, pass cache_dir="):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import json
 import logging
 import os
@@ -15,6 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import faults
 import pytest
 import torch
 from goldens import DIRECTORY, TOLERANCE, load_golden, model_config
@@ -23,6 +26,7 @@ from pickling import in_this_process
 
 import vjepa_sdk
 from vjepa_sdk import VJEPA, Probe
+from vjepa_sdk.cli.app import main
 from vjepa_sdk.config import registry
 from vjepa_sdk.config.registry import KNOWN_MODELS, ModelInfo
 from vjepa_sdk.errors import ConfigError, WeightsError, WriteError
@@ -294,6 +298,63 @@ def test_the_disk_needs_room_for_the_file_and_its_copies_first(
     load()
 
 
+class FullDisk:
+    """A file on a disk that has room for so many bytes."""
+
+    def __init__(self, file: io.FileIO, room: int) -> None:
+        self.file, self.room = file, room
+
+    def __enter__(self) -> FullDisk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, data: bytes) -> None:
+        self.room -= len(data)
+        if self.room < 0:
+            faults.fail()
+        self.file.write(data)
+
+    def flush(self) -> None:
+        pass
+
+
+def test_a_disk_that_fills_up_keeps_what_has_arrived(known: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("vjepa_sdk.hub.resumable.open", lambda *args: FullDisk(io.FileIO(*args), 200_000), raising=False)
+        with pytest.raises(WriteError, match=f"{NAME}: the disk of .* is full; what has arrived is kept: free some"):
+            load()
+    load()
+    assert requests(known) == ["all", "bytes=196608-"]
+
+
+def disk_calls(cache: Path) -> int:
+    """Return how often a first load puts something on disk."""
+    with faults.faults(0, faults.fail) as counted:
+        load(cache_dir=cache)
+    return counted.count
+
+
+def test_a_disk_that_fails_at_any_moment_is_one_error_and_gone_on_from(known: LoopbackHub, tmp_path: Path) -> None:
+    for at in range(1, disk_calls(tmp_path / "whole") + 1):
+        with faults.faults(at, faults.fail), contextlib.suppress(WriteError):
+            load(cache_dir=tmp_path / str(at))
+        assert load(cache_dir=tmp_path / str(at)).provenance["sha256"] == SHA256
+
+
+@pytest.mark.parametrize("step", [4, pytest.param(1, marks=pytest.mark.soak)])
+def test_a_process_killed_at_any_moment_is_gone_on_from(known: LoopbackHub, tmp_path: Path, step: int) -> None:
+    for at in range(1, disk_calls(tmp_path / "whole") + 1, step):
+        if (child := os.fork()) == 0:
+            with faults.faults(at, faults.die):
+                load(cache_dir=tmp_path / str(at))
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+        directory = load(cache_dir=tmp_path / str(at)).directory
+        assert directory is not None and not [*directory.glob(".*"), *directory.parent.glob(".*")]
+
+
 def test_a_cache_that_cannot_be_written_is_told(known: LoopbackHub, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(WriteError, match=f"{NAME}: .* cannot be used .*; pass cache_dir= or set HF_HOME"):
@@ -354,6 +415,16 @@ def test_convert_refuses_what_it_can_before_the_download(known: LoopbackHub, tmp
     with pytest.raises(ValueError, match="vjepa2.1-vitb: no such file, directory or model; did you mean vjepa2.1-vitb"):
         convert("vjepa2.1-vitb", tmp_path / "out")
     assert not requests(known)
+
+
+def test_the_command_takes_a_name(
+    known: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["vjepa", "convert", NAME, str(tmp_path / "out")])
+    with contextlib.suppress(SystemExit):
+        main()
+    assert capsys.readouterr().out.startswith(f"{tmp_path / 'out'}: model {NAME}, 120 tensors\n  dropped")
+    assert VJEPA.from_pretrained(tmp_path / "out", device="cpu").provenance["sha256"] == SHA256
 
 
 def test_convert_takes_the_name_of_the_bundled_model(tmp_path: Path) -> None:

@@ -194,6 +194,8 @@ class OfficialModel:
             os.replace(report.out, made.directory)
             sync_directory(made.directory.parent)
             made.note({path.name: Digest("sha256", sha256_of(path)) for path in sorted(made.directory.iterdir())})
+            if not made.is_verified():  # a note may fail, but here it decides what the next load finds
+                raise WriteError(f"{self.storage}: cannot be written; check the disk and run again")
             shutil.rmtree(work)
             if os.environ.get(_KEEP) != "1":
                 self.file.unlink()
