@@ -16,7 +16,7 @@ from pickling import in_this_process
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vjepa_sdk import VJEPA
+from vjepa_sdk import VJEPA, push
 from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.predictor import Predictor
@@ -273,6 +273,16 @@ def test_what_does_not_fit_is_named(change: dict[str, Tensor | None], message: s
     place = write(tmp_path / "copy", {name: value for name, value in state.items() if value is not None})
     with pytest.raises(WeightsError, match=message):
         VJEPA.from_pretrained(place, device="cpu")
+
+
+@pytest.mark.usefixtures("published")
+def test_a_copy_without_a_configuration_is_converted_before_it_is_published(tmp_path: Path) -> None:
+    place = write(tmp_path / "copy", official("vjepa2_tiny", "target_encoder"))
+    with pytest.raises(ConfigError, match="holds no config.json; run `vjepa convert` on it first"):
+        push(place, "me/copy", dry_run=True)
+    with pytest.raises(ConfigError, match="is a copy in another layout; convert it to layout='vjepa' first"):
+        convert(place, tmp_path / "out", layout="transformers")
+    push(convert(place, tmp_path / "out").out, "me/copy", dry_run=True)
 
 
 def test_left_over_tables_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ the confined process of `vjepa convert`; it is deleted afterwards, unless VJEPA_
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -63,6 +64,7 @@ def fetch_official(info: ModelInfo, hub: HubOptions) -> Path:
     if hub.force_download and not may_fetch:
         raise ConfigError("force_download=True needs the network; leave out local_files_only and HF_HUB_OFFLINE")
     if not hub.force_download and (found := model.verified()) is not None:
+        model.tidy()
         return found
     if not may_fetch and not model.file.exists():
         raise model.missing()
@@ -71,7 +73,8 @@ def fetch_official(info: ModelInfo, hub: HubOptions) -> Path:
         if not hub.force_download and (found := model.verified()) is not None:
             return found
         if hub.force_download:
-            model.download.discard()
+            model.download.discard_part()
+            model.file.unlink(missing_ok=True)
         if not model.file.exists():
             model.fetch()
         return model.convert(model.check_digest())
@@ -181,7 +184,7 @@ class OfficialModel:
         """Turn the official file into a model directory, in the process that `vjepa convert` uses, and delete it."""
         from ..weights.convert import convert
 
-        work, made = self.storage / "work", self._directory(digest)
+        work, made = self._work, self._directory(digest)
         with disk_errors(self.storage):
             shutil.rmtree(work, ignore_errors=True)
             self._check_room(2 * self.info.converted_bytes)
@@ -196,10 +199,28 @@ class OfficialModel:
             made.note({path.name: Digest("sha256", sha256_of(path)) for path in sorted(made.directory.iterdir())})
             if not made.is_verified():  # a note may fail, but here it decides what the next load finds
                 raise WriteError(f"{self.storage}: cannot be written; check the disk and run again")
-            shutil.rmtree(work)
-            if os.environ.get(_KEEP) != "1":
-                self.file.unlink()
+            self._discard_sources()
         return made.directory
+
+    def tidy(self) -> None:
+        """Delete what a process left that was killed when all was done but this; unless another one is at work."""
+        if self._work.exists() or (self.file.exists() and not _keeps_files()):
+            # a cache of somebody else may be read-only
+            with contextlib.suppress(InUseError, OSError), Lock(self.storage / ".lock"):
+                self._discard_sources()
+
+    def _discard_sources(self) -> None:
+        """Delete the file, what was made on the way, and what processes that were killed were writing."""
+        shutil.rmtree(self._work, ignore_errors=True)
+        for unfinished in (*self.storage.glob(".*.tmp"), *self.storage.glob("verified/.*.tmp")):
+            unfinished.unlink(missing_ok=True)
+        self.download.discard_part()
+        if not _keeps_files():
+            self.file.unlink(missing_ok=True)
+
+    @property
+    def _work(self) -> Path:
+        return self.storage / "work"
 
     @property
     def _record_path(self) -> Path:
@@ -242,6 +263,10 @@ def read_report(directory: Path, out: Path) -> ConversionReport:
 
 def _report_path(directory: Path) -> Path:
     return directory.parents[1] / f"{directory.name}.report.json"
+
+
+def _keeps_files() -> bool:
+    return os.environ.get(_KEEP) == "1"
 
 
 def _patient_lock(name: str, path: Path) -> Lock:

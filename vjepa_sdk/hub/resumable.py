@@ -66,9 +66,9 @@ class Download:
         """How much of it can be gone on from."""
         return _Part.found(self).num_bytes
 
-    def discard(self) -> None:
-        """Delete what has arrived."""
-        for path in (self.path, self.part, _facts_path(self)):
+    def discard_part(self) -> None:
+        """Delete what has arrived of a file that is not whole, or is no longer needed."""
+        for path in (self.part, _facts_path(self)):
             path.unlink(missing_ok=True)
 
     def fetch(self, check_room: Callable[[int], None]) -> None:
@@ -166,7 +166,7 @@ def _receive(download: Download, check_room: Callable[[int], None]) -> None:
                 file.flush()
                 bar.advance(by=len(chunk))
     if have != total:
-        download.discard()
+        download.discard_part()
         raise WeightsError(f"{download.what}: {download.url} sent {have:,} of {total:,} bytes; try again later")
 
 
@@ -225,7 +225,7 @@ def _extent(download: Download, response: Any, part: _Part) -> tuple[int, bool]:
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", stated)
         span = tuple(map(int, match.groups())) if match else ()
         if response.status_code == 416 or span != (part.num_bytes, part.total - 1, part.total):
-            download.discard()
+            download.discard_part()
             raise WeightsError(
                 f"{download.what}: {download.url} answers a request for the rest with {stated[:80]!r} "
                 f"({response.status_code}), so what had arrived was deleted; run again"

@@ -126,7 +126,9 @@ def _convert_directory(
     source: Path, out: Path, arch: Architecture, layout: Layout, weights: EncoderWeights | None
 ) -> ConversionReport:
     data = read_config(source)
-    if is_copy(data) and layout == "vjepa":
+    if is_copy(data):
+        if layout != "vjepa":
+            raise ConfigError(f"{source}: is a copy in another layout; convert it to layout='vjepa' first")
         stored = read_headers(weight_files(source))
         return _convert_copy(source, out, arch, stored, data=data, provenance={"source": source.name})
     if arch is not None:

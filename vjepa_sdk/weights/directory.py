@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..config.choices import EncoderWeights
 from ..config.model import MODEL_FORMAT, ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
-from ..errors import WeightsError, WriteError, naming
+from ..errors import ConfigError, WeightsError, WriteError, naming
 from ..models.encoder import VideoEncoder
 from ..models.predictor import Predictor
 from ..runtime.files import write_json, write_text
@@ -140,6 +140,8 @@ def model_files(directory: str | Path) -> dict[str, Path]:
     """
     directory = Path(directory)
     _, stored = describe(directory)
+    if not (directory / CONFIG_NAME).is_file():
+        raise ConfigError(f"{directory}: holds no {CONFIG_NAME}; run `vjepa convert` on it first")
     check_values(stored)
     weights = weight_files(directory)
     optional = [CARD, EVALUATION_NAME, *LICENCES, *transformers_layout.PROCESSOR_NAMES]
@@ -291,7 +293,8 @@ def _read_copy(directory: Path, data: Mapping[str, Any], stored: Mapping[str, St
 
 def _known_as(directory: Path, described: Described) -> str | Path:
     """Return the name that weights were fetched under, or the directory."""
-    return origin_of(directory).get("repository") or described.provenance.get("architecture") or directory
+    named = described.provenance.get("architecture")
+    return origin_of(directory).get("repository") or (directory if named in (None, "custom") else str(named))
 
 
 def _lay_out(config: ModelConfig, keys: list[str]) -> dict[str, nn.Module]:

@@ -77,7 +77,7 @@ def config_of(where: str | Path, encoder: Shapes, predictor: Shapes, facts: Fact
         names = ", ".join(_KEYS[name][0] for name in missing)
         raise ConfigError(
             f"{where}: its shapes are those of no published model, and do not tell {names}: state them in its "
-            "config.json, or run `vjepa convert` with --config"
+            "config.json, beside a model_type such as vjepa2_1, or run `vjepa convert` with --config"
         )
     hidden = encoder.get("blocks.0.mlp.fc1.bias", (4 * patch[0],))[0]
     fields: dict[str, Any] = {
