@@ -162,6 +162,31 @@ def test_a_server_without_ranges_sends_it_from_the_start(known: LoopbackHub, clo
     assert len(requests(known)) == 2
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": 206, "body": b"x", "headers": {"Content-Range": "bytes 0-0/1"}},
+        {"status": 206, "body": b"x"},
+        {
+            "status": 416,
+            "body": b"<Error/>",
+            "headers": {"Content-Type": "application/xml", "Content-Range": "bytes */9"},
+        },
+    ],
+    ids=["another part", "an unnamed part", "no such part"],
+)
+def test_a_wrong_answer_to_a_request_for_the_rest_is_named(
+    answer: dict[str, object], known: LoopbackHub, storage: Path, clock: Clock
+) -> None:
+    known.fail(FILE, answer=lambda right: dataclasses.replace(right, drop_after=len(CONTENT) // 2))
+    known.fail(FILE, **answer)
+    with pytest.raises(WeightsError, match="answers a request for the rest with .* so what had arrived was deleted"):
+        load()
+    assert not list(storage.glob("tiny.pt*"))
+    load()
+    assert requests(known)[-1] == "all"
+
+
 def test_a_server_that_is_gone_says_what_is_kept(known: LoopbackHub, storage: Path, clock: Clock) -> None:
     known.fail(FILE, answer=lambda right: dataclasses.replace(right, drop_after=len(CONTENT) // 2))
     known.fail(FILE, times=50, status=503)
