@@ -107,6 +107,8 @@ def test_the_file_is_kept_where_that_is_asked_for(
 ) -> None:
     monkeypatch.setenv("VJEPA_KEEP_OFFICIAL", "1")
     load()
+    monkeypatch.delenv("VJEPA_KEEP_OFFICIAL")
+    load()
     assert (storage / "tiny.pt").read_bytes() == CONTENT
 
 

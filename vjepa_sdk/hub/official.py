@@ -204,19 +204,19 @@ class OfficialModel:
 
     def tidy(self) -> None:
         """Delete what a process left that was killed when all was done but this; unless another one is at work."""
-        if self._work.exists() or (self.file.exists() and not _keeps_files()):
+        if self._work.exists():
             # a cache of somebody else may be read-only
             with contextlib.suppress(InUseError, OSError), Lock(self.storage / ".lock"):
                 self._discard_sources()
 
     def _discard_sources(self) -> None:
-        """Delete the file, what was made on the way, and what processes that were killed were writing."""
-        shutil.rmtree(self._work, ignore_errors=True)
+        """Delete the file, and what was made on the way; `work` last, by which `tidy` knows that this was not done."""
         for unfinished in (*self.storage.glob(".*.tmp"), *self.storage.glob("verified/.*.tmp")):
             unfinished.unlink(missing_ok=True)
         self.download.discard_part()
-        if not _keeps_files():
+        if os.environ.get(_KEEP) != "1":
             self.file.unlink(missing_ok=True)
+        shutil.rmtree(self._work, ignore_errors=True)
 
     @property
     def _work(self) -> Path:
@@ -263,10 +263,6 @@ def read_report(directory: Path, out: Path) -> ConversionReport:
 
 def _report_path(directory: Path) -> Path:
     return directory.parents[1] / f"{directory.name}.report.json"
-
-
-def _keeps_files() -> bool:
-    return os.environ.get(_KEEP) == "1"
 
 
 def _patient_lock(name: str, path: Path) -> Lock:
