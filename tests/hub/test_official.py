@@ -23,6 +23,7 @@ import torch
 from goldens import DIRECTORY, TOLERANCE, load_golden, model_config
 from loopback_hub import Clock, LoopbackHub
 from pickling import in_this_process
+from tiny_models import save_tiny
 
 import vjepa_sdk
 from vjepa_sdk import VJEPA, Probe
@@ -444,6 +445,30 @@ def test_convert_refuses_what_it_can_before_the_download(known: LoopbackHub, tmp
     with pytest.raises(ValueError, match="vjepa2.1-vitb: no such file, directory or model; did you mean vjepa2.1-vitb"):
         convert("vjepa2.1-vitb", tmp_path / "out")
     assert not requests(known)
+
+
+def test_convert_prefers_the_official_file_of_a_model_on_the_hub(
+    known: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pin(monkeypatch, source="me/model")
+    assert KNOWN_MODELS[NAME].is_on_hub
+    with pytest.raises(ConfigError, match="it is on the hub in that layout, as me/model"):
+        convert(NAME, tmp_path / "out", layout="transformers")
+    report = convert(NAME, tmp_path / "out")
+    assert {"encoder", "context_encoder", "predictor"} == {name.partition(".")[0] for name in report.mapped}
+    assert requests(known) == ["all"]
+
+
+def test_convert_takes_a_repository_where_there_is_no_official_file(
+    known: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = save_tiny(tmp_path / "ours")
+    known.add_directory("me/model", convert(ours, tmp_path / "theirs", layout="transformers").out)
+    pin(monkeypatch, source="me/model", url="")
+    convert(NAME, tmp_path / "back")
+    clip = torch.randn(1, 3, 4, 32, 32)
+    back, first = (VJEPA.from_pretrained(place, device="cpu") for place in (tmp_path / "back", ours))
+    assert torch.equal(back.forward_features(clip), first.forward_features(clip))
 
 
 def test_the_command_takes_a_name(
