@@ -152,6 +152,16 @@ def test_other_kinds_of_models_are_refused(kind: object, tmp_path: Path) -> None
         VJEPA.from_pretrained(place, device="cpu")
 
 
+@pytest.mark.parametrize("kind", ["vjepa21", "vjepa2_1", "V-JEPA-2.1", "v_jepa_2_1_vit", "vjepa", "ijepa_vit"])
+def test_kinds_of_their_own_are_copies(kind: str) -> None:
+    assert copies.is_copy({"model_type": kind})
+
+
+@pytest.mark.parametrize("data", [{}, {"model_type": "vjepa2"}, {"model_type": "ijepa"}, {"format_version": 1}])
+def test_what_has_a_reader_of_its_own_is_no_copy(data: dict[str, Any]) -> None:
+    assert not copies.is_copy(data)
+
+
 # -- official names
 
 CASES = ("vjepa1_tiny", "vjepa2_tiny", "ijepa_tiny", "vjepa21_tiny_distilled")

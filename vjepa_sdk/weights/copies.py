@@ -65,7 +65,7 @@ def is_copy(data: Mapping[str, Any]) -> bool:
     if kind == "vjepa2":
         return bool(data.get("hierarchical_layers") or data.get("use_rope_interleave"))
     # vjepa21, vjepa2_1, v-jepa-2.1-vit-l, ...; a `vjepa3` may compute something else from the same tensors
-    known = isinstance(kind, str) and re.match(r"(v-?jepa([-_]?[12]|$|[-_])|i-?jepa)", kind.lower())
+    known = isinstance(kind, str) and re.match(r"(v[-_]?jepa([-_]?[12]|$|[-_])|i[-_]?jepa)", kind.lower())
     return bool(known) and kind not in MODEL_TYPES
 
 
