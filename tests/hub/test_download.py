@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -626,9 +627,31 @@ def test_digests_that_we_know_beforehand_must_be_the_hubs(
     monkeypatch.setitem(registry.KNOWN_MODELS, "mine", info)
     assert VJEPA.from_pretrained("mine", device="cpu").provenance["commit"] == info.revision
     wrong = {WEIGHTS: "0" * 64}
-    with pytest.raises(WeightsError, match=rf"has sha256 {right}, must have sha256 {'0' * 64}"):
+    with pytest.raises(
+        WeightsError, match=rf"has sha256 {right}, must have sha256 {'0' * 64}. That one is second-hand"
+    ):
         get(revision=info.revision, cache_dir=tmp_path / "new", known_sha256=wrong)
     assert not served.requested("/large/", origin="cdn")[1:]
+
+
+def test_a_pinned_commit_that_the_hub_lacks_says_that_it_is_second_hand(
+    served: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = replace(registry.KNOWN_MODELS["vjepa2-vitl16"], name="mine", source=NAME)
+    monkeypatch.setitem(registry.KNOWN_MODELS, "mine", info)
+    with pytest.raises(ConfigError, match=f"no commit {info.revision}, which mine stands for.*pass revision='main'"):
+        VJEPA.from_pretrained("mine", device="cpu")
+    assert VJEPA.from_pretrained("mine", device="cpu", revision="main").provenance["commit"] == commit_of(served)
+    with pytest.raises(ConfigError, match="has no revision 'v9'; pass a branch"):
+        VJEPA.from_pretrained("mine", device="cpu", revision="v9")
+
+
+def test_notes_that_cannot_be_written_are_done_without(served: LoopbackHub, model: Path, tmp_path: Path) -> None:
+    get()
+    storage = next((tmp_path / "cache").glob("models--*"))
+    shutil.rmtree(storage / "verified")
+    (storage / "verified").write_text("in the way")
+    assert_same(get(), model)
 
 
 def test_a_disk_without_room_is_told_before_the_download(served: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,3 +25,9 @@ def test_whatever_stderr_is_work_goes_on_without_a_bar(kind: str, monkeypatch: p
     monkeypatch.setattr(sys, "stderr", stream)
     with progress_bar("work", total=2) as bar:
         bar.advance("half done")
+
+
+def test_bytes_are_shown_as_sizes(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("file", total=5_000_000, done=1_000_000, show=True, unit="B") as bar:
+        bar.advance(by=1_500_000)
+    assert "2.5/5.0 MB" in capsys.readouterr().err

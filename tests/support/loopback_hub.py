@@ -139,6 +139,8 @@ class LoopbackHub:
         self._lock = threading.RLock()
         self._servers: list[ThreadingHTTPServer] = []
         self.serves_xet = False
+        self.plain: dict[str, bytes] = {}
+        """Files of a plain server, by path."""
 
     def __enter__(self) -> LoopbackHub:
         for origin in ("hub", "cdn"):
@@ -166,6 +168,11 @@ class LoopbackHub:
     def add_directory(self, name: str, directory: Path, *, kind: str = "model") -> Repository:
         """Put a directory's files into a repository."""
         return self.add(name, {p.name: p.read_bytes() for p in sorted(directory.iterdir()) if p.is_file()}, kind=kind)
+
+    def publish(self, path: str, content: bytes) -> str:
+        """Put a file on a plain server, as publishers without a hub do, and return its address."""
+        self.plain[f"/{path}"] = content
+        return f"{self.url}/{path}"
 
     def fail(
         self, path: str, *, method: str = "GET", times: int = 1, skip: int = 0,
@@ -207,7 +214,18 @@ class LoopbackHub:
     def _serve(self, request: Request) -> Response:
         return self._serve_large(request) if request.origin == "cdn" else self._route(request)
 
+    def _serve_plain(self, request: Request) -> Response:
+        """Answer like S3: the rest of a file if it is still the one that was begun, else all of it."""
+        content = self.plain[request.path]
+        etag = f'"{hashlib.md5(content).hexdigest()}"'
+        headers = {"ETag": etag, "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+        if request.headers.get("if-range", etag) != etag:
+            return Response(200, content, headers)
+        return _ranged(request, content, headers)
+
     def _route(self, request: Request) -> Response:
+        if request.path in self.plain:
+            return self._serve_plain(request)
         for method, pattern, action in _ROUTES:
             if request.method == method and (match := re.fullmatch(pattern, request.path)):
                 return action(self, request, *(unquote(group or "") for group in match.groups()))

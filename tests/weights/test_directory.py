@@ -152,11 +152,9 @@ def test_an_unknown_name_lists_near_ones() -> None:
         locate_model("qqq", HubOptions())
 
 
-def test_a_model_published_only_as_a_pickle_names_file_and_command() -> None:
-    with pytest.raises(
-        ConfigError, match=r"download https://dl\S+/vitl16.pth.tar and run `vjepa convert .* --arch vjepa-vitl16`"
-    ):
-        locate_model("vjepa-vitl16", HubOptions())
+def test_a_model_published_only_as_a_file_is_named_with_its_address(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"needs https://dl\S+/vitl16.pth.tar \(about 5.13 GB\); load it once with"):
+        locate_model("vjepa-vitl16", HubOptions(cache_dir=tmp_path))
 
 
 def test_a_non_commercial_licence_is_stated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -174,6 +172,17 @@ def test_a_non_commercial_licence_is_stated_before_a_download(
     with caplog.at_level(logging.WARNING, logger="vjepa_sdk"), pytest.raises(WeightsError, match="not in the cache"):
         locate_model(name, HubOptions(cache_dir=tmp_path))
     assert "facebook/ijepa_vith14_1k: these weights are licensed CC-BY-NC-4.0" in caplog.text
+
+
+def test_a_licence_is_stated_once_of_each_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    facts = {"licence": "CC-BY-NC-4.0", "architecture": "vjepa-vitl16"}
+    with caplog.at_level(logging.WARNING, logger="vjepa_sdk"):
+        for name in ("a", "b"):
+            load_model_directory(_save(tmp_path / name, provenance=facts), device=CPU)
+        load_model_directory(_save(tmp_path / "c", provenance={"licence": "CC-BY-NC-4.0"}), device=CPU)
+    assert [record.getMessage().partition(": these")[0] for record in caplog.records] == [
+        "vjepa-vitl16", str(tmp_path / "c"),
+    ]  # fmt: skip
 
 
 def test_names_are_unique_and_bundled_models_come_first() -> None:

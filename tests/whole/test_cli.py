@@ -303,7 +303,7 @@ def test_models_lists_the_bundled_one_first(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(monkeypatch, "models")
-    assert capsys.readouterr().out.splitlines()[0].split()[0] == "vjepa-tiny"
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[:2]] == ["name", "vjepa-tiny"]
     run(monkeypatch, "models", "--json")
     assert json.loads(capsys.readouterr().out)[0]["name"] == "vjepa-tiny"
 

@@ -18,7 +18,8 @@ from .options import Json, Verbose, print_result, set_up_logging
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="Official checkpoint or probe file, or model directory.")
+        Path,
+        typer.Argument(metavar="IN", help="Official checkpoint or probe file, model directory, or a model's name."),
     ],
     out: Annotated[Path, typer.Argument(help="Directory to write; must not hold anything.")],
     *,
@@ -35,14 +36,17 @@ def convert(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Convert official checkpoints and transformers directories. Says what became of every tensor."""
+    """Convert official checkpoints and transformers directories. Says what became of every tensor.
+
+    A name from `vjepa models` is fetched first: the official checkpoint, with both encoders and the predictor.
+    """
     set_up_logging(False, verbose)
     if arch is not None and config is not None:
         raise ConfigError(f"--arch {arch} and --config {config} exclude each other; pass one")
     shape = (
         from_dict(ModelConfig, read_json(config) if config.suffix == ".json" else read_toml(config)) if config else arch
     )
-    from ..weights.convert import convert as run_conversion
+    from ..hub.convert_named import convert as run_conversion
 
     report = run_conversion(source, out, arch=shape, layout=layout, weights=weights)
     reasons = Counter(report.dropped.values())

@@ -19,6 +19,9 @@ ProbedModel = Annotated[
     str | None, typer.Option("--model", "-m", help="The encoder; the one that the probe names if left out.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SPEAK_TO_ALL = ("training.plan.preflight", "training.data.cache", "inference.embed.job", "hub.official")
+"""Modules whose news are for everyone: what a long run or download is told before it starts."""
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, warnings only for failures.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more on stderr.")]
 
@@ -39,6 +42,5 @@ def set_up_logging(quiet: bool, verbose: bool) -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vjepa: %(message)s")
     logging.getLogger("vjepa_sdk").setLevel(level)
     logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own
-    # what a long run is told before it starts is for everyone
-    for name in ("training.plan.preflight", "training.data.cache", "inference.embed.job"):
+    for name in SPEAK_TO_ALL:
         logging.getLogger(f"vjepa_sdk.{name}").setLevel(logging.ERROR if quiet else logging.INFO)

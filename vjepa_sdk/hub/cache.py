@@ -85,6 +85,7 @@ class CachedCommit:
     def note(self, digests: Mapping[str, Digest]) -> None:
         """Note that these are all files of the commit, and that they have these digests."""
         with _if_possible(self._notes):
+            self._notes.parent.mkdir(parents=True, exist_ok=True)
             notes = {
                 name: {"algorithm": digest.algorithm, "digest": digest.digits, "stamp": _stamp(self.directory / name)}
                 for name, digest in digests.items()
@@ -95,6 +96,7 @@ class CachedCommit:
         """Make the cache answer to a branch or tag with this commit."""
         place = self.storage / "refs" / branch
         with _if_possible(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
             write_text(place, self.commit)
 
     @property
@@ -142,9 +144,8 @@ def _stamp(path: Path) -> list[int]:
 
 @contextmanager
 def _if_possible(path: Path) -> Iterator[None]:
-    """Make the directory of a note; a cache that cannot be written to does without, and is verified at each load."""
+    """Let a note fail: a cache that cannot be written to does without, and is verified at each load."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         logger.info("%s: cannot be written (%s); the cache is verified at each load", path, error.strerror)

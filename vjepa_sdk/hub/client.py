@@ -42,7 +42,7 @@ TIMEOUT_SECONDS = 10.0
 
 _PASSING_STATUS = {408, 429, 500, 502, 503, 504}
 _RETRIED_BY_CLIENT = re.compile(r"/preupload/|\.git/info/lfs/|/xet-\w+-token/|/api/complete_multipart")
-_BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
+BAD_CERTIFICATE = "CERTIFICATE_VERIFY_FAILED"
 _ALLOW_HTTP = "VJEPA_ALLOW_HTTP"
 
 _Result = TypeVar("_Result")
@@ -67,9 +67,9 @@ def hub_api(token: str | None) -> HfApi:
     """
     from huggingface_hub import HfApi, constants
 
-    place = urlsplit(constants.ENDPOINT)
-    is_here = place.hostname in ("localhost", "127.0.0.1", "::1")
-    if place.scheme != "https" and not (is_here or is_offline() or os.environ.get(_ALLOW_HTTP) == "1"):
+    is_here = is_loopback(constants.ENDPOINT)
+    is_encrypted = urlsplit(constants.ENDPOINT).scheme == "https"
+    if not (is_encrypted or is_here or is_offline() or os.environ.get(_ALLOW_HTTP) == "1"):
         raise ConfigError(
             f"HF_ENDPOINT={constants.ENDPOINT!r} is not encrypted: models could be replaced and your token read on the "
             f"way; use https://, or set {_ALLOW_HTTP}=1 if you trust the network"
@@ -133,18 +133,24 @@ def is_offline() -> bool:
     return is_offline_mode()
 
 
-def patiently(call: Callable[[], _Result], *, what: str, tries: int = TRIES) -> _Result:
+def is_loopback(url: str) -> bool:
+    """Whether an address is on this machine, where nobody listens in."""
+    return urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+
+
+def patiently(call: Callable[[], _Result], *, what: str, tries: int = TRIES, is_plain: bool = False) -> _Result:
     """Call until it succeeds, while what fails is likely to pass: a busy hub, a broken connection.
 
     Args:
         what: named in messages.
+        is_plain: the requests are our own; the hub's client tries some of its again by itself.
     """
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     for attempt in range(1, tries):
         try:
             return call()
         except Exception as error:
-            wait = _wait_seconds(error, attempt)
+            wait = _wait_seconds(error, attempt, is_plain=is_plain)
             if wait is None or (_told_seconds(error) is None and time.monotonic() + wait > give_up_at):
                 raise
             logger.warning("%s: %s; trying again in %.1f s", what, reason_of(error), wait)
@@ -155,17 +161,22 @@ def patiently(call: Callable[[], _Result], *, what: str, tries: int = TRIES) -> 
 def is_passing(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     error = _root(error)
-    if _status(error) is not None:
-        return _status(error) in _PASSING_STATUS
-    if _BAD_CERTIFICATE in str(error):
+    if status_of(error) is not None:
+        return status_of(error) in _PASSING_STATUS
+    if BAD_CERTIFICATE in str(error):
         return False
-    return isinstance(error, _httpx().TransportError) and not isinstance(error, _httpx().ProxyError)
+    return isinstance(error, _httpx().TransportError) and not proxy_failed(error)
+
+
+def proxy_failed(error: BaseException) -> bool:
+    """Whether it is a proxy that failed."""
+    return isinstance(error, _httpx().ProxyError)
 
 
 def reason_of(error: BaseException) -> str:
     """Return one line on what went wrong, without the request's long address."""
     error = _root(error)
-    status = _status(error)
+    status = status_of(error)
     text = str(getattr(error, "server_message", None) or ("" if status else error))
     return " ".join(f"{f'HTTP {status}' if status else type(error).__name__} {text}".split())[:300]
 
@@ -209,7 +220,7 @@ def _as_quiet_as_we_are() -> Iterator[None]:
 def _explained(error: BaseException, repository: str, revision: str | None, is_upload: bool) -> VJEPAError:
     from huggingface_hub import constants, errors
 
-    status, page = _status(error), f"{constants.ENDPOINT}/{repository}"
+    status, page = status_of(error), f"{constants.ENDPOINT}/{repository}"
     login = "pass token= or run `hf auth login`"
     if isinstance(error, errors.GatedRepoError):
         return ConfigError(f"{repository}: is gated; accept its terms at {page}, then {login}")
@@ -232,12 +243,12 @@ def _explained(error: BaseException, repository: str, revision: str | None, is_u
         told = _told_seconds(error)
         wait = f"wait {told:.0f} s and" if told is not None else "wait a while and"
         return WeightsError(f"{repository}: the hub is asked too often (429); {wait} try again")
-    if _BAD_CERTIFICATE in str(error):
+    if BAD_CERTIFICATE in str(error):
         return WeightsError(
             f"{repository}: {constants.ENDPOINT} shows a certificate that is not trusted; if your network has its "
             "own, set SSL_CERT_FILE to it"
         )
-    if isinstance(error, _httpx().ProxyError):
+    if proxy_failed(error):
         return WeightsError(f"{repository}: the proxy failed ({reason_of(error)}); check HTTPS_PROXY and NO_PROXY")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WriteError(f"{repository}: the disk of the hub's cache is full; free some space or set HF_HOME")
@@ -280,14 +291,15 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status of an answer that was an error."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     return status if isinstance(status, int) else None
 
 
-def _wait_seconds(error: BaseException, attempt: int) -> float | None:
+def _wait_seconds(error: BaseException, attempt: int, *, is_plain: bool) -> float | None:
     """Return how long to wait after a failed try, None if trying again is no use."""
-    if not is_passing(error) or _was_retried(error):
+    if not is_passing(error) or (not is_plain and _was_retried(error)):
         return None
     told = _told_seconds(error)
     if told is not None:
@@ -312,14 +324,14 @@ def _was_retried(error: BaseException) -> bool:
         return isinstance(error, LocalEntryNotFoundError)
     if request.method == "GET" and "/api/" not in request.url.path:
         breaks = httpx.ConnectError | httpx.TimeoutException | httpx.RemoteProtocolError
-        return _status(failed) in (408, 429) or isinstance(failed, breaks)
+        return status_of(failed) in (408, 429) or isinstance(failed, breaks)
     return request.method == "PUT" or bool(_RETRIED_BY_CLIENT.search(request.url.path))
 
 
 def _told_seconds(error: BaseException) -> float | None:
     """Return the wait that a hub which is asked too often asks for."""
     error = _root(error)
-    if _status(error) != 429:
+    if status_of(error) != 429:
         return None
     headers = error.response.headers  # type: ignore[attr-defined]
     told = str(headers.get("Retry-After", "")).strip()

@@ -227,7 +227,10 @@ class _Revision:
                 check(self.at(commit).directory)
             known = Digest("sha256", known_sha256[name]) if name in known_sha256 else None
             if known and file.digest and file.digest.algorithm == "sha256" and known != file.digest:
-                raise self._forged(name, file.digest, known)
+                raise WeightsError(
+                    f"{self.repository}: {name} has {file.digest}, must have {known}. That one is second-hand, and may "
+                    "be wrong; to take what the hub has, pass revision='main' (--revision main)"
+                )
             digests[name] = self._fetch_file(name, commit, _Listed(file.size, known or file.digest), force_download)
         return digests
 

@@ -6,13 +6,16 @@ import difflib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..config.documents import MAX_CONFIG_BYTES, read_json
-from ..config.registry import KNOWN_MODELS
+from ..config.model import MODEL_FORMAT, PreprocessConfig
+from ..config.registry import KNOWN_MODELS, ModelInfo
+from ..config.schema import to_dict
 from ..errors import ConfigError, InputError, WeightsError, naming
 from ..features.embeddings import INDEX, META, META_SUFFIX, Embeddings, sidecar
 from ..features.formats import SUFFIXES, check_suffix, iter_rows, load_npy, stack_rows
@@ -21,6 +24,14 @@ from ..weights.layout import CONFIG_NAME, INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME
 from ..weights.provenance import origin_of, state_licence
 from .client import HubOptions, is_repository_id
 from .download import fetch
+from .official import fetch_official
+
+_CONVERTED: dict[str, Any] = {
+    "format_version": MODEL_FORMAT,
+    "encoder_weights": "target",
+    "preprocess": to_dict(PreprocessConfig.for_crop(256)),
+}
+"""What the `config.json` of a converted file says of its kind, before there is one."""
 
 
 def locate_model(
@@ -30,6 +41,8 @@ def locate_model(
     check_config: Callable[[Mapping[str, Any]], None] = check_model_config,
 ) -> Path:
     """Return the local directory of a model: a path, a known name, or a hub id fetched into the hub's cache.
+
+    A name that stands for an official file is fetched and converted at its first use.
 
     Args:
         name_or_path: a path object is never a name or hub id, even if it looks like one.
@@ -56,11 +69,9 @@ def locate_model(
     if known is not None and known.is_bundled:
         _refuse_revision(hub.revision, name_or_path)
         return known.directory
-    if known is not None and not known.is_on_hub:
-        raise ConfigError(
-            f"model {name_or_path!r} is published only as a pickle; download {known.url} and run `vjepa convert "
-            f"{known.url.rpartition('/')[2]} DIRECTORY --arch {known.name}`, then pass that directory"
-        )
+    if known is not None and known.is_official_file:
+        check_config(_CONVERTED)
+        return fetch_official(known, hub)
     repository = known.source if known is not None else name_or_path
     if not is_repository_id(repository) or Path(repository).is_file():
         raise _unknown_model(repository)
@@ -72,13 +83,30 @@ def locate_model(
             check_config(read_json(directory / CONFIG_NAME))
 
     pinned = hub.revision or (known.revision if known is not None else "")
-    return fetch(
-        repository,
-        replace(hub, revision=pinned or None),
-        choose=choose_model_files,
-        check=check,
-        known_sha256=info.file_sha256 if info is not None and pinned == info.revision else {},
-    ).directory
+    with _second_hand(known if hub.revision is None else None):
+        return fetch(
+            repository,
+            replace(hub, revision=pinned or None),
+            choose=choose_model_files,
+            check=check,
+            known_sha256=info.file_sha256 if info is not None and pinned == info.revision else {},
+        ).directory
+
+
+@contextmanager
+def _second_hand(info: ModelInfo | None) -> Iterator[None]:
+    """Say of a commit that we pinned, and that the hub does not have, that we have it from others."""
+    try:
+        yield
+    except ConfigError as error:
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        if info is None or not isinstance(error.__cause__, RevisionNotFoundError):
+            raise
+        raise ConfigError(
+            f"{info.source}: has no commit {info.revision}, which {info.name} stands for. That one is second-hand, and "
+            "may be wrong; to take what the hub has, pass revision='main' (--revision main)"
+        ) from error.__cause__
 
 
 def _refuse_revision(revision: str | None, place: str | Path) -> None:

@@ -90,7 +90,8 @@ class VJEPA:
         """Load a model.
 
         Args:
-            name_or_path: a name from `list_models()`, a model directory, or a hub id `owner/name`.
+            name_or_path: a name from `list_models()`, a model directory, or a hub id `owner/name`. A model that is
+                published as a file alone is fetched and converted the first time.
             revision: branch, tag or commit of a hub repository.
             cache_dir: hub cache; None: the hub's own default.
             token: hub token for private repositories; None: the stored one.

@@ -35,6 +35,7 @@ def progress_bar(
 
     Args:
         show: None shows it if stderr is a terminal.
+        unit: of what is counted; `B` are bytes, shown as sizes.
     """
     if not (_is_terminal() if show is None else show):
         yield ProgressBar(lambda by, note: None)
@@ -42,18 +43,21 @@ def progress_bar(
     from rich.console import Console
     from rich.progress import (
         BarColumn,
+        DownloadColumn,
         MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
+        TransferSpeedColumn,
     )
 
+    is_bytes = unit == "B"
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
+        DownloadColumn() if is_bytes else MofNCompleteColumn(),
+        TransferSpeedColumn() if is_bytes else TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,9 @@ from ..models.predictor import Predictor
 from ..runtime.files import atomic_path, sha256_of, write_json, write_text
 from . import official_layout, transformers_layout
 from .cards import model_card
+from .conversion import ConversionReport as ConversionReport
+from .conversion import convert_copy, mapped
+from .copies import is_copy
 from .description import read_config
 from .directory import load_model_directory, save_model_directory
 from .layout import WEIGHTS_NAME, TensorSource
@@ -42,39 +44,27 @@ from .unpickle import unpickled
 logger = logging.getLogger(__name__)
 
 
+Architecture = str | ModelConfig | ProbeConfig | None
+"""What a file is, where it cannot tell: the name of a published model or probe, or its configuration."""
+
 _CPU = torch.device("cpu")
+_NO_PROBE = "arch=ProbeConfig(...) does not fit: the file holds a model; pass a ModelConfig"
 _REMEDY = "name the right architecture with arch= (--arch) or pass the model's configuration"
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """What a conversion did with every tensor."""
-
-    out: Path
-    kind: Literal["model", "probe"]
-    architecture: str
-    """Published model the source was taken for, or `custom`."""
-    mapped: dict[str, tuple[str, ...]]
-    """Tensors of our layout, and those of the other layout that they are made of."""
-    dropped: dict[str, str]
-    """What was left out, and why."""
-    network_isolated: bool | None
-    """Whether the process that read a pickle had no network; None: no pickle was read."""
 
 
 def convert(
     source: str | Path,
     out: str | Path,
     *,
-    arch: str | ModelConfig | ProbeConfig | None = None,
+    arch: Architecture = None,
     layout: Layout = "vjepa",
     weights: EncoderWeights | None = None,
 ) -> ConversionReport:
     """Convert a model or an attentive probe to another layout, bit by bit.
 
     Args:
-        source: an official checkpoint or probe (a file that `torch.save` wrote), or a model directory of ours or of
-            transformers.
+        source: an official checkpoint or probe (a file that `torch.save` wrote), a model directory of ours or of
+            transformers, or a copy of a published model: safetensors, or a bare state dictionary.
         out: directory to write; it must not exist or be empty.
         arch: published model (`vjepa models`) or probe the file is, or its configuration, where the file can't tell.
         layout: of `out`; `transformers` for V-JEPA 2 models of ours.
@@ -87,6 +77,18 @@ def convert(
         OutputError: `out` is not empty or cannot be written.
     """
     source, out = Path(source), Path(out)
+    check_output(out, layout=layout, weights=weights)
+    if source.is_dir():
+        return _convert_directory(source, out, arch, layout, weights)
+    if not source.is_file():
+        raise InputError(f"{source}: no such file or directory; check the path")
+    if layout != "vjepa":
+        raise ConfigError(f"layout={layout!r} applies to model directories; convert the file to layout='vjepa' first")
+    return _convert_checkpoint(source, out, arch)
+
+
+def check_output(out: Path, *, layout: Layout, weights: EncoderWeights | None) -> None:
+    """Refuse what can be refused before anything is read; see `convert`."""
     if layout not in get_args(Layout):
         raise ConfigError(f"layout={layout!r} must be one of {', '.join(get_args(Layout))}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -95,15 +97,6 @@ def convert(
         raise OutputError(f"{out.parent}: no such directory; create it first")
     if weights is not None and layout != "transformers":
         raise ConfigError(f"weights={weights!r} applies to layout='transformers' alone; leave it out")
-    if source.is_dir():
-        if arch is not None:
-            raise ConfigError(f"arch={arch!r} applies to files; {source} is a directory that has its configuration")
-        return _convert_directory(source, out, layout, weights)
-    if not source.is_file():
-        raise InputError(f"{source}: no such file or directory; check the path")
-    if layout != "vjepa":
-        raise ConfigError(f"layout={layout!r} applies to model directories; convert the file to layout='vjepa' first")
-    return _convert_checkpoint(source, out, arch)
 
 
 def official_state(directory: str | Path) -> dict[str, dict[str, Tensor]]:
@@ -129,8 +122,17 @@ def official_state(directory: str | Path) -> dict[str, dict[str, Tensor]]:
     return result
 
 
-def _convert_directory(source: Path, out: Path, layout: Layout, weights: EncoderWeights | None) -> ConversionReport:
+def _convert_directory(
+    source: Path, out: Path, arch: Architecture, layout: Layout, weights: EncoderWeights | None
+) -> ConversionReport:
     data = read_config(source)
+    if is_copy(data):
+        if layout != "vjepa":
+            raise ConfigError(f"{source}: is a copy in another layout; convert it to layout='vjepa' first")
+        stored = read_headers(weight_files(source))
+        return _convert_copy(source, out, arch, stored, data=data, provenance={"source": source.name})
+    if arch is not None:
+        raise ConfigError(f"arch={arch!r} applies to files; {source} is a directory that has its configuration")
     if ("model_type" in data) == (layout == "transformers"):
         raise ConfigError(f"{source}: is in the layout {layout!r} already; pass the other one")
     return _to_transformers(source, out, weights) if layout == "transformers" else _from_transformers(source, out)
@@ -159,7 +161,7 @@ def _from_transformers(source: Path, out: Path) -> ConversionReport:
         out=out,
         kind="model",
         architecture="custom",
-        mapped=_mapped(
+        mapped=mapped(
             modules, {key: _transformers_sources(key, modules[key], kind, prefix, loaded.config) for key in modules}
         ),
         dropped={name: reason for name in stored if name.startswith(transformers_layout.HEAD_PREFIXES)},
@@ -208,7 +210,7 @@ def _to_transformers(source: Path, out: Path, weights: EncoderWeights | None) ->
         out=out,
         kind="model",
         architecture="custom",
-        mapped=_mapped(modules, sources),
+        mapped=mapped(modules, sources),
         dropped={name: "transformers' layout holds one encoder" for name in other},
         network_isolated=None,
     )
@@ -222,15 +224,28 @@ def _transformers_sources(
     )
 
 
-def _mapped(
-    modules: Mapping[str, nn.Module], sources: Mapping[str, Mapping[str, TensorSource]]
-) -> dict[str, tuple[str, ...]]:
-    return {
-        f"{key}.{name}": sources[key][name].names for key, module in modules.items() for name in module.state_dict()
-    }
+def _convert_copy(
+    source: Path,
+    out: Path,
+    arch: Architecture,
+    stored: Mapping[str, Stored],
+    *,
+    data: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    dropped: Mapping[str, str] | None = None,
+    isolated: bool | None = None,
+) -> ConversionReport:
+    if isinstance(arch, ProbeConfig):
+        raise ConfigError(_NO_PROBE)
+    return convert_copy(
+        source, out, stored, arch=arch, data=data, provenance=provenance, dropped=dropped or {}, isolated=isolated
+    )
 
 
-def _convert_checkpoint(source: Path, out: Path, arch: str | ModelConfig | ProbeConfig | None) -> ConversionReport:
+def _convert_checkpoint(source: Path, out: Path, arch: Architecture) -> ConversionReport:
+    if source.suffix == ".safetensors" and not is_pickle(source):
+        known = {"source": source.name, "sha256": sha256_of(source)}
+        return _convert_copy(source, out, arch, read_headers([source]), data={}, provenance=known)
     if not is_pickle(source):
         raise WeightsError(
             f"{source}: is no checkpoint that torch.save wrote, by its content; pass an official file or a directory"
@@ -240,13 +255,19 @@ def _convert_checkpoint(source: Path, out: Path, arch: str | ModelConfig | Probe
         for key in official_layout.PROBES:
             if found := official_layout.under(stored, key):
                 return _convert_probe(source, out, arch, stored, found, dropped, facts["network_isolated"])
+        if not official_layout.has_networks(stored):
+            known = {"source": source.name, "sha256": sha256_of(source)}
+            isolated: bool = facts["network_isolated"]
+            return _convert_copy(
+                source, out, arch, stored, data={}, provenance=known, dropped=dropped, isolated=isolated
+            )
         return _convert_model(source, out, arch, stored, dropped, facts["network_isolated"])
 
 
 def _convert_model(
     source: Path,
     out: Path,
-    arch: str | ModelConfig | ProbeConfig | None,
+    arch: Architecture,
     stored: dict[str, Stored],
     dropped: dict[str, str],
     isolated: bool,
@@ -284,16 +305,14 @@ def _convert_model(
         provenance=provenance,
         card=model_card(config, provenance=provenance),
     )
-    return ConversionReport(out, "model", name, _mapped(modules, sources), dropped, isolated)
+    return ConversionReport(out, "model", name, mapped(modules, sources), dropped, isolated)
 
 
-def _architecture(
-    arch: str | ModelConfig | ProbeConfig | None, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
-) -> tuple[str, ModelConfig]:
+def _architecture(arch: Architecture, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> tuple[str, ModelConfig]:
     if isinstance(arch, ModelConfig):
         return "custom", arch
     if isinstance(arch, ProbeConfig):
-        raise ConfigError("arch=ProbeConfig(...) does not fit: the file holds a model; pass a ModelConfig")
+        raise ConfigError(_NO_PROBE)
     if arch is not None:
         return arch, official_layout.find_architecture(arch)
     return official_layout.recognise(shapes["encoder"], shapes.get("predictor", {}))
@@ -312,7 +331,7 @@ def _provenance(source: Path, name: str) -> dict[str, Any]:
 def _convert_probe(
     source: Path,
     out: Path,
-    arch: str | ModelConfig | ProbeConfig | None,
+    arch: Architecture,
     stored: dict[str, Stored],
     found: dict[str, str],
     dropped: dict[str, str],
@@ -336,9 +355,7 @@ def _convert_probe(
     return ConversionReport(out, "probe", name, {key: place.names for key, place in sources.items()}, dropped, isolated)
 
 
-def _probe_config(
-    source: Path, arch: str | ModelConfig | ProbeConfig | None, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[str, ProbeConfig]:
+def _probe_config(source: Path, arch: Architecture, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ProbeConfig]:
     """Read a probe's shape off its tensors; which layers it reads, they do not say."""
     if isinstance(arch, ProbeConfig):
         return "custom", arch

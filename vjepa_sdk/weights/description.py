@@ -15,6 +15,7 @@ from ..config.registry import KNOWN_MODELS
 from ..config.schema import from_dict, unknown
 from ..errors import ConfigError, WeightsError, naming
 from . import transformers_layout
+from .copies import NO_CONFIG, is_copy, recognise
 from .layout import CONFIG_NAME
 
 COMPUTE_DTYPES = ("float32", "float16", "bfloat16")
@@ -55,11 +56,22 @@ def read_shape(directory: Path) -> Shape:
         WeightsError: no such directory.
     """
     data = read_config(directory)
+    if is_copy(data):
+        return _shape_of_copy(directory, data)
     with naming(directory / CONFIG_NAME):
         if "model_type" not in data:
             return Shape(*check_ours(data))
         config = transformers_layout.read_config(data)
     return Shape(config, read_processor(directory, data, config))
+
+
+def _shape_of_copy(directory: Path, data: Mapping[str, Any]) -> Shape:
+    """Read the headers of a copy, whose configuration alone does not say enough; the only case that takes torch."""
+    from .tensors import read_headers, weight_files
+
+    stored = {name: tensor.shape for name, tensor in read_headers(weight_files(directory)).items()}
+    config = recognise(directory, stored, data).config
+    return Shape(config, PreprocessConfig.for_crop(config.img_size))
 
 
 def read_processor(directory: Path, data: Mapping[str, Any], config: ModelConfig) -> PreprocessConfig:
@@ -75,7 +87,7 @@ def read_processor(directory: Path, data: Mapping[str, Any], config: ModelConfig
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """Read the `config.json` of a model or probe directory, whoever wrote it.
+    """Read the `config.json` of a model or probe directory, whoever wrote it; NO_CONFIG where safetensors have none.
 
     Raises:
         ConfigError: it is missing or no JSON object.
@@ -88,12 +100,16 @@ def read_config(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise WeightsError(f"{directory}: no such directory; pass a model directory or a name from `vjepa models`")
     if not (directory / CONFIG_NAME).is_file():
+        if any(directory.glob("*.safetensors")):
+            return dict(NO_CONFIG)
         raise ConfigError(f"{directory}: holds no {CONFIG_NAME}; pass a directory that vjepa-sdk or transformers saved")
     return read_json(directory / CONFIG_NAME)
 
 
 def check_model_config(data: Mapping[str, Any]) -> None:
     """Raise ConfigError unless the content of a `config.json` describes a model that can be loaded."""
+    if is_copy(data):
+        return
     if "model_type" in data:
         transformers_layout.read_config(data)
         transformers_layout.read_encoder_weights(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from ..config.choices import EncoderWeights
 from ..config.model import MODEL_FORMAT, ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
-from ..errors import WeightsError, WriteError, naming
+from ..errors import ConfigError, WeightsError, WriteError, naming
 from ..models.encoder import VideoEncoder
 from ..models.predictor import Predictor
 from ..runtime.files import write_json, write_text
-from . import transformers_layout
+from . import copies, transformers_layout
 from .description import check_ours, read_config, read_processor
 from .layout import CARD, CONFIG_NAME, EVALUATION_NAME, INDEX_NAME, LICENCES, WEIGHTS_NAME, TensorSource
 from .provenance import origin_of, state_licence
@@ -117,7 +117,7 @@ def load_model_directory(
             device=device,
             dtype=dtype or described.dtype,
         )
-    state_licence(directory, described.provenance.get("licence"))
+    state_licence(_known_as(directory, described), described.provenance.get("licence"))
     encoder, predictor = described.networks[key], described.networks.get("predictor")
     assert isinstance(encoder, VideoEncoder) and (predictor is None or isinstance(predictor, Predictor))
     return Pretrained(
@@ -140,6 +140,8 @@ def model_files(directory: str | Path) -> dict[str, Path]:
     """
     directory = Path(directory)
     _, stored = describe(directory)
+    if not (directory / CONFIG_NAME).is_file():
+        raise ConfigError(f"{directory}: holds no {CONFIG_NAME}; run `vjepa convert` on it first")
     check_values(stored)
     weights = weight_files(directory)
     optional = [CARD, EVALUATION_NAME, *LICENCES, *transformers_layout.PROCESSOR_NAMES]
@@ -211,19 +213,22 @@ class Described:
     dtype: torch.dtype | None
     networks: dict[str, nn.Module]
     sources: dict[str, dict[str, TensorSource]]
+    dropped: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that are no part of the model, and why."""
 
 
 def describe(directory: Path) -> tuple[Described, dict[str, Stored]]:
     """Read a model directory's configuration and headers, and compare them; nothing is read of the weights yet."""
     data = read_config(directory)
     stored = read_headers(weight_files(directory))
-    read = _read_transformers if "model_type" in data else _read_ours
+    read = _read_copy if copies.is_copy(data) else _read_transformers if "model_type" in data else _read_ours
     described = read(directory, data, stored)
     expected = {
         name: shape
         for key, network in described.networks.items()
         for name, shape in expected_shapes(network, described.sources[key]).items()
     }
+    stored = {name: tensor for name, tensor in stored.items() if name not in described.dropped}
     if "model_type" in data:
         heads = transformers_layout.HEAD_PREFIXES
         stored = {name: tensor for name, tensor in stored.items() if not name.startswith(heads)}
@@ -277,6 +282,22 @@ def _read_transformers(directory: Path, data: Mapping[str, Any], stored: Mapping
         networks,
         sources,
     )
+
+
+def _read_copy(directory: Path, data: Mapping[str, Any], stored: Mapping[str, Stored]) -> Described:
+    copy = copies.recognise(directory, {name: tensor.shape for name, tensor in stored.items()}, data)
+    networks = _lay_out(copy.config, list(copy.networks))
+    sources = {key: copy.sources(key, network.state_dict()) for key, network in networks.items()}
+    crop = PreprocessConfig.for_crop(copy.config.img_size)
+    return Described(
+        copy.config, crop, copy.encoder_weights, copy.provenance, None, networks, sources, copy.dropped
+    )  # fmt: skip
+
+
+def _known_as(directory: Path, described: Described) -> str | Path:
+    """Return the name that weights were fetched under, or the directory."""
+    named = described.provenance.get("architecture")
+    return origin_of(directory).get("repository") or (directory if named in (None, "custom") else str(named))
 
 
 def _lay_out(config: ModelConfig, keys: list[str]) -> dict[str, nn.Module]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ENCODERS = {"target": ("target_encoder", "ema_encoder"), "context": ("encoder",)}
 """Top-level keys of the two encoders; distilled V-JEPA 2.1 calls the target `ema_encoder`."""
+_ENCODER_KEYS = (*ENCODERS["target"], *ENCODERS["context"])
 PREDICTOR = "predictor"
 PROBES = ("classifier", "classifiers/0")
 STALE_TABLES = ("pos_embed", "predictor_pos_embed")
@@ -123,6 +124,11 @@ def under(stored: Mapping[str, Stored], key: str) -> dict[str, str]:
     return found
 
 
+def has_networks(stored: Mapping[str, Stored]) -> bool:
+    """Whether a file has top-level keys as the official code writes them, and is no bare dictionary of tensors."""
+    return any(name.startswith(tuple(f"{key}/" for key in (*_ENCODER_KEYS, PREDICTOR))) for name in stored)
+
+
 def find_networks(source: Path, stored: Mapping[str, Stored]) -> dict[str, tuple[str, dict[str, str]]]:
     """Find the networks of an official checkpoint that are ours too.
 
@@ -138,7 +144,7 @@ def find_networks(source: Path, stored: Mapping[str, Stored]) -> dict[str, tuple
     Raises:
         WeightsError: there is no encoder.
     """
-    held = {key: under(stored, key) for key in (*ENCODERS["target"], *ENCODERS["context"], PREDICTOR)}
+    held = {key: under(stored, key) for key in (*_ENCODER_KEYS, PREDICTOR)}
     targets = [key for key in ENCODERS["target"] if held[key]]
     encoders = targets[:1] + [key for key in ENCODERS["context"] if held[key]]
     if not encoders:

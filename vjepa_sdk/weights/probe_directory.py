@@ -21,6 +21,7 @@ from ..runtime.files import atomic_path, write_json, write_text
 from . import transformers_layout
 from .cards import probe_card
 from .description import read_config
+from .image_classifier import is_image_classifier, load_image_classifier, read_image_classifier
 from .layout import CARD, CONFIG_NAME, LICENCES, WEIGHTS_NAME, TensorSource
 from .provenance import origin_of
 from .tensors import check_stored, expected_shapes, load_module, read_headers, weight_files, write_tensors
@@ -114,6 +115,10 @@ def load_probe(
     stored = read_headers(weight_files(directory))
     with naming(directory / CONFIG_NAME):
         found = _describe(data)
+    if is_image_classifier(data):
+        head = load_image_classifier(directory, data, stored, device=device)
+        return PretrainedProbe(head, found.labels, {**found.provenance, **origin_of(directory)}, found.kind)
+    with naming(directory / CONFIG_NAME):
         repository = origin_of(directory).get("repository")
         found = replace(found, config=_with_heads(data, found.config, num_heads, repository))
     if "model_type" in data:
@@ -259,8 +264,13 @@ def _from_ours(data: Mapping[str, Any]) -> _Described:
 
 
 def _from_transformers(data: Mapping[str, Any]) -> _Described:
+    if is_image_classifier(data):
+        return _Described(*read_image_classifier(data), {"layout": "transformers ijepa"}, "linear")
     if data["model_type"] != "vjepa2":
-        raise ConfigError(f"model_type={data['model_type']!r} must be 'vjepa2'; no other has an attentive probe")
+        raise ConfigError(
+            f"model_type={data['model_type']!r} must be 'vjepa2', or 'ijepa' with a classification head; no other has "
+            "a probe"
+        )
     model = transformers_layout.read_config(data)
     names = data.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})
     if not isinstance(names, dict) or set(names) != {str(index) for index in range(len(names))}:

@@ -11,6 +11,9 @@ from ..errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
+_STATED: set[str] = set()
+"""Names whose licence was stated in this process: once at the download, and not again when it is loaded."""
+
 
 def origin_of(directory: str | Path) -> dict[str, str]:
     """Return `repository` and `commit` of a directory in the hub's cache; empty for any other."""
@@ -43,6 +46,7 @@ def is_non_commercial(licence: object) -> bool:
 
 
 def state_licence(name: str | Path, licence: object) -> None:
-    """Warn of weights that are for non-commercial use only."""
-    if is_non_commercial(licence):
+    """Warn of weights that are for non-commercial use only; once of each name."""
+    if is_non_commercial(licence) and str(name) not in _STATED:
+        _STATED.add(str(name))
         logger.warning("%s: these weights are licensed %s, for non-commercial use only", name, licence)

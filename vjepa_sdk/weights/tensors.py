@@ -59,7 +59,7 @@ class Stored:
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """Return the safetensors files of a model directory: one, or the shards that its index names.
+    """Return the safetensors files of a model directory: one, whatever its name, or the shards that its index names.
 
     Raises:
         WeightsError: there are none, one is missing, or the index is not valid.
@@ -68,6 +68,8 @@ def weight_files(directory: Path) -> list[Path]:
     if single.is_file():
         return [single]
     if not index.is_file():
+        if len(others := sorted(directory.glob("*.safetensors"))) == 1:
+            return others
         pickles = pickles_among(path.name for path in directory.iterdir())
         hint = f"; {pickles[0]} may hold a pickle, which is never loaded: run `vjepa convert` on it" if pickles else ""
         raise WeightsError(f"{directory}: holds no {WEIGHTS_NAME}{hint}")

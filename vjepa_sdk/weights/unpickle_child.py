@@ -19,6 +19,8 @@ from typing import Any
 
 NETWORKS = ("encoder", "target_encoder", "ema_encoder", "predictor", "classifier", "classifiers")
 """Top-level keys that hold weights; everything else is training state."""
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Top-level keys under which others keep a bare dictionary of tensors."""
 
 _MIN_TORCH = (2, 10)
 _CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 0x10000000, 0x40000000, 1, 38
@@ -90,7 +92,8 @@ def _extract(source: str, out: str) -> dict[str, Any]:
         raise ValueError(f"holds a {type(checkpoint).__name__}, not a dictionary")
     tensors: dict[str, Any] = {}
     budget, seen = os.path.getsize(source), set()
-    for name, value in _walk({key: checkpoint[key] for key in NETWORKS if key in checkpoint}):
+    held = _weights_of(checkpoint)
+    for name, value in _walk(held):
         # a few bytes can claim, by strides of zero, to be a tensor of any size
         budget -= value.numel() * value.element_size()
         if budget < 0:
@@ -102,8 +105,18 @@ def _extract(source: str, out: str) -> dict[str, Any]:
         value = value.detach()
         tensors[name] = value.contiguous() if is_whole else value.clone(memory_format=torch.contiguous_format)
     save_file(tensors, out)
-    kinds = {str(key): type(value).__name__ for key, value in checkpoint.items() if key not in NETWORKS}
+    kinds = {str(key): type(value).__name__ for key, value in checkpoint.items() if key not in held}
     return {"others": dict(list(kinds.items())[:100])}
+
+
+def _weights_of(checkpoint: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the entries that hold weights: official keys, else a wrapped dictionary, else what is a tensor itself."""
+    import torch
+
+    for keys in (NETWORKS, WRAPPERS):
+        if found := {key: checkpoint[key] for key in keys if isinstance(checkpoint.get(key), Mapping | list | tuple)}:
+            return found
+    return {key: value for key, value in checkpoint.items() if isinstance(value, torch.Tensor)}
 
 
 def _walk(value: object, name: str = "") -> Iterator[tuple[str, Any]]:
