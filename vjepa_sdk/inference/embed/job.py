@@ -285,13 +285,14 @@ def _run(job: _Job, directory: Path, work: Workspace, parts: list[Part], started
     unfinished = job.unfinished(work, environment)
     model, loader = load_model(directory, options)
     threads = num_threads() if unfinished is None else unfinished["num_threads"]
-    if unfinished is None:
-        parts = []
-        work.start({**job.plan, "environment": environment, "num_threads": threads})
-    row_shape = None if extension is None else extension.base.row_shape
-    ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
-    encoding = Encoding(job.clips, model, loader, options=options, ledger=ledger)
+    # from the plan on there is something to go on with, and a signal says so
     with stop_on_signal() as stop, on_threads(threads):
+        if unfinished is None:
+            parts = []
+            work.start({**job.plan, "environment": environment, "num_threads": threads})
+        row_shape = None if extension is None else extension.base.row_shape
+        ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
+        encoding = Encoding(job.clips, model, loader, options=options, ledger=ledger)
         is_complete = encoding.run(stop)
         result = EmbedResult(
             out=job.out,
