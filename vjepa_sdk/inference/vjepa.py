@@ -6,7 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
@@ -42,9 +42,11 @@ from ..video.clips import ClipLoader, WindowedVideo, WindowLoader
 from ..video.inputs import split_batch
 from ..video.transforms import normalize
 from ..video.walk import FrameWalk
-from ..weights.cards import model_card
+from ..weights.cards import model_card, name_of
+from ..weights.digests import network_digests
 from ..weights.directory import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
 from ..weights.provenance import descended
+from ..weights.written import check_model_place
 from .pooling import check_pooling, pool_tokens, stack_by_shape, stack_rows
 from .prediction import predict_tokens
 from .prediction_error import ErrorMeter, check_predictor
@@ -135,9 +137,7 @@ class VJEPA:
             preprocess: None: that of released models, for `config.img_size`.
         """
         place = best_device(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoder, predictor = VideoEncoder(config), Predictor(config)
+        encoder, predictor = _initialized(config, seed)
         pretrained = Pretrained(
             config=config,
             preprocess=preprocess or PreprocessConfig.for_crop(config.img_size),
@@ -145,6 +145,7 @@ class VJEPA:
             predictor=predictor.to(place).eval().requires_grad_(False),
             encoder_weights="target",
             provenance={"made_by": "random initialisation", "seed": seed},
+            again=partial(_initial_digests, config, seed),
         )
         return cls(pretrained, device=place)
 
@@ -716,33 +717,51 @@ class VJEPA:
         max_shard_size: int | str = MAX_SHARD_SIZE,
         both_encoders: bool = True,
         licence: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write a model directory that `from_pretrained` reads: configuration, weights and model card.
 
         A copy of a model with two encoders has both, and `from_pretrained` takes the target encoder of it, as ever;
         `both_encoders=False` writes the one that this object has.
 
+        A model directory that vjepa-sdk wrote there is replaced. Other files that lie there stay, and where one of them
+        has the name of a file to be written, nothing is.
+
+        How the weights were made is told of those that were loaded. If you have changed them since, the card says that
+        they are modified, and what they were made from; say the rest with `provenance`.
+
         Args:
             dtype: of the weights on disk, for example `torch.float16`; None: as in memory.
             max_shard_size: in bytes, or with a unit; larger weights are written as several files with an index.
             both_encoders: read the encoder that was not loaded from where the model came from, and write it too.
             licence: of the weights, as an SPDX identifier such as `Apache-2.0`; None: the one they have.
+            provenance: what else `config.json` and the card say of the weights, as plain JSON data; `data` is a list
+                of `name`, `clips`, `licence` and `source`.
 
         Raises:
-            ConfigError: no such size, or a licence that gives more rights than the weights have.
+            ConfigError: no such size, a licence that gives more rights than the weights have, or a provenance that is
+                no JSON.
             WeightsError: the second encoder is no longer where the model was loaded from.
+            OutputError: the directory is a symbolic link, or holds something else under a name that is to be written.
             WriteError: the directory cannot be written.
         """
+        check_model_place(Path(directory))
         modules, held = self._pretrained.networks(both_encoders=both_encoders)
-        provenance = descended(self.provenance, licence=licence)
+        told = descended(
+            self.provenance,
+            licence=licence,
+            stated=provenance,
+            modified=self._pretrained.is_modified(),
+            name=None if self.name is None else name_of(self.name),
+        )
         return save_model_directory(
             directory,
             config=self.config,
             preprocess=self.preprocess,
             modules=modules,
             encoder_weights=held,
-            provenance=provenance,
-            card=model_card(self.config, provenance=provenance, preprocess=self.preprocess),
+            provenance=told,
+            card=model_card(self.config, provenance=told, preprocess=self.preprocess),
             dtype=dtype,
             max_shard_size=max_shard_size,
         )
@@ -762,6 +781,7 @@ class VJEPA:
         max_shard_size: int | str = MAX_SHARD_SIZE,
         both_encoders: bool = True,
         licence: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> PushReport:
         """Write this model to a temporary directory and push that to the hub; see `push` and `save_pretrained`.
 
@@ -779,6 +799,7 @@ class VJEPA:
                 max_shard_size=max_shard_size,
                 both_encoders=both_encoders,
                 licence=licence,
+                provenance=provenance,
             )
             return push(
                 directory,
@@ -799,3 +820,14 @@ class VJEPA:
     def _to_weights(self, clips: Tensor) -> Tensor:
         weight = self.encoder.patch_embed.proj.weight
         return clips.to(weight.device, weight.dtype)
+
+
+def _initialized(config: ModelConfig, seed: int) -> tuple[VideoEncoder, Predictor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VideoEncoder(config), Predictor(config)
+
+
+def _initial_digests(config: ModelConfig, seed: int) -> dict[str, str]:
+    encoder, predictor = _initialized(config, seed)
+    return network_digests({"encoder": encoder, "predictor": predictor})
