@@ -105,3 +105,11 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(path: Path, tmp_path: P
         with pytest.raises(OutputError, match=r"run: cannot be written \(Too many levels of symbolic links\)"):
             claimed(path.parent, resume=False).__enter__()
         assert (precious.read_text() if precious.exists() else None) == content
+
+
+@pytest.mark.parametrize("content", ["my notes on locks", "process of law\n", "\0" * 2000])
+def test_a_file_that_is_no_lock_is_not_signed(content: str, tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(content)
+    with pytest.raises(OutputError, match="its file lock is not the lock of a job; move it away"):
+        Lock(tmp_path / "lock").__enter__()
+    assert (tmp_path / "lock").read_text() == content

@@ -346,7 +346,7 @@ def _number(value: Any) -> float | None:
 def _checked_output(path: Path, *, overwrite: bool) -> Path:
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: the suffix {path.suffix!r} must be one of {', '.join(SUFFIXES)}; rename the file")
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir() or (not overwrite and (path.exists() or path.is_symlink())):
         raise OutputError(f"{path}: exists; pass overwrite=True (--overwrite) or choose another name")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: its directory does not exist; make it with mkdir -p {path.parent}")

@@ -123,10 +123,17 @@ def stated_digest(path: Path) -> Digest:
 
 
 def discard(path: Path) -> None:
-    """Delete a file of the cache and all that its link leads to."""
-    chain = [path]
+    """Delete a file of the cache and what its link leads to, provided that this is the same repository's.
+
+    Raises:
+        WeightsError: it leads elsewhere, and nothing is deleted; or the disk refuses.
+    """
+    chain, storage = [path], path.parents[2].resolve()
     while chain[-1].is_symlink():
         chain.append(chain[-1].parent / os.readlink(chain[-1]))
+    for link in chain:
+        if not link.parent.resolve().is_relative_to(storage):
+            raise WeightsError(f"{path}: is damaged, and links to {link}, outside the hub's cache; delete the link")
     try:
         for link in reversed(chain):
             link.unlink(missing_ok=True)
@@ -143,6 +150,9 @@ def _stamp(path: Path) -> list[int]:
 @contextmanager
 def _if_possible(path: Path) -> Iterator[None]:
     """Make the directory of a note; a cache that cannot be written to does without, and is verified at each load."""
+    if path.parent.is_symlink():
+        logger.info("%s: is a link, which is not followed; the cache is verified at each load", path.parent)
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield

@@ -16,6 +16,8 @@ from ..runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 
+_FLAGS = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
 
 class MetricsLog:
     """Append to `metrics.jsonl`; lines that a full disk refuses are kept and written with a later one."""
@@ -28,7 +30,7 @@ class MetricsLog:
         """
         try:
             _drop_after(path, last_step)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._descriptor = os.open(path, _FLAGS, 0o666)
         except OSError as error:
             raise WriteError(f"{path}: cannot be written ({error.strerror}); check disk and permissions") from error
         self._path, self._size, self._waiting = path, path.stat().st_size, b""
