@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,9 @@ from .fit import Examples, check_features, fit_logistic, fit_nearest, fit_ridge,
 from .rows import Features, array_of, check_source, labels_of, rows_of, targets_of
 from .scores import Predictions, ProbeScores, score
 from .splits import group_folds
+
+if TYPE_CHECKING:
+    from ..config.choices import Device
 
 _FOLDS = 5
 
@@ -320,7 +323,7 @@ class Probe:
         token: str | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
-        device: str | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> Probe:
         """Load a probe.

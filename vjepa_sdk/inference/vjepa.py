@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from ..hub.upload import PushReport
 from ..models.encoder import VideoEncoder
 from ..models.predictor import Predictor
 from ..runtime.devices import best_device
+from ..runtime.forks import check_fork
 from ..runtime.progress import progress_bar
 from ..video.clips import ClipLoader, WindowedVideo, WindowLoader
 from ..video.inputs import split_batch
@@ -52,6 +53,9 @@ from .prediction import predict_tokens
 from .prediction_error import ErrorMeter, check_predictor
 from .surprise import Surprise, SurpriseMeter
 from .timeline import Normalizer
+
+if TYPE_CHECKING:
+    from ..config.choices import Device
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +88,7 @@ class VJEPA:
         token: str | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
-        device: str | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
         weights: EncoderWeights | None = None,
     ) -> VJEPA:
@@ -129,7 +133,7 @@ class VJEPA:
         *,
         preprocess: PreprocessConfig | None = None,
         seed: int = 0,
-        device: str | None = None,
+        device: Device = None,
     ) -> VJEPA:
         """Build a model with random weights: the baseline that a trained one has to beat.
 
@@ -237,8 +241,8 @@ class VJEPA:
         Args:
             videos: one video or a batch. One video is a path, a directory of frames, a list of PIL images, an array
                 `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, of uint8 or floats in [0, 1] (which are rounded to 8 bits).
-                Any other list, or a 5-D array, is a batch. For image models (I-JEPA) one image is a path, a PIL image
-                or an array `[H, W, 3]`, and a list of them a batch.
+                Any other list or iterable, or a 5-D array, is a batch. For image models (I-JEPA) one image is a path, a
+                PIL image or an array `[H, W, 3]`, and a list of them a batch.
             pooling: `mean` [D], `temporal` [T', D], `change` [T' - 1, H', W'] (how far each token is from the one
                 before it) or `none` [T', H', W', D], where a token covers `tubelet_size` frames and `patch_size` x
                 `patch_size` pixels.
@@ -416,6 +420,7 @@ class VJEPA:
         decoder: Decoder = "pyav",
     ) -> WindowLoader:
         """Return what cuts a video into this model's windows, for use in decoding processes; see `extract`."""
+        check_fork()
         return WindowLoader.for_model(
             self.config,
             self.preprocess,
@@ -439,6 +444,7 @@ class VJEPA:
         decoder: Decoder = "pyav",
     ) -> ClipLoader:
         """Return the function that turns a video into this model's clip, for use in decoding processes."""
+        check_fork()
         return ClipLoader.for_model(
             self.config, self.preprocess, num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder
         )
@@ -665,6 +671,7 @@ class VJEPA:
         decoder: Decoder = "pyav",
     ) -> SurpriseMeter:
         """Return what measures many videos with the same settings; see `surprise`."""
+        check_fork()
         check_pooling("mean", batch_size=batch_size)
         predictor = check_predictor(self.config, self.predictor)
         stated = self.provenance.get("fps")
@@ -815,9 +822,11 @@ class VJEPA:
 
     def _normalize(self, pixels: Tensor) -> Tensor:
         """Turn cropped pixels `uint8 [B, T, 3, H, W]` into clips for `forward_features`."""
+        check_fork()
         return normalize(pixels.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
 
     def _to_weights(self, clips: Tensor) -> Tensor:
+        check_fork()
         weight = self.encoder.patch_embed.proj.weight
         return clips.to(weight.device, weight.dtype)
 

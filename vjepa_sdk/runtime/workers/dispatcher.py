@@ -20,6 +20,7 @@ from multiprocessing.connection import Pipe, wait
 from typing import Any
 
 from ...errors import VJEPAError, one_line
+from ..host import is_nowhere
 from ..sandbox import import_path
 from . import child
 from .wire import GO_ON, Message, receive_message
@@ -73,6 +74,7 @@ class _Worker:
                 stdout=subprocess.DEVNULL,  # the parent's results go to stdout
                 env=_child_environment(),
                 start_new_session=True,  # Ctrl-C is for the parent
+                cwd=os.sep if is_nowhere() else None,  # torch cannot be loaded in a directory that was deleted
             )
         self.deadline = time.monotonic() + START_UP_SECONDS
         self.is_ready = False

@@ -24,6 +24,7 @@ from typing import Any, Generic
 import numpy as np
 
 from ...errors import ConfigError, VJEPAError, one_line
+from ..host import python_executable
 from .child import run_task
 from .dispatcher import WATCHDOG_SECONDS, Dispatcher, Ticket, dump_stacks
 from .wire import Message, Request, Task
@@ -98,8 +99,13 @@ class WorkerPool(Generic[Request]):
             raise ConfigError(
                 "num_workers needs a Python to start, and this program is frozen into one file; pass num_workers=0"
             )
-        if num_workers and (sys.platform == "win32" or not sys.executable):
-            raise ConfigError(f"num_workers={num_workers} needs a POSIX system with a Python executable; use 0")
+        if num_workers and python_executable() is None:
+            raise ConfigError(
+                f"num_workers={num_workers} needs a Python to start, and sys.executable={sys.executable!r} is none; "
+                "pass num_workers=0, or set sys.executable"
+            )
+        if num_workers and sys.platform == "win32":
+            raise ConfigError(f"num_workers={num_workers} needs a POSIX system; use 0")
         self._task = task
         self._num_workers = num_workers
         self._deadline_seconds = deadline_seconds
