@@ -171,6 +171,7 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        importlib.import_module(".runtime.host", __name__).load_torch_from_anywhere()
         return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
 
 

@@ -117,3 +117,11 @@ def test_a_system_that_locks_no_files_says_so_and_goes_on(
         work.clear()
     assert not (tmp_path / "x.npy.work").exists()
     assert "this system locks no files, so nothing keeps a second run out" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["my notes on locks", "process of law\n", "\0" * 2000])
+def test_a_file_that_is_no_lock_is_not_signed(content: str, tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(content)
+    with pytest.raises(OutputError, match="its file lock is not the lock of a job; move it away"):
+        Lock(tmp_path / "lock").__enter__()
+    assert (tmp_path / "lock").read_text() == content

@@ -12,7 +12,7 @@ from vjepa_sdk import Probe
 from vjepa_sdk.downstream.probe_report import TRAINED_ROW, ProbeReport, Row
 from vjepa_sdk.downstream.scores import Predictions, score
 from vjepa_sdk.features.source import FeatureSource
-from vjepa_sdk.weights.probe_directory import PREDICTIONS
+from vjepa_sdk.weights.layout import PREDICTIONS
 
 SOURCE = FeatureSource(
     {"name": "vjepa-tiny", "sha256": "0" * 64}, {"pooling": "mean", "decoder": "pyav"}, {"crop_size": 48}

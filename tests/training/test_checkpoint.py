@@ -20,7 +20,7 @@ import torch
 from faults import fail, faults
 from tiny_runs import launcher_in
 
-from vjepa_sdk.errors import CheckpointError, GuardError
+from vjepa_sdk.errors import CheckpointError, GuardError, OutputError
 from vjepa_sdk.training import checkpoint as module
 from vjepa_sdk.training.checkpoint import (
     Checkpoint,
@@ -361,3 +361,46 @@ def test_optimizer_continues_where_it_was() -> None:
         return weight.detach()
 
     assert torch.equal(run(split=True), run(split=False))
+
+
+class TestWhatIsNotACheckpoint:
+    """Beside checkpoints lie files of others, and what looks like a checkpoint is none."""
+
+    def test_a_checkpoint_with_a_file_of_somebody_else_is_never_deleted(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        notes = save_checkpoint(tmp_path, state(1), keep=1) / "notes.txt"
+        notes.write_text("mine")
+        save_checkpoint(tmp_path, state(2), keep=1)
+        assert "cannot be deleted (it holds notes.txt, which is no file of a checkpoint)" in caplog.text
+        assert notes.read_text() == "mine"
+        with pytest.raises(CheckpointError, match="step-00000001: cannot save .it holds notes.txt, which is no file"):
+            save_checkpoint(tmp_path, state(1), keep=5)
+        assert_equal(load_latest(tmp_path), state(2))
+
+    @pytest.mark.parametrize("name", ["step-00000007", ".step-00000007.0123456789ab.tmp", ".step-of-mine.tmp"])
+    @pytest.mark.parametrize("is_link", [False, True])
+    def test_another_s_directory_by_the_name_of_a_checkpoint_stays(
+        self, tmp_path: Path, name: str, is_link: bool
+    ) -> None:
+        place, precious = tmp_path / "checkpoints", tmp_path / "precious"
+        for step in (1, 2):
+            save_checkpoint(place, state(step), keep=2)
+        precious.mkdir()
+        for file in ("notes.txt", "state.json"):
+            (precious / file).write_text("mine")
+        (place / name).symlink_to(precious) if is_link else precious.rename(place / name)
+        assert_equal(load_latest(place), state(2))
+        save_checkpoint(place, state(3), keep=1)
+        assert {path.name: path.read_text() for path in (place / name).iterdir()} == {
+            "notes.txt": "mine", "state.json": "mine",
+        }  # fmt: skip
+
+    def test_a_link_in_the_place_of_the_checkpoints_is_not_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "precious" / ".step-00000001.0123456789ab.tmp").mkdir(parents=True)
+        (tmp_path / "checkpoints").symlink_to(tmp_path / "precious")
+        with pytest.raises(CheckpointError, match="is a symbolic link, which is not followed here"):
+            save_checkpoint(tmp_path / "checkpoints", state(1), keep=1)
+        with pytest.raises(OutputError, match="is a symbolic link, which is not followed here"):
+            load_latest(tmp_path / "checkpoints")
+        assert len(list((tmp_path / "precious").iterdir())) == 1

@@ -18,7 +18,7 @@ from transformers import (
     VJEPA2VideoProcessor,
 )
 
-from vjepa_sdk.errors import ConfigError
+from vjepa_sdk.errors import ConfigError, WeightsError
 from vjepa_sdk.weights.convert import convert
 from vjepa_sdk.weights.directory import load_model_directory
 from vjepa_sdk.weights.probe_directory import load_probe
@@ -83,8 +83,6 @@ def _changed(directory: Path, out: Path, name: str, change: dict[str, Any]) -> P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        # these two say that it is a V-JEPA 2.1, which is read by its layout
-        ({"use_rope_interleave": True}, "calls itself V-JEPA 2.1, and has not the four norms"),
         ({"rope_theta": 1e6}, r"rope_theta=1000000.0 must be 10000.0, which is what is computed here"),
         (
             {"rope_parameters": {"rope_type": "linear", "factor": 2.0}},
@@ -93,7 +91,6 @@ def _changed(directory: Path, out: Path, name: str, change: dict[str, Any]) -> P
         ({"rope_parameters": {"rope_theta": 1.0}}, "rope_parameters.rope_theta=1.0 must be 10000.0"),
         ({"rope_scaling": {"type": "yarn"}}, "rope_scaling=.* must be None"),
         ({"interpolate_rope": True}, "interpolate_rope=True must be False"),
-        ({"hierarchical_layers": [0]}, "calls itself V-JEPA 2.1, and has not the four norms"),
         ({"hidden_act": "gelu_new"}, "hidden_act='gelu_new' must be 'gelu'"),
         ({"attention_dropout": 0.1}, "attention_dropout=0.1 must be 0.0"),
         ({"attention_probs_dropout_prob": 0.1}, "attention_probs_dropout_prob=0.1 must be 0.0"),
@@ -184,3 +181,12 @@ def test_statistics_no_published_ijepa_has_are_an_error() -> None:
 def test_our_own_copy_in_their_layout_is_taken(tmp_path: Path) -> None:
     convert(save_tiny(tmp_path / "ours"), tmp_path / "theirs", layout="transformers")
     assert load_model_directory(tmp_path / "theirs", device=torch.device("cpu")).config.embed_dim == 24
+
+
+@pytest.mark.parametrize("change", [{"use_rope_interleave": True}, {"hierarchical_layers": [0]}])
+def test_keys_of_v_jepa_21_on_weights_that_are_none_are_an_error(
+    change: dict[str, Any], saved: Path, tmp_path: Path
+) -> None:
+    directory = _changed(saved, tmp_path / "changed", "config.json", change)
+    with pytest.raises(WeightsError, match="calls itself V-JEPA 2.1, and has not the four norms of its levels"):
+        load_model_directory(directory, device=torch.device("cpu"))

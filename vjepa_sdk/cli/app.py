@@ -10,6 +10,7 @@ import typer
 
 from .._version import __version__
 from ..errors import VJEPAError, one_line
+from ..runtime.host import load_torch_from_anywhere
 from .check import check
 from .cluster import cluster
 from .convert import convert
@@ -60,6 +61,7 @@ def main() -> None:
     # Threads of torch that wait by spinning take the processor from decoders and from other programs: on two busy cores
     # that made a command three to six times as dear, and on idle ones it gains nothing. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    load_torch_from_anywhere()
     try:
         with patient_stdout():
             app()

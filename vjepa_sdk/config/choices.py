@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+
+    Device: TypeAlias = str | torch.device | None
+    """`cuda`, `mps` or `cpu`, also with a number; None: the best there is."""
+
+
+def device_name(device: Device) -> str | None:
+    """Return what a device is called, as options keep it."""
+    return device if device is None else str(device)
+
 
 Decoder = Literal["pyav", "decord"]
 """`pyav`: exact on every file; `decord`: frame for frame what the official pipelines get."""

@@ -341,7 +341,7 @@ class TrainConfig:
     activation_checkpointing: bool = False
     """Compute activations again in the backward pass instead of keeping them: less memory, a third more time."""
     device: str | None = None
-    """`cuda`, `mps` or `cpu`; None: the best there is."""
+    """`cuda`, `mps` or `cpu`, also as a `torch.device`, of which the name is kept; None: the best there is."""
     log_every: int = 10
     save_every: int = 1000
     keep_checkpoints: int = 2
@@ -350,6 +350,8 @@ class TrainConfig:
     """Checkpoints of steps divisible by this are kept for good."""
 
     def __post_init__(self) -> None:
+        if type(self.device).__module__ == "torch":  # which is not imported here
+            object.__setattr__(self, "device", str(self.device))
         check_types(self)
         check_range("steps", self.steps, 1, 1_000_000_000)
         _check_batch(self.batch_size, self.micro_batch_size)

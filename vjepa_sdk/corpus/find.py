@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError, printable
+from ..runtime.host import working_directory
 from ..video.images import STILL_SUFFIXES
 from ..video.reader import VIDEO_SUFFIXES
 from ..video.safety import PathLike, check_is_path
@@ -237,7 +238,7 @@ def _unique(sources: list[ClipSource]) -> list[ClipSource]:
     """Drop repeats, refuse ids that stand for two clips, and sort."""
     kept: dict[tuple[object, ...], ClipSource] = {}
     owners: dict[str, ClipSource] = {}
-    here = Path.cwd()
+    here = working_directory()
     for source in sources:
         # a relative path and its absolute form are one clip; the first spelling stays
         given = source.id if source.id != default_id(source.path, source.start_seconds, source.end_seconds) else None

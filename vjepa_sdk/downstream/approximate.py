@@ -20,6 +20,7 @@ import numpy as np
 from ..config.choices import Metric
 from ..errors import ConfigError, InputError, OutputError, printable
 from ..runtime.files import atomic_path, disk_errors, write_json
+from ..runtime.ownership import refuse_link
 from .nearest import blocks, cosines, mean_of, nearest_rows, unit
 
 logger = logging.getLogger(__name__)
@@ -97,10 +98,15 @@ def open_faiss(
         raise ConfigError(f"nprobe={nprobe} must be at least 1; pass for example 16")
     place, about = path.with_suffix(".faiss"), path.with_suffix(".faiss.json")
     mean = mean_of(rows, metric)
+    for path in (place, about):
+        refuse_link(path)
     if place.exists() and not about.exists():
         raise OutputError(f"{printable(place)}: exists, and {about.name}, which says of what, does not; move it away")
     made = {"format": _FORMAT, "sha256": sha256, "metric": metric, "factory": factory}
-    if (known := _read(about)).items() >= made.items() and place.exists():
+    known = _read(about)
+    if about.exists() and not known.keys() >= made.keys():
+        raise OutputError(f"{printable(about)}: does not describe an index that was built here; move it away")
+    if known.items() >= made.items() and place.exists():
         built = _loaded(faiss, place, count)
     else:
         logger.warning("%s: building an index %s of %d rows", printable(place), factory, count)

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError, InputError
 from ..models.vector_probe import LinearProbe, LinearProbeConfig, NearestProbe, NearestProbeConfig, VectorProbe
+from ..runtime.forks import check_fork
 from ..weights.probe_directory import AnyProbe
 
 C_GRID = tuple(10.0**power for power in range(-4, 5))
@@ -110,6 +111,7 @@ def check_features(features: np.ndarray) -> np.ndarray:
     Raises:
         InputError: they are no rows of numbers, are not finite, or all the same.
     """
+    check_fork()
     if features.dtype == object or features.ndim < 2 or not len(features):
         raise InputError(
             f"features of shape {features.shape} are no rows of one shape; pass what `encode` or `vjepa embed` gives"
@@ -208,6 +210,7 @@ def predict_rows(probe: AnyProbe, features: np.ndarray) -> np.ndarray:
     Args:
         features: `[rows, D]`; for attention tokens `[rows, ..., D]`, which may be memory-mapped.
     """
+    check_fork()
     if isinstance(probe, VectorProbe):
         outputs: torch.Tensor = probe(torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32)))
         return (outputs if outputs.shape[1] == 1 else outputs.softmax(dim=1)).numpy()

@@ -6,6 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ..inference.baselines import num_pixel_values
 from ..inference.embed.job import run_job
 from ..inference.embed.model import find_model, model_sha256
 from ..inference.embed.options import Baselines, EmbedOptions
+from ..inference.embed.output import is_output
 from ..weights.description import read_shape
 from .fit import Table
 from .labels import LabelledClip
@@ -66,11 +68,14 @@ class FeatureCache:
         names |= {sidecar(self.path, name).name for name in ("inputs.jsonl", "meta.json")} | {f"{_FEATURES}.work"}
         if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
             raise OutputError(f"{directory}: is in the place of a probe's cache; move it away, or choose another --out")
-        strange = sorted({entry.name for entry in directory.iterdir()} - names) if directory.is_dir() else []
+        found = [*directory.iterdir()] if directory.is_dir() else []
+        strange = [entry for entry in found if entry.name not in names or entry.is_symlink()]
+        if self.path in found and not is_output(self.path):
+            strange.append(self.path)
         if strange:
             raise OutputError(
-                f"{directory}: holds {printable(strange[0])}, which is no file of a probe's cache; move it away, or "
-                "choose another --out"
+                f"{directory}: holds {printable(min(strange).name)}, which is no file of a probe's cache; move it "
+                "away, or choose another --out"
             )
 
     def remove_if_empty(self) -> None:
@@ -82,7 +87,8 @@ class FeatureCache:
         """Delete the features, and the directory."""
         for path in embedding_files(self.path).values():
             path.unlink()
-        self.directory.rmdir()
+        with suppress(OSError):  # what somebody has put there meanwhile stays
+            self.directory.rmdir()
 
 
 def encode_labelled(

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -24,13 +24,17 @@ from ..models.attentive_probe import ProbeConfig
 from ..models.vector_probe import VectorProbe
 from ..runtime.devices import best_device
 from ..video.inputs import split_batch
+from ..weights.digests import weights_digest
 from ..weights.probe_directory import AnyProbe, check_probe_config, load_probe, probe_files, save_probe
 from ..weights.provenance import descended
 from .encoding import check_model, check_place, encode_rows
 from .fit import Examples, check_features, fit_logistic, fit_nearest, fit_ridge, predict_rows
-from .rows import Features, array_of, check_are_views, labels_of, rows_of, targets_of
+from .rows import Features, array_of, check_source, labels_of, rows_of, targets_of
 from .scores import Predictions, ProbeScores, score
 from .splits import INNER_FOLDS, group_folds
+
+if TYPE_CHECKING:
+    from ..config.choices import Device
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class Probe:
     """How it was fitted, as plain JSON data."""
     scores: Mapping[str, Any] = field(default_factory=dict)
     """What it reaches on videos that it was not fitted to, as plain JSON data."""
+    weights_sha256: str = ""
+    """Of the weights that provenance, `fitted` and `scores` speak of; empty: those that it is made with."""
+
+    def __post_init__(self) -> None:
+        if not self.weights_sha256:
+            object.__setattr__(self, "weights_sha256", weights_digest(self.probe.state_dict().items()))
 
     @classmethod
     def fit(
@@ -277,7 +287,7 @@ class Probe:
 
     def _rows(self, features: Features) -> np.ndarray:
         """Check features, and return rows `[n, D]`."""
-        self._check_source(features)
+        check_source(features, self.source)
         rows = check_features(array_of(features))
         width = self.probe.config.embed_dim
         if rows.shape[1] != width:
@@ -290,7 +300,7 @@ class Probe:
         """Return probabilities `[n, classes]`, or numbers `[n, 1]`."""
         if isinstance(self.probe, VectorProbe):
             return predict_rows(self.probe, self._rows(features))
-        self._check_source(features)
+        check_source(features, self.source)
         tokens, width = array_of(features), self.probe.config.embed_dim
         if tokens.ndim < 3 or tokens.shape[-1] != width:
             raise InputError(
@@ -299,16 +309,6 @@ class Probe:
         if not np.isfinite(shares := predict_rows(self.probe, tokens)).all():
             raise InputError("the features are not finite; encode them again")
         return shares
-
-    def _check_source(self, features: Features) -> None:
-        if not isinstance(features, Embeddings):
-            return
-        check_are_views(features)
-        if self.source.is_known and (changes := self.source.differences(FeatureSource.of_meta(features.meta))):
-            raise ConfigError(
-                f"these features are not what the probe reads ({'; '.join(changes[:4])}); embed with the probe's "
-                "model and settings"
-            )
 
     @classmethod
     def from_pretrained(
@@ -320,7 +320,7 @@ class Probe:
         token: str | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
-        device: str | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
         num_heads: int | None = None,
     ) -> Probe:
@@ -343,28 +343,38 @@ class Probe:
             WeightsError: weights that are missing or do not fit their configuration.
         """
         hub = HubOptions(
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
+            revision=revision, cache_dir=cache_dir, token=token, local_files_only=local_files_only,
             force_download=force_download,
-        )
+        )  # fmt: skip
         check_place(name_or_path)
         directory = locate_model(name_or_path, hub, check_config=check_probe_config)
         found = load_probe(directory, device=best_device(device), dtype=dtype, num_heads=num_heads)
-        return cls(found.probe, found.labels, found.provenance, found.kind, found.source, found.fit, found.scores)
+        return cls(
+            found.probe, found.labels, found.provenance, found.kind, found.source, found.fit, found.scores,
+            found.weights_sha256,
+        )  # fmt: skip
 
-    def save_pretrained(self, directory: str | Path, *, licence: str | None = None) -> Path:
-        """Write a probe directory that `from_pretrained` reads; `licence` is as for a model's `save_pretrained`."""
+    def save_pretrained(
+        self, directory: str | Path, *, licence: str | None = None, provenance: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Write a probe directory that `from_pretrained` reads; see `VJEPA.save_pretrained` for what it replaces.
+
+        Of weights that were changed since they were fitted or loaded it tells no scores, and says that they are.
+
+        Args:
+            licence: of the weights, as an SPDX identifier; None: the one they have.
+            provenance: what else is said of the weights, as plain JSON data.
+        """
+        modified = weights_digest(self.probe.state_dict().items()) != self.weights_sha256
         return save_probe(
             directory,
             self.probe,
             labels=self.labels,
-            provenance=descended(self.provenance, licence=licence),
+            provenance=descended(self.provenance, licence=licence, stated=provenance, modified=modified),
             kind=self.kind,
             source=self.source,
-            fit=self.fitted,
-            scores=self.scores,
+            fit={} if modified else self.fitted,
+            scores={} if modified else self.scores,
         )
 
     def push_to_hub(
@@ -379,17 +389,13 @@ class Probe:
         commit_message: str | None = None,
         token: str | None = None,
         licence: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> PushReport:
         """Write this probe to a temporary directory and push that to the hub; see `push`."""
         with tempfile.TemporaryDirectory(prefix="vjepa-push-") as place:
-            directory = self.save_pretrained(Path(place) / "probe", licence=licence)
+            directory = self.save_pretrained(Path(place) / "probe", licence=licence, provenance=provenance)
             options = PushOptions(
-                branch=branch,
-                private=private,
-                create_pr=create_pr,
-                dry_run=dry_run,
-                keep_card=keep_card,
-                commit_message=commit_message,
-                token=token,
-            )
+                branch=branch, private=private, create_pr=create_pr, dry_run=dry_run, keep_card=keep_card,
+                commit_message=commit_message, token=token,
+            )  # fmt: skip
             return push_directory(directory, probe_files(directory), repository, options)

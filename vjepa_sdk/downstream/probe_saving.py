@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from .._version import __version__
-from ..config.documents import read_json
 from ..errors import OutputError
-from ..runtime.files import atomic_file, digest_of, disk_errors
+from ..runtime.files import digest_of
+from ..runtime.ownership import check_files, is_unfinished
 from ..weights.cards import name_of
-from ..weights.layout import CONFIG_NAME
-from ..weights.probe_directory import PREDICTIONS
+from ..weights.probe_directory import save_probe
+from ..weights.written import PROBE_RESERVED, probe_written
 from .labels import fingerprints
-from .probe import Probe
 from .probe_fitting import Comparison, Task, count_splits
 from .probe_report import ProbeReport
 
@@ -33,12 +32,10 @@ def check_probe_output(directory: Path, *, overwrite: bool) -> Path:
     """
     if not directory.parent.is_dir():
         raise OutputError(f"{directory}: {directory.parent} is no directory; make it first")
-    if directory.is_symlink() or (directory.exists() and not directory.is_dir()):
-        raise OutputError(f"{directory}: is not a directory; choose another --out")
-    if not directory.exists() or not any(directory.iterdir()):
+    ours = check_files(directory, reserved=PROBE_RESERVED, written=probe_written)
+    if not directory.exists() or not any(directory.iterdir()) or is_unfinished(directory):
         return directory
-    config = directory / CONFIG_NAME
-    if not config.is_file() or "probe" not in read_json(config):
+    if not ours:
         raise OutputError(f"{directory}: holds something other than a probe; choose another --out")
     if not overwrite:
         raise OutputError(f"{directory}: holds a probe already; choose another --out, or pass --overwrite")
@@ -104,19 +101,18 @@ def save_results(directory: Path, task: Task, comparison: Comparison, report: Pr
     Raises:
         WriteError: the disk refuses.
     """
-    with disk_errors(directory):
-        directory.mkdir(exist_ok=True)
-        with atomic_file(directory / PREDICTIONS) as file:  # file names need not be UTF-8
-            file.write(_predictions(task, comparison).encode(errors="surrogateescape"))
-    Probe(
-        probe=comparison.fitted.probe,
+    save_probe(
+        directory,
+        comparison.fitted.probe,
         labels=task.names,
         provenance=_provenance(task),
         kind=task.options.kind,
         source=task.found.source,
-        fitted=report.fitted,
+        fit=report.fitted,
         scores={**_stored(report), **report.card_table(), "notes": list(report.notes)},
-    ).save_pretrained(directory)
+        # file names need not be UTF-8
+        predictions=_predictions(task, comparison).encode(errors="surrogateescape"),
+    )
 
 
 def _stored(report: ProbeReport) -> dict[str, Any]:

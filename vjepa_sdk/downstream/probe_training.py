@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from ..config.choices import Decoder, EncoderWeights, Pooling, ProbeKind
+from ..config.choices import Decoder, EncoderWeights, Pooling, ProbeKind, device_name
 from ..config.protocols import SIMPLE
 from ..config.registry import DEFAULT_MODEL
 from ..errors import ConfigError
@@ -17,6 +17,9 @@ from .probe_job import LabelLists, ProbeJob
 from .probe_options import EncodeOptions, FitOptions, Select, grid_of
 from .probe_report import ProbeReport
 from .probe_saving import check_probe_output
+
+if TYPE_CHECKING:
+    from ..config.choices import Device
 
 
 def train_probe(
@@ -63,7 +66,7 @@ def train_probe(
     weight_decays: Sequence[float] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-    device: str | None = None,
+    device: Device = None,
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
     max_failures: float | str | None = None,
@@ -178,7 +181,7 @@ def train_probe(
         source_fps=source_fps,
         decoder=decoder,
         batch_size=8,
-        device=device,
+        device=device_name(device),
         num_workers=num_workers,
         deadline_seconds=deadline_seconds,
         max_failures=max_failures,

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..config.choices import Decoder
+from ..config.choices import Decoder, device_name
 from ..config.protocols import SIMPLE, ClipSet
 from ..corpus.find import FoundClips, find_clips
 from ..errors import ConfigError, counted
@@ -27,6 +27,9 @@ from .probe_encoding import Said, UseOptions, checked_job, encode_for, job_of, s
 from .probe_report import TRAINED_ROW, ProbeReport, Row
 from .scores import Predictions, score
 from .view_predictions import predict_views
+
+if TYPE_CHECKING:
+    from ..config.choices import Device
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def evaluate_probe(
     group_column: str = "group",
     bootstrap: int = 1000,
     seed: int = 0,
-    device: str | None = None,
+    device: Device = None,
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
     max_failures: float | str | None = None,
@@ -117,7 +120,7 @@ def evaluate_probe(
         window_seconds=None,
         stride_seconds=None,
         decoder=None,
-        device=device,
+        device=device_name(device),
         num_workers=num_workers,
         deadline_seconds=deadline_seconds,
         max_failures=max_failures,
@@ -168,7 +171,7 @@ def predict_files(
     window_seconds: float | None = None,
     stride_seconds: float | None = None,
     decoder: Decoder | None = None,
-    device: str | None = None,
+    device: Device = None,
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
     max_failures: float | str | None = None,
@@ -201,7 +204,7 @@ def predict_files(
         window_seconds=window_seconds,
         stride_seconds=stride_seconds,
         decoder=decoder,
-        device=device,
+        device=device_name(device),
         num_workers=num_workers,
         deadline_seconds=deadline_seconds,
         max_failures=max_failures,

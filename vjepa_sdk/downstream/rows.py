@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError, InputError
 from ..features.embeddings import Embeddings
+from ..features.source import FeatureSource
 from .labels import check_classes
 
 Features = Embeddings | np.ndarray
@@ -86,3 +87,15 @@ def targets_of(labels: Sequence[str | int | float], kind: str) -> tuple[list[str
     check_classes(texts)
     names, targets = np.unique(texts, return_inverse=True)
     return names.tolist(), targets
+
+
+def check_source(features: Features, source: FeatureSource) -> None:
+    """Raise ConfigError if features are known to be other ones than a probe reads."""
+    if not isinstance(features, Embeddings):
+        return
+    check_are_views(features)
+    if source.is_known and (changes := source.differences(FeatureSource.of_meta(features.meta))):
+        raise ConfigError(
+            f"these features are not what the probe reads ({'; '.join(changes[:4])}); embed with the probe's "
+            "model and settings"
+        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
@@ -21,6 +21,9 @@ from .approximate import open_faiss
 from .nearest import mean_of, nearest_rows
 from .queries import Query, averaged, encode_query, find_model_of
 from .stored import Features, open_features
+
+if TYPE_CHECKING:
+    from ..config.choices import Device
 
 _Path = str | os.PathLike[str]
 _Found = tuple[int, float, int]
@@ -103,7 +106,7 @@ class SearchIndex:
     def __len__(self) -> int:
         return len(self.features)
 
-    def load_model(self, model: _Path | None = None, *, device: str | None = None) -> VJEPA:
+    def load_model(self, model: _Path | None = None, *, device: Device = None) -> VJEPA:
         """Load the model that made the features.
 
         Args:

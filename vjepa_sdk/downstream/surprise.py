@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -208,7 +209,7 @@ def check_normalizer_path(path: str | Path, *, overwrite: bool) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ConfigError(f"{path}: the suffix {path.suffix!r} must be .safetensors; rename the file")
-    if path.exists() and not overwrite:
+    if os.path.lexists(path) and not overwrite:
         raise OutputError(f"{path}: exists; pass overwrite=True (--overwrite) or choose another name")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: its directory does not exist; make it with mkdir -p {path.parent}")

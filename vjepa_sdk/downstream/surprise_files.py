@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,6 +31,9 @@ from ..video.safety import PathLike
 from ..video.walk import FrameWalk, Walk
 from .surprise import NormalFootage, SurpriseNormalizer, check_normalizer_path
 from .surprise_labels import LabelledScores, read_surprise_labels
+
+if TYPE_CHECKING:
+    from ..config.choices import Device
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 COLUMNS = ("id", "path", "start_seconds", "end_seconds", "surprise", "p_value")
@@ -97,7 +100,7 @@ def surprise_files(
     source_fps: float | None = None,
     batch_size: int = 8,
     decoder: Decoder = "pyav",
-    device: str | None = None,
+    device: Device = None,
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
     follow_symlinks: bool = False,
@@ -346,7 +349,7 @@ def _number(value: Any) -> float | None:
 def _checked_output(path: Path, *, overwrite: bool) -> Path:
     if path.suffix not in SUFFIXES:
         raise ConfigError(f"{path}: the suffix {path.suffix!r} must be one of {', '.join(SUFFIXES)}; rename the file")
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir() or (not overwrite and (path.exists() or path.is_symlink())):
         raise OutputError(f"{path}: exists; pass overwrite=True (--overwrite) or choose another name")
     if not path.parent.is_dir():
         raise OutputError(f"{path}: its directory does not exist; make it with mkdir -p {path.parent}")

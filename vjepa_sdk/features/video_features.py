@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import ConfigError, InputError, OutputError
 from ..runtime.files import atomic_path, disk_errors
+from ..runtime.ownership import refuse_link
 
 FEATURES_FORMAT = 1
 SUFFIXES = (".npz", ".safetensors")
@@ -63,9 +64,10 @@ class VideoFeatures:
 
         Raises:
             ConfigError: another suffix.
-            OutputError: the directory does not exist, or the disk refuses.
+            OutputError: the directory does not exist, the path is a symbolic link, or the disk refuses.
         """
         path = _checked(path)
+        refuse_link(path)
         if not path.parent.is_dir():
             raise OutputError(f"{path}: its directory does not exist; make it with mkdir -p {path.parent}")
         arrays = {name: np.ascontiguousarray(getattr(self, name), np.dtype(dtype)) for name, dtype in _DTYPES.items()}

@@ -8,6 +8,7 @@ What was verified is noted beside the files, with a stamp by which a file that w
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -85,7 +86,7 @@ class CachedCommit:
     def note(self, digests: Mapping[str, Digest]) -> None:
         """Note that these are all files of the commit, and that they have these digests."""
         with _if_possible(self._notes):
-            self._notes.parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(self._notes.parent)
             notes = {
                 name: {"algorithm": digest.algorithm, "digest": digest.digits, "stamp": _stamp(self.directory / name)}
                 for name, digest in digests.items()
@@ -96,7 +97,7 @@ class CachedCommit:
         """Make the cache answer to a branch or tag with this commit."""
         place = self.storage / "refs" / branch
         with _if_possible(place):
-            place.parent.mkdir(parents=True, exist_ok=True)
+            _make_directory(place.parent)
             write_text(place, self.commit)
 
     @property
@@ -125,10 +126,17 @@ def stated_digest(path: Path) -> Digest:
 
 
 def discard(path: Path) -> None:
-    """Delete a file of the cache and all that its link leads to."""
-    chain = [path]
+    """Delete a file of the cache and what its link leads to, provided that this is the same repository's.
+
+    Raises:
+        WeightsError: it leads elsewhere, and nothing is deleted; or the disk refuses.
+    """
+    chain, storage = [path], path.parents[2].resolve()
     while chain[-1].is_symlink():
         chain.append(chain[-1].parent / os.readlink(chain[-1]))
+    for link in chain:
+        if not link.parent.resolve().is_relative_to(storage):
+            raise WeightsError(f"{path}: is damaged, and links to {link}, outside the hub's cache; delete the link")
     try:
         for link in reversed(chain):
             link.unlink(missing_ok=True)
@@ -140,6 +148,12 @@ def _stamp(path: Path) -> list[int]:
     """Return numbers that change when somebody writes to a file, whatever time he gives it."""
     facts = path.stat()
     return [facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
+
+
+def _make_directory(place: Path) -> None:
+    if place.is_symlink():
+        raise OSError(errno.ELOOP, "is a link, which is not followed", str(place))
+    place.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -322,5 +323,6 @@ def _collect_garbage(storage: Path) -> None:
     for path in (storage / "blobs").glob("*.incomplete"):
         # another process may finish or delete it now, and a shared cache may be read-only
         with contextlib.suppress(OSError):
-            if path.stat().st_mtime < time.time() - _STALE_SECONDS:
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_mtime < time.time() - _STALE_SECONDS:
                 path.unlink()

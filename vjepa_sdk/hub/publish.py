@@ -15,9 +15,10 @@ from ..errors import ConfigError, InputError
 from ..features.embeddings import META_SUFFIX, embedding_files, sidecar
 from ..features.formats import SUFFIXES
 from ..runtime.files import json_text, write_text
+from ..runtime.ownership import refuse_link
 from ..weights.cards import embeddings_card, model_card, name_of, training_card
 from ..weights.description import read_config
-from ..weights.directory import describe, model_files
+from ..weights.directory import check_recorded, describe, model_files
 from ..weights.evaluation import read_evaluation, read_metrics
 from ..weights.layout import CARD, EVALUATION_NAME, HERE
 from ..weights.probe_directory import probe_files, write_probe_card
@@ -80,7 +81,11 @@ def push(
         raise InputError(f"{path}: no such directory; pass a model or probe directory, or an output of `vjepa embed`")
     if new_card:
         write_card(path)
-    files = probe_files(path) if _is_probe(path) else model_files(path)
+    if _is_probe(path):
+        files = probe_files(path)
+    else:
+        files = model_files(path)
+        check_recorded(path)
     if CARD not in files:
         raise ConfigError(f"{path}: holds no {CARD}; pass new_card=True (--new-card) to have one written")
     return push_directory(path, files, repository, options)
@@ -134,12 +139,16 @@ def write_card(directory: str | Path) -> Path:
     directory = Path(directory)
     if _is_probe(directory):
         return write_probe_card(directory)
+    check_recorded(directory)
+    refuse_link(directory / CARD)
     described, _ = describe(directory)
     found = directory / EVALUATION_NAME
     evaluation = read_evaluation(found) if found.is_file() else []
     run = directory.absolute().parent
     settings, metrics = run / "config.toml", run / "metrics.jsonl"
-    if directory.absolute().name == "model" and settings.is_file() and metrics.is_file():
+    # a copy with weights of its own, saved in a run's place, is not what the run has made
+    is_of_run = directory.absolute().name == "model" and "weights" not in described.provenance
+    if is_of_run and settings.is_file() and metrics.is_file():
         card = training_card(
             from_dict(TrainConfig, read_toml(settings)),
             provenance=described.provenance,

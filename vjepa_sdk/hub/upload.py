@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ConfigError
-from ..weights.layout import CARD, HERE, LICENCES, WEIGHT_NAMES
+from ..weights.layout import CARD, HERE, WEIGHT_NAMES
 from .client import TIMEOUT_SECONDS, RepoType, check_repository_id, hub_api, hub_errors, is_offline, patiently
+from .secrets import refuse_secret_text, refuse_secrets
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 
-_TEXTS = (".json", ".jsonl", ".md", ".txt", ".toml")
 _PICKLES = ("*.pkl", "*.pickle", "*.pt", "*.pth", "*.bin", "*.ckpt", "*.tar", "*.joblib")
 _SECRETS = (
     ".env*",
@@ -39,12 +38,6 @@ _SECRETS = (
     "*credential*",
     "*secret*",
 )
-_SECRET_TEXTS = {
-    "a hub token": re.compile(rb"\bhf_[A-Za-z0-9]{30,}"),
-    "a GitHub token": re.compile(rb"\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})"),
-    "an AWS key": re.compile(rb"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
-    "a private key": re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +114,9 @@ def push_files(
     for name, source in files.items():
         if isinstance(source, Path):
             _refuse_link(source)
-        _refuse_secrets(name, source)
+        refuse_secrets(name, source)
+    if options.commit_message is not None:
+        refuse_secret_text("commit_message", options.commit_message)
     sizes = {
         name: len(source) if isinstance(source, bytes) else source.stat().st_size for name, source in files.items()
     }
@@ -252,13 +247,3 @@ def _refuse_link(path: Path) -> None:
         homes.add((path.parents[2] / "blobs").resolve())
     if path.is_symlink() and path.resolve().parent not in homes:
         raise ConfigError(f"{path}: is a link to a file elsewhere; copy the file if you want to publish it")
-
-
-def _refuse_secrets(name: str, source: Path | bytes) -> None:
-    if not name.endswith(_TEXTS) and name not in LICENCES:
-        return
-    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            for kind, pattern in _SECRET_TEXTS.items():
-                if pattern.search(line):
-                    raise ConfigError(f"{name}: line {number} holds what looks like {kind}; remove it, then push")

@@ -6,10 +6,10 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -37,20 +37,26 @@ from ..hub.upload import PushReport
 from ..models.encoder import VideoEncoder
 from ..models.predictor import Predictor
 from ..runtime.devices import best_device
+from ..runtime.forks import check_fork
 from ..runtime.progress import progress_bar
 from ..video.clips import ClipLoader, WindowedVideo, WindowLoader
 from ..video.inputs import split_batch
 from ..video.transforms import normalize
 from ..video.walk import FrameWalk
-from ..weights.cards import model_card
+from ..weights.cards import model_card, name_of
+from ..weights.digests import network_digests
 from ..weights.directory import MAX_SHARD_SIZE, Pretrained, load_model_directory, save_model_directory
 from ..weights.provenance import descended
+from ..weights.written import check_model_place
 from .backbone import Backbone, ClipTransform
 from .pooling import check_pooling, pool_tokens, stack_by_shape, stack_rows
 from .prediction import predict_tokens
 from .prediction_error import ErrorMeter, check_predictor
 from .surprise import Surprise, SurpriseMeter
 from .timeline import Normalizer
+
+if TYPE_CHECKING:
+    from ..config.choices import Device
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +89,7 @@ class VJEPA:
         token: str | None = None,
         local_files_only: bool = False,
         force_download: bool = False,
-        device: str | None = None,
+        device: Device = None,
         dtype: torch.dtype | None = None,
         weights: EncoderWeights | None = None,
     ) -> VJEPA:
@@ -128,7 +134,7 @@ class VJEPA:
         *,
         preprocess: PreprocessConfig | None = None,
         seed: int = 0,
-        device: str | None = None,
+        device: Device = None,
     ) -> VJEPA:
         """Build a model with random weights: the baseline that a trained one has to beat.
 
@@ -136,9 +142,7 @@ class VJEPA:
             preprocess: None: that of released models, for `config.img_size`.
         """
         place = best_device(device)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            encoder, predictor = VideoEncoder(config), Predictor(config)
+        encoder, predictor = _initialized(config, seed)
         pretrained = Pretrained(
             config=config,
             preprocess=preprocess or PreprocessConfig.for_crop(config.img_size),
@@ -146,6 +150,7 @@ class VJEPA:
             predictor=predictor.to(place).eval().requires_grad_(False),
             encoder_weights="target",
             provenance={"made_by": "random initialisation", "seed": seed},
+            again=partial(_initial_digests, config, seed),
         )
         return cls(pretrained, device=place)
 
@@ -272,8 +277,8 @@ class VJEPA:
         Args:
             videos: one video or a batch. One video is a path, a directory of frames, a list of PIL images, an array
                 `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, of uint8 or floats in [0, 1] (which are rounded to 8 bits).
-                Any other list, or a 5-D array, is a batch. For image models (I-JEPA) one image is a path, a PIL image
-                or an array `[H, W, 3]`, and a list of them a batch.
+                Any other list or iterable, or a 5-D array, is a batch. For image models (I-JEPA) one image is a path, a
+                PIL image or an array `[H, W, 3]`, and a list of them a batch.
             pooling: `mean` [D], `temporal` [T', D], `change` [T' - 1, H', W'] (how far each token is from the one
                 before it) or `none` [T', H', W', D], where a token covers `tubelet_size` frames and `patch_size` x
                 `patch_size` pixels.
@@ -451,6 +456,7 @@ class VJEPA:
         decoder: Decoder = "pyav",
     ) -> WindowLoader:
         """Return what cuts a video into this model's windows, for use in decoding processes; see `extract`."""
+        check_fork()
         return WindowLoader.for_model(
             self.config,
             self.preprocess,
@@ -474,6 +480,7 @@ class VJEPA:
         decoder: Decoder = "pyav",
     ) -> ClipLoader:
         """Return the function that turns a video into this model's clip, for use in decoding processes."""
+        check_fork()
         return ClipLoader.for_model(
             self.config, self.preprocess, num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder
         )
@@ -702,6 +709,7 @@ class VJEPA:
         decoder: Decoder = "pyav",
     ) -> SurpriseMeter:
         """Return what measures many videos with the same settings; see `surprise`."""
+        check_fork()
         check_pooling("mean", batch_size=batch_size)
         predictor = check_predictor(self.config, self.predictor)
         stated = self.provenance.get("fps")
@@ -754,33 +762,51 @@ class VJEPA:
         max_shard_size: int | str = MAX_SHARD_SIZE,
         both_encoders: bool = True,
         licence: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write a model directory that `from_pretrained` reads: configuration, weights and model card.
 
         A copy of a model with two encoders has both, and `from_pretrained` takes the target encoder of it, as ever;
         `both_encoders=False` writes the one that this object has.
 
+        A model directory that vjepa-sdk wrote there is replaced. Other files that lie there stay, and where one of them
+        has the name of a file to be written, nothing is.
+
+        How the weights were made is told of those that were loaded. If you have changed them since, the card says that
+        they are modified, and what they were made from; say the rest with `provenance`.
+
         Args:
             dtype: of the weights on disk, for example `torch.float16`; None: as in memory.
             max_shard_size: in bytes, or with a unit; larger weights are written as several files with an index.
             both_encoders: read the encoder that was not loaded from where the model came from, and write it too.
             licence: of the weights, as an SPDX identifier such as `Apache-2.0`; None: the one they have.
+            provenance: what else `config.json` and the card say of the weights, as plain JSON data; `data` is a list
+                of `name`, `clips`, `licence` and `source`.
 
         Raises:
-            ConfigError: no such size, or a licence that gives more rights than the weights have.
+            ConfigError: no such size, a licence that gives more rights than the weights have, or a provenance that is
+                no JSON.
             WeightsError: the second encoder is no longer where the model was loaded from.
+            OutputError: the directory is a symbolic link, or holds something else under a name that is to be written.
             WriteError: the directory cannot be written.
         """
+        check_model_place(Path(directory))
         modules, held = self._pretrained.networks(both_encoders=both_encoders)
-        provenance = descended(self.provenance, licence=licence)
+        told = descended(
+            self.provenance,
+            licence=licence,
+            stated=provenance,
+            modified=self._pretrained.is_modified(),
+            name=None if self.name is None else name_of(self.name),
+        )
         return save_model_directory(
             directory,
             config=self.config,
             preprocess=self.preprocess,
             modules=modules,
             encoder_weights=held,
-            provenance=provenance,
-            card=model_card(self.config, provenance=provenance, preprocess=self.preprocess),
+            provenance=told,
+            card=model_card(self.config, provenance=told, preprocess=self.preprocess),
             dtype=dtype,
             max_shard_size=max_shard_size,
         )
@@ -800,6 +826,7 @@ class VJEPA:
         max_shard_size: int | str = MAX_SHARD_SIZE,
         both_encoders: bool = True,
         licence: str | None = None,
+        provenance: Mapping[str, Any] | None = None,
     ) -> PushReport:
         """Write this model to a temporary directory and push that to the hub; see `push` and `save_pretrained`.
 
@@ -817,6 +844,7 @@ class VJEPA:
                 max_shard_size=max_shard_size,
                 both_encoders=both_encoders,
                 licence=licence,
+                provenance=provenance,
             )
             return push(
                 directory,
@@ -832,9 +860,11 @@ class VJEPA:
 
     def _normalize(self, pixels: Tensor) -> Tensor:
         """Turn cropped pixels `uint8 [B, T, 3, H, W]` into clips for `forward_features`."""
+        check_fork()
         return normalize(pixels.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
 
     def _to_weights(self, clips: Tensor) -> Tensor:
+        check_fork()
         weight = self.encoder.patch_embed.proj.weight
         return clips.to(weight.device, weight.dtype)
 
@@ -842,3 +872,14 @@ class VJEPA:
 def _check_dtype(dtype: torch.dtype | None) -> None:
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise ConfigError(f"dtype={dtype!r} must be a floating-point dtype such as torch.float16")
+
+
+def _initialized(config: ModelConfig, seed: int) -> tuple[VideoEncoder, Predictor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return VideoEncoder(config), Predictor(config)
+
+
+def _initial_digests(config: ModelConfig, seed: int) -> dict[str, str]:
+    encoder, predictor = _initialized(config, seed)
+    return network_digests({"encoder": encoder, "predictor": predictor})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import socket
 import stat
 from contextlib import suppress
@@ -13,12 +14,14 @@ from types import TracebackType
 
 from filelock import FileLock, Timeout
 
-from ..errors import InUseError
+from ..errors import InUseError, OutputError
 
 logger = logging.getLogger(__name__)
 
 # an owner killed while it was starting a process leaves that one the lock, for an instant
 PATIENCE_SECONDS = 1.0
+
+_SIGNATURE = re.compile(rb"(process \d+ on \S+\n)?")
 
 
 class Lock:
@@ -28,6 +31,7 @@ class Lock:
 
     Raises:
         InUseError: another live run holds it; the message names its host and process.
+        OutputError: the file is there, and is no lock of ours.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -41,6 +45,7 @@ class Lock:
         if self._lock is None:
             logger.warning("%s: this system locks no files, so nothing keeps a second run out", self.path.parent)
             return self
+        check_lock(self.path)
         try:
             self._lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=0.02)
         except Timeout as error:
@@ -64,6 +69,25 @@ class Lock:
     ) -> None:
         if self._lock is not None:
             self._lock.release()
+
+
+def check_lock(path: Path) -> bool:
+    """Return whether the lock of a run is there; raise OutputError if another file is, which must not be signed."""
+    try:
+        kind = path.lstat().st_mode
+        if stat.S_ISLNK(kind):
+            return False  # which is never followed: to take it fails
+        with open(path, "rb") as file:
+            is_ours = stat.S_ISREG(kind) and _SIGNATURE.fullmatch(file.read(1000)) is not None
+    except FileNotFoundError:
+        return False
+    except PermissionError:
+        return True  # on Windows nobody reads what another holds
+    if not is_ours:
+        raise OutputError(
+            f"{path.parent}: its file {path.name} is not the lock of a job; move it away, or choose another output"
+        )
+    return True
 
 
 class RemovableLock(Lock):

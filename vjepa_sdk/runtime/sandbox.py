@@ -14,6 +14,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from .host import python_executable
+
 _CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 0x10000000, 0x40000000, 1, 38
 
 
@@ -70,6 +72,8 @@ def import_path() -> list[str]:
 
 def can_isolate_network() -> bool:
     """Whether a process can be kept off the network here."""
+    if (python := python_executable()) is None:
+        return False
     code = f"import os; from {__name__} import confine; print(confine(os.getppid()))"
-    command = [sys.executable, "-c", f"import sys; sys.path[:] = {import_path()!r}; {code}"]
+    command = [python, "-c", f"import sys; sys.path[:] = {import_path()!r}; {code}"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout == "True\n"

@@ -7,10 +7,12 @@ import json
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, GuardError
+from ..errors import CheckpointError, GuardError, printable
 from ..runtime.files import sha256_of, sync_directory, sync_file, write_json
+from ..runtime.ownership import refuse_link, stranger_in
 from ..weights.tensors import write_tensors
 
 logger = logging.getLogger(__name__)
@@ -32,6 +35,9 @@ MAX_FAILED_SAVES = 3
 
 _MANIFEST = "MANIFEST.json"
 _WEIGHTS, _OPTIMIZER, _STATE = _FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+_NAMES = "|".join(map(re.escape, (*_FILES, _MANIFEST)))
+_OURS = re.compile(rf"{_NAMES}|\.({_NAMES})\.[0-9a-f]{{12}}\.tmp")
+_LEFTOVER = re.compile(r"\.step-\d+\.[0-9a-f]{12}\.tmp")
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int, keep_
     """Write `step-NNNNNNNN/` under `directory`, then delete old ones.
 
     Written to a temporary directory, forced to disk, compared with what is in memory, renamed: a kill at any moment
-    leaves the old state or the new.
+    leaves the old state or the new. A directory that holds anything but a checkpoint is never deleted.
 
     Args:
         keep: newest checkpoints that stay.
@@ -70,6 +76,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int, keep_
     final = directory / f"step-{checkpoint.step:08d}"
     temporary = _hidden(final)
     try:
+        for place in (directory, final):
+            refuse_link(place)
         temporary.mkdir(parents=True)
         _write(temporary, checkpoint)
         _check_written(temporary, checkpoint)
@@ -80,13 +88,13 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int, keep_
         sync_directory(directory)
         sync_directory(directory.parent)
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _discard(temporary)
         raise CheckpointError(
             f"{final}: cannot save ({error.strerror or error}); {checkpoint.num_bytes:,} bytes are needed, "
             f"{_free_bytes(directory):,} are free; earlier checkpoints are intact"
         ) from error
     except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _discard(temporary)
         raise
     _prune(directory, keep=keep, keep_every=keep_every)
     return final
@@ -207,9 +215,11 @@ def load_latest(directory: Path, *, set_aside: bool = True) -> Checkpoint | None
     Raises:
         CheckpointError: there are checkpoints, but every one is damaged; or they may not be read.
     """
+    refuse_link(directory)
     if set_aside:
         for leftover in directory.glob(".step-*.tmp"):
-            shutil.rmtree(leftover)
+            if _LEFTOVER.fullmatch(leftover.name) and leftover.is_dir() and not leftover.is_symlink():
+                _discard(leftover)
     damaged: dict[Path, str] = {}
     for path in reversed(_checkpoints(directory)):
         reason = _damage(path)
@@ -230,7 +240,7 @@ def load_latest(directory: Path, *, set_aside: bool = True) -> Checkpoint | None
 
 
 def _report_damage(path: Path, reason: str, *, set_aside: bool) -> None:
-    if set_aside:
+    if set_aside and stranger_in(path, _OURS) is None:
         aside = path.rename(path.with_name(f"{path.name}.damaged-{secrets.token_hex(3)}"))
         logger.warning("%s is damaged (%s); set aside as %s, using the one before", path, reason, aside.name)
     else:
@@ -268,8 +278,8 @@ def _copy(tensor: Tensor) -> Tensor:
 
 def _checkpoints(directory: Path) -> list[Path]:
     """Return complete checkpoint directories, oldest first."""
-    found = [path for path in directory.glob("step-*") if path.name.removeprefix("step-").isdecimal() and path.is_dir()]
-    return sorted(found, key=_step_of)
+    found = [path for path in directory.glob("step-*") if path.name.removeprefix("step-").isdecimal()]
+    return sorted((path for path in found if path.is_dir() and not path.is_symlink()), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
@@ -281,9 +291,22 @@ def _hidden(path: Path) -> Path:
 
 
 def _delete(path: Path) -> None:
-    """Delete a checkpoint; it loses its name first, so that a kill leaves no half of one."""
+    """Delete a checkpoint; it loses its name first, so that a kill leaves no half of one.
+
+    Raises:
+        OSError: it cannot be deleted, or holds something else, and is left alone.
+    """
+    if (name := stranger_in(path, _OURS)) is not None:
+        raise OSError(errno.ENOTEMPTY, f"it holds {printable(name)}, which is no file of a checkpoint")
     path = path.rename(_hidden(path))
     shutil.rmtree(path)
+
+
+def _discard(path: Path) -> None:
+    """Delete what is left of a save, unless it holds anything else."""
+    with suppress(FileNotFoundError):
+        if stranger_in(path, _OURS) is None:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _describe(path: Path) -> dict[str, int | str]:

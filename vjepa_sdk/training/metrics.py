@@ -16,6 +16,10 @@ from ..runtime.files import write_text
 
 logger = logging.getLogger(__name__)
 
+_FLAGS = os.O_WRONLY | os.O_CREAT
+for _name in ("O_BINARY", "O_CLOEXEC", "O_NOFOLLOW"):
+    _FLAGS |= getattr(os, _name, 0)
+
 
 class MetricsLog:
     """Append to `metrics.jsonl`; lines that a full disk refuses are kept and written with a later one."""
@@ -28,7 +32,7 @@ class MetricsLog:
         """
         try:
             _drop_after(path, last_step)
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+            self._descriptor = os.open(path, _FLAGS, 0o666)
         except OSError as error:
             raise WriteError(f"{path}: cannot be written ({error.strerror}); check disk and permissions") from error
         self._path, self._size, self._waiting = path, path.stat().st_size, b""

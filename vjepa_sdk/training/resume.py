@@ -14,6 +14,8 @@ from ..config.schema import differences, from_dict, to_dict
 from ..config.training import TrainConfig
 from ..errors import CheckpointError, OutputError, ResumeError, VJEPAError
 from ..runtime.lock import Lock
+from ..runtime.ownership import check_place, refuse_link
+from ..weights.written import check_model_place
 from .checkpoint import Checkpoint, load_latest
 from .metrics import last_step
 
@@ -23,6 +25,7 @@ _MAY_CHANGE = {
     "data.path", "data.sources.path", "data.cache_gigabytes", "data.num_workers", "data.prefetch",
     "data.deadline_seconds", "data.max_bad_fraction",
 }  # fmt: skip
+_WRITTEN = ("config.toml", "metrics.jsonl", "nan-report.json", "checkpoints", "collapsed", "model")
 
 
 @contextmanager
@@ -30,11 +33,12 @@ def claimed(out: Path, *, resume: bool) -> Iterator[None]:
     """Make a run's directory and hold its lock; nothing is written into a directory that is not a run's.
 
     Raises:
-        OutputError: it holds something and `resume` is False, or it cannot be written.
+        OutputError: it holds something and `resume` is False, it or something in it is a link, or it cannot be written.
         InUseError: another process holds the lock.
     """
     with ExitStack() as stack:
         try:
+            check_place(out)
             out.mkdir(parents=True, exist_ok=True)
             if not (out / "lock").exists():
                 _check_content(out, resume=resume)
@@ -52,6 +56,9 @@ def _check_content(out: Path, *, resume: bool) -> None:
     content = [path for path in out.iterdir() if path.name != "lock" and not path.name.endswith(".tmp")]
     if not resume and content:
         raise OutputError(f"{out}: is not empty; pass --resume to continue it, or choose another --out")
+    for name in _WRITTEN:
+        refuse_link(out / name)
+    check_model_place(out / "model")
 
 
 def load_run(out: Path, config: TrainConfig, lists: Mapping[str, Mapping[str, Any]]) -> Checkpoint | None:

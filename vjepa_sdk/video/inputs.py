@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,17 +60,21 @@ def split_batch(videos: object, *, images: bool) -> tuple[list[object], bool]:
     Args:
         images: the model takes single images, so a list of images is a batch and not a video.
     """
+    if isinstance(videos, np.ndarray) and videos.ndim == 1 and videos.dtype.kind in "OU":
+        videos = videos.tolist()  # a column of paths
     if isinstance(videos, np.ndarray | Tensor):
         is_batch = videos.ndim == (4 if images else 5)
         if is_batch and len(videos) == 0:
             raise InputError(f"a batch of shape {tuple(videos.shape)} is empty; pass at least one video")
         return (list(videos) if is_batch else [videos]), is_batch
-    if isinstance(videos, list | tuple):
+    is_one = isinstance(videos, str | bytes | os.PathLike | Mapping) or _is_pil(videos)
+    if isinstance(videos, Iterable) and not is_one:
+        videos = list(videos)
         if not videos:
             raise InputError("got an empty list; pass at least one video")
         if all(map(_is_pil, videos)) and not images:
             return [videos], False
-        return list(videos), True
+        return videos, True
     return [videos], False
 
 

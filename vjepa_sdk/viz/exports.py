@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..downstream.nearest import nearest_rows
 from ..errors import OutputError
 from ..features.parquet import check_installed
 from ..runtime.files import atomic_file, disk_errors
+from ..runtime.ownership import check_files, is_file_here, is_unfinished, writing
 from .films import to_png
 from .page import check_output, plain_text
 from .thumbnails import Thumbnail
@@ -23,8 +25,10 @@ NEIGHBOURS = 15
 
 _TILE = 64
 _QUERIES = 1024
-_PROJECTOR = 'embeddings {\n  tensor_path: "vectors.tsv"\n  metadata_path: "metadata.tsv"\n'
-_SPRITE = f'  sprite {{ image_path: "sprite.png" single_image_dim: {_TILE} single_image_dim: {_TILE} }}\n'
+_CONFIG, _VECTORS, _METADATA, _PICTURES = "projector_config.pbtxt", "vectors.tsv", "metadata.tsv", "sprite.png"
+_RESERVED = re.compile("|".join(map(re.escape, (_CONFIG, _VECTORS, _METADATA, _PICTURES))))
+_PROJECTOR = f'embeddings {{\n  tensor_path: "{_VECTORS}"\n  metadata_path: "{_METADATA}"\n'
+_SPRITE = f'  sprite {{ image_path: "{_PICTURES}" single_image_dim: {_TILE} single_image_dim: {_TILE} }}\n'
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,10 +50,21 @@ def check_export(path: Path, *, overwrite: bool) -> None:
     if path.suffix.lower() == ".parquet":
         check_installed()
         check_output(path, overwrite=overwrite)
-    elif path.exists() and not path.is_dir():
+        return
+    if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: is no directory; export to a .parquet or to a directory")
-    elif path.is_dir() and not overwrite and any(path.iterdir()):
+    check_files(path, reserved=_RESERVED, written=_exported)
+    if path.is_dir() and not overwrite and any(path.iterdir()) and not is_unfinished(path):
         raise OutputError(f"{path}: is not empty; pass --overwrite, or choose another name")
+
+
+def _exported(path: Path) -> set[str]:
+    """Return the names of the files of an export that is there."""
+    try:
+        is_ours = is_file_here(path / _CONFIG) and (path / _CONFIG).read_bytes().startswith(_PROJECTOR.encode())
+    except OSError:
+        return set()
+    return {_CONFIG, _VECTORS, _METADATA, _PICTURES} if is_ours else set()
 
 
 def export_map(table: MapTable, path: str | Path, *, overwrite: bool = False) -> None:
@@ -119,14 +134,16 @@ def _write_projector(table: MapTable, path: Path) -> None:
         # a tab or the end of a line in a name would be one in the file
         metadata.append("\t".join([plain_text(entry["path"]), plain_text(label or ""), *seconds]) + "\n")
     has_sprite = len(table.pictures) == len(table.index)
-    content = {"vectors.tsv": "".join(vectors).encode(), "metadata.tsv": "".join(metadata).encode()}
+    content = {_VECTORS: "".join(vectors).encode(), _METADATA: "".join(metadata).encode()}
     if has_sprite:
-        content["sprite.png"] = to_png(_sprite(table.pictures))
-    content["projector_config.pbtxt"] = (_PROJECTOR + (_SPRITE if has_sprite else "") + "}\n").encode()
-    with disk_errors(path, needed=sum(map(len, content.values()))):
-        path.mkdir(exist_ok=True)
-        if not has_sprite:
-            (path / "sprite.png").unlink(missing_ok=True)  # of an export before
+        content[_PICTURES] = to_png(_sprite(table.pictures))
+    content[_CONFIG] = (_PROJECTOR + (_SPRITE if has_sprite else "") + "}\n").encode()
+    with (
+        disk_errors(path, needed=sum(map(len, content.values()))),
+        writing(path, content, reserved=_RESERVED, written=_exported) as old,
+    ):
+        if _PICTURES in old and not has_sprite:
+            (path / _PICTURES).unlink()  # of an export before
         for name, data in content.items():
             with atomic_file(path / name) as file:
                 file.write(data)

@@ -231,7 +231,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Raise OutputError if the file exists or its directory does not."""
     if not path.parent.is_dir():
         raise OutputError(f"{path.parent}: does not exist; make it, or write elsewhere")
-    if path.is_dir() or (path.exists() and not overwrite):
+    if path.is_dir() or (os.path.lexists(path) and not overwrite):
         raise OutputError(f"{path}: exists; pass --overwrite, or choose another name")
 
 

@@ -18,7 +18,7 @@ from ..downstream.probe_report import ProbeReport
 from ..downstream.scores import Calibration, ClassScore, ProbeScores
 from ..errors import InputError, printable
 from ..weights.cards import name_of
-from ..weights.probe_directory import PREDICTIONS
+from ..weights.layout import PREDICTIONS
 
 _COLUMNS = ("id", "path", "label", "predicted")
 

@@ -260,7 +260,8 @@ def _base_model(provenance: Mapping[str, Any]) -> str | None:
     """Return the hub repository that a model was made from: stated, or that of the official checkpoint."""
     info = KNOWN_MODELS.get(str(provenance.get("architecture", "")))
     stated = provenance.get("base_model", info.source if info is not None and info.is_on_hub else None)
-    return stated if isinstance(stated, str) else None
+    # of a directory or a bundled model the text has the name; here the hub looks for a repository
+    return stated if isinstance(stated, str) and "/" in stated else None
 
 
 def _architecture(config: ModelConfig, preprocess: PreprocessConfig) -> list[tuple[str, str]]:

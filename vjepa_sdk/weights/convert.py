@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -13,11 +14,12 @@ from torch import Tensor, nn
 from ..config.choices import EncoderWeights, Layout
 from ..config.model import ModelConfig, PreprocessConfig
 from ..config.registry import KNOWN_MODELS
-from ..errors import ConfigError, InputError, OutputError, WeightsError, WriteError
+from ..errors import ConfigError, InputError, OutputError, VJEPAError, WeightsError, WriteError
 from ..models.attentive_probe import AttentiveProbe, ProbeConfig
 from ..models.encoder import VideoEncoder
 from ..models.predictor import Predictor
 from ..runtime.files import atomic_path, sha256_of, write_json, write_text
+from ..runtime.ownership import check_place, is_unfinished, writing
 from . import official_layout, transformers_layout
 from .cards import model_card
 from .conversion import ConversionReport as ConversionReport
@@ -25,7 +27,7 @@ from .conversion import convert_copy, mapped
 from .copies import is_copy
 from .description import read_config
 from .directory import load_model_directory, save_model_directory
-from .layout import WEIGHTS_NAME, TensorSource
+from .layout import CARD, CONFIG_NAME, WEIGHTS_NAME, TensorSource
 from .probe_directory import save_probe
 from .provenance import descended
 from .tensors import (
@@ -65,7 +67,7 @@ def convert(
     Args:
         source: an official checkpoint or probe (a file that `torch.save` wrote), a model directory of ours or of
             transformers, or a copy of a published model: safetensors, or a bare state dictionary.
-        out: directory to write; it must not exist or be empty.
+        out: directory to write; it must not exist, be empty, or be what a conversion that was killed has left.
         arch: published model (`vjepa models`) or probe the file is, or its configuration, where the file can't tell.
         layout: of `out`; `transformers` for V-JEPA 2 models of ours.
         weights: encoder to write in transformers' layout, which holds one; None: the directory's main one.
@@ -74,7 +76,7 @@ def convert(
         ConfigError: an unknown architecture, one that the file can't tell, or a layout that does not apply.
         InputError: `source` does not exist.
         WeightsError: the source holds something else, or tensors are missing or do not fit.
-        OutputError: `out` is not empty or cannot be written.
+        OutputError: `out` is not empty, a link, or cannot be written.
     """
     source, out = Path(source), Path(out)
     check_output(out, layout=layout, weights=weights)
@@ -91,7 +93,8 @@ def check_output(out: Path, *, layout: Layout, weights: EncoderWeights | None) -
     """Refuse what can be refused before anything is read; see `convert`."""
     if layout not in get_args(Layout):
         raise ConfigError(f"layout={layout!r} must be one of {', '.join(get_args(Layout))}")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    check_place(out)
+    if out.exists() and any(out.iterdir()) and not is_unfinished(out):
         raise OutputError(f"{out}: exists and is not empty; choose another directory")
     if not out.parent.is_dir():
         raise OutputError(f"{out.parent}: no such directory; create it first")
@@ -192,15 +195,18 @@ def _to_transformers(source: Path, out: Path, weights: EncoderWeights | None) ->
     tensors: dict[str, Tensor] = {}
     for key, module in modules.items():
         tensors.update(to_stored(module.state_dict(), sources[key]))
+    card = model_card(loaded.config, provenance=descended(loaded.provenance), preprocess=loaded.preprocess)
+    names = [WEIGHTS_NAME, transformers_layout.PROCESSOR_NAMES[0], CARD, CONFIG_NAME]
     try:
-        out.mkdir(exist_ok=True)
-        with atomic_path(out / WEIGHTS_NAME) as path:
-            write_tensors(path, tensors)
-        write_json(out / transformers_layout.PROCESSOR_NAMES[0], processor)
-        card = model_card(loaded.config, provenance=descended(loaded.provenance), preprocess=loaded.preprocess)
-        write_text(out / "README.md", card)
-        write_json(out / "config.json", config)
+        with writing(out, names, reserved=re.compile("|".join(map(re.escape, names))), written=lambda place: set()):
+            with atomic_path(out / WEIGHTS_NAME) as path:
+                write_tensors(path, tensors)
+            write_json(out / transformers_layout.PROCESSOR_NAMES[0], processor)
+            write_text(out / CARD, card)
+            write_json(out / CONFIG_NAME, config)
     except OSError as error:
+        if isinstance(error, VJEPAError):
+            raise
         raise WriteError(f"{out}: cannot write the model ({error.strerror or error})") from error
     stored = read_headers(weight_files(source))
     has_both = any(name.startswith("context_encoder.") for name in stored)

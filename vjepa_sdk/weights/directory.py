@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch import Tensor, nn
 from ..config.choices import EncoderWeights
 from ..config.model import MODEL_FORMAT, ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
-from ..errors import ConfigError, WeightsError, WriteError, naming
+from ..errors import ConfigError, VJEPAError, WeightsError, WriteError, naming
 from ..models.encoder import VideoEncoder
 from ..models.predictor import Predictor
 from ..runtime.files import write_json, write_text
+from ..runtime.ownership import writing
 from . import copies, transformers_layout
 from .description import check_ours, read_config, read_processor
+from .digests import DIGESTS, network_digests, parted, weights_digest
 from .layout import CARD, CONFIG_NAME, EVALUATION_NAME, INDEX_NAME, LICENCES, WEIGHTS_NAME, TensorSource
 from .provenance import origin_of, state_licence
 from .tensors import (
@@ -28,10 +31,13 @@ from .tensors import (
     check_values,
     expected_shapes,
     load_module,
+    plan_shards,
     read_headers,
+    read_state,
     weight_files,
     write_weights,
 )
+from .written import RESERVED, model_written
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +65,21 @@ class Pretrained:
     """Where the weights come from, as plain JSON data; of a model from the hub also `repository` and `commit`."""
     second_encoder: Path | None = None
     """Directory that holds the other encoder too, which was not loaded; None: there is none."""
+    again: Callable[[], Mapping[str, str]] | None = None
+    """Returns the digests of the weights as they were when this was made; None: nobody knows them.
+
+    They are asked for when a model is saved, so that loading one costs nothing. WeightsError: no longer known.
+    """
+
+    def is_modified(self) -> bool | None:
+        """Whether weights are other than those that were loaded; None: it cannot be told any more."""
+        networks: dict[str, nn.Module] = {"encoder": self.encoder}
+        if self.predictor is not None:
+            networks["predictor"] = self.predictor
+        try:
+            return None if self.again is None else network_digests(networks) != self.again()
+        except (VJEPAError, OSError):
+            return None
 
     def networks(self, *, both_encoders: bool) -> tuple[dict[str, nn.Module], EncoderWeights]:
         """Return the networks by their names in a file, and which of the two encoders `encoder` is.
@@ -128,7 +149,51 @@ def load_model_directory(
         encoder_weights=weights or described.held,
         provenance={**described.provenance, **origin_of(directory)},
         second_encoder=directory.absolute() if "context_encoder" in described.networks else None,
+        again=partial(_digests_again, directory.absolute(), key, dtype, described.digests, _stamps(stored)),
     )
+
+
+def _digests_again(
+    directory: Path,
+    key: str,
+    dtype: torch.dtype | None,
+    recorded: Mapping[str, str],
+    stamps: Mapping[Path, tuple[int, ...]],
+) -> dict[str, str]:
+    """Return the digests of the weights that `load_model_directory` read: as recorded, or read once more."""
+    if dtype is None and key in recorded:
+        return {{key: "encoder"}.get(name, name): recorded[name] for name in {key, "predictor"} & recorded.keys()}
+    described, stored = describe(directory)
+    if _stamps(stored) != stamps:
+        raise WeightsError(f"{directory}: its weights have changed since they were loaded; load them again")
+    return {
+        {key: "encoder"}.get(name, name): _stored_digest(described, name, stored, dtype or described.dtype)
+        for name in {key, "predictor"} & described.networks.keys()
+    }
+
+
+def _stored_digest(described: Described, name: str, stored: Mapping[str, Stored], dtype: torch.dtype | None) -> str:
+    """Return the digest that a network has once it is loaded."""
+    network, sources = described.networks[name], described.sources[name]
+    return weights_digest(read_state(network, sources=sources, stored=stored, dtype=dtype))
+
+
+def _stamps(stored: Mapping[str, Stored]) -> dict[Path, tuple[int, ...]]:
+    """Return numbers of every weight file that change when somebody writes to it."""
+    stats = {path.absolute(): path.stat() for path in {tensor.path for tensor in stored.values()}}
+    return {path: (found.st_ino, found.st_size, found.st_mtime_ns) for path, found in stats.items()}
+
+
+def check_recorded(directory: str | Path) -> None:
+    """Raise ConfigError if weights are not those that `config.json` speaks of, so that what it says is not true."""
+    directory = Path(directory)
+    described, stored = describe(directory)
+    for name in described.digests.keys() & described.networks.keys():
+        if _stored_digest(described, name, stored, described.dtype) != described.digests[name]:
+            raise ConfigError(
+                f"{directory}: the weights of its {name} were changed since {CONFIG_NAME} and {CARD} were written, "
+                "which speak of others; load it, and save it with save_pretrained(..., provenance=...)"
+            )
 
 
 def model_files(directory: str | Path) -> dict[str, Path]:
@@ -172,32 +237,44 @@ def save_model_directory(
             rounded.
         max_shard_size: in bytes, or with a unit; larger weights are written as several files with an index.
 
+    A model directory of ours is replaced. Other files that lie there stay as they are, and a directory in which one of
+    them has the name of a file to be written is refused.
+
     Raises:
         ConfigError: no such size.
+        OutputError: the directory is a link, or holds files of these names that were not written here.
         WriteError: the directory cannot be written.
     """
     directory = Path(directory)
     tensors: dict[str, Tensor] = {}
+    digests = {}
     for name, module in modules.items():
         tables = dict(module.named_buffers())
+        state = {}
         for key, value in module.state_dict().items():
             kept = value.dtype if dtype is None or key in tables else dtype
-            tensors[f"{name}.{key}"] = value.detach().to("cpu", kept).contiguous()
+            state[key] = value.detach().to("cpu", kept)
+        tensors |= {f"{name}.{key}": value.contiguous() for key, value in state.items()}
+        digests[name] = weights_digest((key, value.float() if dtype else value) for key, value in state.items())
+    shards = plan_shards(tensors, max_shard_size=max_shard_size)
     data = {
         "format_version": MODEL_FORMAT,
         "model": to_dict(config),
         "preprocess": to_dict(preprocess),
         "encoder_weights": encoder_weights,
-        "provenance": dict(provenance),
+        "provenance": {**provenance, DIGESTS: digests},
     }
     if dtype is not None:
         data["compute_dtype"] = "float32"
+    names = {*shards.files, CARD, CONFIG_NAME}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_weights(directory, tensors, max_shard_size=max_shard_size)
-        write_text(directory / CARD, card)
-        write_json(directory / CONFIG_NAME, data)
+        with writing(directory, names, reserved=RESERVED, written=model_written) as old:
+            write_weights(directory, tensors, shards, old=old - {CARD, CONFIG_NAME})
+            write_text(directory / CARD, card)
+            write_json(directory / CONFIG_NAME, data)
     except OSError as error:
+        if isinstance(error, VJEPAError):
+            raise
         raise WriteError(f"{directory}: cannot write the model ({error.strerror or error})") from error
     return directory
 
@@ -215,6 +292,8 @@ class Described:
     sources: dict[str, dict[str, TensorSource]]
     dropped: Mapping[str, str] = field(default_factory=dict)
     """Tensors that are no part of the model, and why."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """Of the networks that the provenance speaks of, where they are recorded."""
 
 
 def describe(directory: Path) -> tuple[Described, dict[str, Stored]]:
@@ -246,14 +325,16 @@ def _read_ours(directory: Path, data: Mapping[str, Any], stored: Mapping[str, St
         key: {name: TensorSource((f"{key}.{name}",)) for name in network.state_dict()}
         for key, network in networks.items()
     }
+    provenance, digests = parted(data.get("provenance", {}))
     return Described(
         config,
         preprocess,
         held,
-        data.get("provenance", {}),
+        provenance,
         getattr(torch, dtype) if dtype else None,
         networks,
         sources,
+        digests=digests,
     )
 
 

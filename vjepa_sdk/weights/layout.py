@@ -14,6 +14,8 @@ CARD = "README.md"
 HERE = "path/to/this/directory"
 """Stands in a card for the model's address, until it has one on the hub."""
 LICENCES = ("LICENSE", "LICENSE.md", "LICENSE.txt")
+PREDICTIONS = "predictions.csv"
+"""Beside a probe that `train_probe` wrote: what it says of the videos that it was tested on."""
 EVALUATION_NAME = "evaluation.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".pkl", ".npy")
 

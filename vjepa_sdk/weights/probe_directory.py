@@ -13,26 +13,26 @@ import torch
 from ..config.choices import ProbeKind
 from ..config.model import MODEL_FORMAT
 from ..config.schema import from_dict, to_dict, unknown
-from ..errors import ConfigError, WriteError, naming
+from ..errors import ConfigError, VJEPAError, WriteError, naming
 from ..features.source import UNKNOWN, FeatureSource
 from ..models.attentive_probe import AttentiveProbe, ProbeConfig
 from ..models.vector_probe import LinearProbe, LinearProbeConfig, NearestProbe, NearestProbeConfig
-from ..runtime.files import atomic_path, write_json, write_text
+from ..runtime.files import atomic_file, atomic_path, write_json, write_text
+from ..runtime.ownership import refuse_link, writing
 from . import transformers_layout
 from .cards import probe_card
 from .description import read_config
+from .digests import DIGESTS, parted, weights_digest
 from .image_classifier import is_image_classifier, load_image_classifier, read_image_classifier
-from .layout import CARD, CONFIG_NAME, LICENCES, WEIGHTS_NAME, TensorSource
+from .layout import CARD, CONFIG_NAME, LICENCES, PREDICTIONS, WEIGHTS_NAME, TensorSource
 from .provenance import origin_of
 from .tensors import check_stored, expected_shapes, load_module, read_headers, weight_files, write_tensors
+from .written import PROBE_RESERVED, probe_written
 
 logger = logging.getLogger(__name__)
 
 AnyProbe = AttentiveProbe | LinearProbe | NearestProbe
 AnyProbeConfig = ProbeConfig | LinearProbeConfig | NearestProbeConfig
-
-PREDICTIONS = "predictions.csv"
-"""Beside a probe that `train_probe` wrote: what it says of the videos that it was tested on."""
 
 _CONFIG_KEYS = ("format_version", "kind", "labels", "model", "features", "probe", "provenance", "fit", "scores")
 _CONFIGS: dict[ProbeKind, type[AnyProbeConfig]] = {
@@ -67,6 +67,8 @@ class PretrainedProbe:
     """How it was fitted, as plain JSON data."""
     scores: Mapping[str, Any] = field(default_factory=dict)
     """What it reaches on videos that it was not fitted to, as plain JSON data."""
+    weights_sha256: str = ""
+    """Of the weights that all this speaks of; empty where it is not recorded."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,7 @@ def load_probe(
         found = replace(found, config=_with_heads(data, found.config, num_heads, repository))
     if "model_type" in data:
         stored = {name: value for name, value in stored.items() if name.startswith(transformers_layout.HEAD_PREFIXES)}
+    provenance, digests = parted(found.provenance)
     with torch.device("meta"):
         probe = build_probe(found.config)
     locate = transformers_layout.probe_source if "model_type" in data else lambda name: TensorSource((name,))
@@ -133,11 +136,12 @@ def load_probe(
     return PretrainedProbe(
         probe=probe,
         labels=found.labels,
-        provenance={**found.provenance, **origin_of(directory)},
+        provenance={**provenance, **origin_of(directory)},
         kind=found.kind,
         source=found.source,
         fit=found.fit,
         scores=found.scores,
+        weights_sha256=str(digests.get("probe", "")) if dtype is None else "",
     )
 
 
@@ -151,23 +155,37 @@ def save_probe(
     source: FeatureSource = UNKNOWN,
     fit: Mapping[str, Any] | None = None,
     scores: Mapping[str, Any] | None = None,
+    predictions: bytes | None = None,
 ) -> Path:
     """Write a probe directory; every file appears whole, `config.json` last.
 
+    A probe that vjepa-sdk wrote there is replaced, and nothing else.
+
+    Args:
+        predictions: content of `predictions.csv`; None: there is none to write.
+
     Raises:
+        OutputError: the directory is a link, or holds files of these names that were not written here.
         WriteError: the directory cannot be written.
     """
     directory = Path(directory)
     held = PretrainedProbe(probe, tuple(labels), provenance, kind, source, fit or {}, scores or {})
     data = _to_config(held)
     tensors = {name: value.detach().cpu().contiguous() for name, value in probe.state_dict().items()}
+    data["provenance"][DIGESTS] = {"probe": weights_digest(tensors.items())}
+    names = [WEIGHTS_NAME, CARD, CONFIG_NAME, *([] if predictions is None else [PREDICTIONS])]
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with atomic_path(directory / WEIGHTS_NAME) as path:
-            write_tensors(path, tensors)
-        write_text(directory / CARD, _card(held))
-        write_json(directory / CONFIG_NAME, data)
+        with writing(directory, names, reserved=PROBE_RESERVED, written=probe_written):
+            if predictions is not None:
+                with atomic_file(directory / PREDICTIONS) as file:
+                    file.write(predictions)
+            with atomic_path(directory / WEIGHTS_NAME) as path:
+                write_tensors(path, tensors)
+            write_text(directory / CARD, _card(held))
+            write_json(directory / CONFIG_NAME, data)
     except OSError as error:
+        if isinstance(error, VJEPAError):
+            raise
         raise WriteError(f"{directory}: cannot write the probe ({error.strerror or error})") from error
     return directory
 
@@ -196,19 +214,30 @@ def probe_files(directory: str | Path) -> dict[str, Path]:
     """Return the files that make up a probe directory of ours, by name, after loading it.
 
     Raises:
-        ConfigError: `config.json` is missing, malformed or describes no probe.
+        ConfigError: `config.json` is missing, malformed, describes no probe, or speaks of other weights.
         WeightsError: tensors are missing or do not fit.
     """
     directory = Path(directory)
-    load_probe(directory, device=torch.device("cpu"))
+    _load_as_recorded(directory)
     paths = [directory / name for name in (CONFIG_NAME, WEIGHTS_NAME, CARD, *LICENCES)]
     return {path.name: path for path in paths if path.is_file()}
 
 
 def write_probe_card(directory: Path) -> Path:
     """Write the `README.md` of a probe directory anew, and return its path; raises what `load_probe` does."""
-    write_text(directory / CARD, _card(load_probe(directory, device=torch.device("cpu"))))
+    refuse_link(directory / CARD)
+    write_text(directory / CARD, _card(_load_as_recorded(directory)))
     return directory / CARD
+
+
+def _load_as_recorded(directory: Path) -> PretrainedProbe:
+    found = load_probe(directory, device=torch.device("cpu"))
+    if found.weights_sha256 not in ("", weights_digest(found.probe.state_dict().items())):
+        raise ConfigError(
+            f"{directory}: the weights were changed since {CONFIG_NAME} and {CARD} were written, which speak of "
+            "others; load it with Probe.from_pretrained, and save it again"
+        )
+    return found
 
 
 def _card(found: PretrainedProbe) -> str:

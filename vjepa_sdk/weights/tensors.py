@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..config.documents import read_json, without_duplicates
 from ..errors import ConfigError, WeightsError
 from ..runtime.files import atomic_path, write_json
-from .layout import INDEX_NAME, WEIGHT_NAMES, WEIGHTS_NAME, TensorSource, pickles_among
+from .layout import INDEX_NAME, WEIGHTS_NAME, TensorSource, pickles_among
 
 MAX_HEADER_BYTES = 2 << 20
 """A header of 1,500 tensors has 0.2 MiB."""
@@ -156,15 +156,24 @@ def load_module(
     Raises:
         WeightsError: a file ends early, or weights are not finite.
     """
-    state: dict[str, Tensor] = {}
+    state = read_state(module, sources=sources, stored=stored, dtype=dtype)
+    module.load_state_dict({key: value.to(device) for key, value in state}, strict=True, assign=True)
+    module.eval().requires_grad_(False)
+
+
+def read_state(
+    module: nn.Module,
+    *,
+    sources: Mapping[str, TensorSource],
+    stored: Mapping[str, Stored],
+    dtype: torch.dtype | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Read name and value of each tensor as `load_module` gives it to a network; raises as that."""
     tables = dict(module.named_buffers())
     for key, value in module.state_dict().items():
         source = sources[key]
         parts = [stored[name] if source.row is None else stored[name].row(source.row) for name in source.names]
-        kept = torch.float32 if key in tables else dtype
-        state[key] = _read_tensor(parts, value.shape).to(device=device, dtype=kept)
-    module.load_state_dict(state, strict=True, assign=True)
-    module.eval().requires_grad_(False)
+        yield key, _read_tensor(parts, value.shape).to(dtype=torch.float32 if key in tables else dtype)
 
 
 def to_stored(state: Mapping[str, Tensor], sources: Mapping[str, TensorSource]) -> dict[str, Tensor]:
@@ -191,37 +200,67 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         raise OSError(f"{path}: {error}") from error
 
 
-def write_weights(directory: Path, tensors: Mapping[str, Tensor], *, max_shard_size: int | str) -> None:
-    """Write the weights of a directory: one file, or shards and their index where it would be larger than that.
+@dataclass(frozen=True)
+class Shards:
+    """Which tensors go into which file."""
 
-    At every moment the directory holds old weights, new weights or, to a reader, none: older files go last.
+    tensors: Mapping[str, Sequence[str]]
+    """By the name of the file."""
+    metadata: Mapping[str, Any]
+
+    @property
+    def has_index(self) -> bool:
+        """Whether there are several files, which an index lists."""
+        return len(self.tensors) > 1
+
+    @property
+    def files(self) -> set[str]:
+        """Names of all files."""
+        return {*self.tensors, *([INDEX_NAME] if self.has_index else [])}
+
+
+def plan_shards(tensors: Mapping[str, Tensor], *, max_shard_size: int | str) -> Shards:
+    """Divide tensors among files: one, or shards where it would be larger than that.
 
     Args:
         max_shard_size: in bytes, or with a unit, such as `5GB`; a larger tensor has a shard of its own.
 
     Raises:
         ConfigError: no such size.
-        OSError: the disk is full, read-only or failing.
     """
     from huggingface_hub import split_torch_state_dict_into_shards
 
     try:
-        plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
         if isinstance(max_shard_size, int) and max_shard_size < 1:
             raise ValueError
+        plan = split_torch_state_dict_into_shards(dict(tensors), max_shard_size=max_shard_size)
     except (ValueError, TypeError):
         raise ConfigError(
             f"max_shard_size={max_shard_size!r} must be a size such as '5GB', or a count of bytes"
         ) from None
-    old = {path.name for path in directory.iterdir() if WEIGHT_NAMES.fullmatch(path.name)}
-    if INDEX_NAME in old and plan.filename_to_tensors.keys() & old:
+    return Shards(plan.filename_to_tensors, plan.metadata)
+
+
+def write_weights(directory: Path, tensors: Mapping[str, Tensor], shards: Shards, *, old: Collection[str]) -> None:
+    """Write the weights of a directory: one file, or shards and their index.
+
+    At every moment the directory holds old weights, new weights or, to a reader, none: older files go last.
+
+    Args:
+        old: names of the weights that are replaced.
+
+    Raises:
+        OSError: the disk is full, read-only or failing.
+    """
+    if INDEX_NAME in old and shards.tensors.keys() & set(old):
         (directory / INDEX_NAME).unlink()  # new shards under old names must not be mixed with old ones
-    for name, keys in plan.filename_to_tensors.items():
+    for name, keys in shards.tensors.items():
         with atomic_path(directory / name) as path:
             write_tensors(path, {key: tensors[key] for key in keys})
-    if plan.is_sharded:
-        write_json(directory / INDEX_NAME, {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename})
-    for name in old - plan.filename_to_tensors.keys() - ({INDEX_NAME} if plan.is_sharded else set()):
+    if shards.has_index:
+        places = {key: name for name, keys in shards.tensors.items() for key in keys}
+        write_json(directory / INDEX_NAME, {"metadata": shards.metadata, "weight_map": places})
+    for name in set(old) - shards.files:
         (directory / name).unlink(missing_ok=True)
 
 

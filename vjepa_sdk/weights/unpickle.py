@@ -22,6 +22,7 @@ import safetensors
 import torch
 
 from ..errors import WeightsError
+from ..runtime.host import python_executable
 from .tensors import Stored, read_headers
 
 _MAX_REPORT_BYTES = 1 << 20
@@ -42,6 +43,11 @@ def unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], 
     Raises:
         WeightsError: it holds more than tensors, or is damaged.
     """
+    if (python := python_executable()) is None:
+        raise WeightsError(
+            f"{source}: pickles are read by a Python of their own, and sys.executable={sys.executable!r} is none; run "
+            "`vjepa convert` in a shell"
+        )
     script = Path(__file__).with_name("unpickle_child.py")
     homes = {str(Path(str(module.__file__)).parents[1]) for module in (torch, safetensors, numpy)}
     with tempfile.TemporaryDirectory(prefix=f".{near.name}.", dir=near.parent.absolute()) as directory:
@@ -50,7 +56,7 @@ def unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], 
         with open(report, "wb") as stdout, open(work / "stderr", "wb") as stderr:
             # -I and an empty environment: no PYTHON* variable, start-up file or token reaches the child
             code = subprocess.run(
-                [sys.executable, "-I", script, source.resolve(), tensors, *sorted(homes)],
+                [python, "-I", script, source.resolve(), tensors, *sorted(homes)],
                 stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, env=_environment(), cwd=work, check=False,
             ).returncode  # fmt: skip
         facts = _read_report(source, report, code)
@@ -60,7 +66,9 @@ def unpickled(source: Path, *, near: Path) -> Iterator[tuple[dict[str, Stored], 
 def can_isolate_network() -> bool:
     """Whether the child process can be kept off the network here; kernels that forbid it to users are common."""
     code = "import sys; sys.path.insert(0, sys.argv[1]); import unpickle_child; print(unpickle_child._confine(0))"
-    command = [sys.executable, "-I", "-c", code, str(Path(__file__).parent)]
+    if (python := python_executable()) is None:
+        return False
+    command = [python, "-I", "-c", code, str(Path(__file__).parent)]
     return subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False).stdout == "True\n"
 
 

@@ -467,3 +467,28 @@ class TestExtend:
         assert (tmp_path / "cut.npy").read_bytes() == old
         extend(tmp_path / "cut.npy", inputs=[clips])
         assert contents(tmp_path / "cut.npy") == contents(tmp_path / "whole.npy")
+
+
+def test_a_signal_while_the_plan_is_written_keeps_the_job(
+    run: Embed, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unprepared(number: int, frame: object) -> None:
+        raise AssertionError("the job does not handle the signal yet")
+
+    start = workspace.Workspace.start
+
+    def signalled(self: workspace.Workspace, plan: dict[str, Any]) -> None:
+        start(self, plan)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, unprepared)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(workspace.Workspace, "start", signalled)
+            assert run(tmp_path / "feats.npy").interrupted
+        assert (tmp_path / "feats.npy.work" / "plan.json").is_file()
+        assert signal.getsignal(signal.SIGTERM) == unprepared
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    run(tmp_path / "feats.npy")
+    assert contents(tmp_path / "feats.npy") == expected

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail, device_name
 from ...config.registry import DEFAULT_MODEL
 from ...corpus.find import FoundClips, Links, find_clips
 from ...corpus.snapshot import Clip, clip_changes, describe_clips, setting_changes
 from ...errors import OutputError, ResumeError
 from ...features.embeddings import ERRORS, sidecar
+from ...runtime.host import load_torch_from_anywhere
 from ...runtime.signals import stop_on_signal
 from ...runtime.workers.pool import prepare
 from ...runtime.workers.start import Nursery
@@ -38,6 +39,7 @@ from .output import Extension, check_output, existing_output, finish, write_outp
 from .workspace import Part, Workspace
 
 if TYPE_CHECKING:
+    from ...config.choices import Device
     from ...video.clips import ClipLoader, WindowLoader
     from ...video.segments import SegmentLoader
     from ..vjepa import VJEPA
@@ -98,7 +100,7 @@ def embed_files(
     normalize_embeddings: bool = False,
     dtype: Dtype = "float32",
     decoder: Decoder = "pyav",
-    device: str | None = None,
+    device: Device = None,
     num_workers: int = 2,
     deadline_seconds: float = 60.0,
     max_failures: float | str | None = None,
@@ -175,7 +177,7 @@ def embed_files(
         normalize_embeddings=normalize_embeddings,
         dtype=dtype,
         decoder=decoder,
-        device=device,
+        device=device_name(device),
         num_workers=num_workers,
         deadline_seconds=deadline_seconds,
         max_failures=max_failures,
@@ -191,6 +193,7 @@ def embed_files(
 def run_job(options: EmbedOptions, inputs: Inputs | FoundClips, out: Path) -> EmbedResult:
     """Run a job whose options are checked; see `embed_files`."""
     started = time.monotonic()
+    load_torch_from_anywhere()
     path = check_output(out)
     with Workspace(path.with_name(f"{path.name}.work")) as work:
         if work.is_committed:  # a run was killed while it moved its output into place
@@ -293,13 +296,14 @@ def _run(
     unfinished = job.unfinished(work, environment)
     model, loader = load_model(directory, options)
     threads = num_threads() if unfinished is None else unfinished["num_threads"]
-    if unfinished is None:
-        parts = []
-        work.start({**job.plan, "environment": environment, "num_threads": threads})
-    row_shape = None if extension is None else extension.base.row_shape
-    ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
-    encoding = Encoding(job.clips, model, loader, options=options, ledger=ledger, nursery=nursery)
+    # from the plan on there is something to go on with, and a signal says so
     with stop_on_signal() as stop, on_threads(threads):
+        if unfinished is None:
+            parts = []
+            work.start({**job.plan, "environment": environment, "num_threads": threads})
+        row_shape = None if extension is None else extension.base.row_shape
+        ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
+        encoding = Encoding(job.clips, model, loader, options=options, ledger=ledger, nursery=nursery)
         is_complete = encoding.run(stop)
         result = EmbedResult(
             out=job.out,

@@ -15,6 +15,7 @@ from ...errors import OutputError, ResumeError, VideoDecodeError
 from ...features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
 from ...features.formats import Row, check_suffix, iter_rows, json_line, write_features
 from ...runtime.files import atomic_file, disk_errors, sha256_of, write_json
+from ...runtime.ownership import is_file_here
 from .ledger import stored_outcomes
 from .workspace import FEATURES, Part, Workspace
 
@@ -176,12 +177,38 @@ def _check_name(out: Path) -> None:
 
 def existing_output(out: Path) -> Output | None:
     """Return the complete output at a path, None if nothing is there; refuse what is not ours."""
-    if not os.path.lexists(out):
-        return None
     meta = _read_meta(out)
+    if not os.path.lexists(out):
+        if meta is None:
+            _refuse_sidecars(out)
+        return None
     if meta is None:
         raise OutputError(f"{out}: exists and was not made by `vjepa embed`; choose another --out, or pass --overwrite")
     return Output(out, meta)
+
+
+def is_output(out: Path) -> bool:
+    """Whether `vjepa embed` made the output at a path."""
+    return _read_meta(out) is not None
+
+
+def _refuse_sidecars(out: Path) -> None:
+    """Raise OutputError if files lie where those beside an output will, and are not what an earlier run left."""
+    for name in (INDEX, ERRORS, INPUTS, META):
+        path = sidecar(out, name)
+        if os.path.lexists(path) and not (name == ERRORS and _is_list_of_errors(path)):
+            raise OutputError(
+                f"{path}: exists and was not made by `vjepa embed`; choose another --out, or pass --overwrite"
+            )
+
+
+def _is_list_of_errors(path: Path) -> bool:
+    """Whether a file is the list of reasons that stays where all clips failed."""
+    try:
+        with open(path, "rb") as file:
+            return is_file_here(path) and all(json.loads(line).keys() >= {"id", "path", "reason"} for line in file)
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def _read_meta(out: Path) -> dict[str, Any] | None:
@@ -276,7 +303,8 @@ def _write_lists(
             if outcome.is_last:
                 inputs.write(json_line({**vars(next(left)), "rows": len(shapes) - num_before}))
                 num_before = len(shapes)
-        assert next(left, None) is None
+        if next(left, None) is not None:
+            raise OutputError(f"{work.directory}: holds fewer clips than its plan; run again to redo what is missing")
     return _Counts(shapes, failed)
 
 

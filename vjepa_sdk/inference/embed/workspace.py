@@ -31,7 +31,8 @@ from typing import Any
 from ...errors import OutputError, printable
 from ...features.embeddings import ERRORS, INDEX, INPUTS, META
 from ...runtime.files import atomic_file, canonical_json, digest_of, disk_errors, sync_directory, write_json
-from ...runtime.lock import RemovableLock
+from ...runtime.lock import RemovableLock, check_lock
+from ...runtime.ownership import stranger_in
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,6 @@ FEATURES = "features"
 _NAMED = (_LOCK, _PLAN, _JOURNAL, _COMMIT, FEATURES, INDEX, ERRORS, INPUTS, META)
 _NAMES = "|".join([*map(re.escape, _NAMED), r"part-\d{8,}(-\d{8,})?"])
 _OURS = re.compile(rf"{_NAMES}|\.({_NAMES})\.[0-9a-f]{{12}}\.tmp")
-_OWNER = re.compile(rb"(process \d+ on \S+\r?\n)?")
-"""What the lock of a job may hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +106,12 @@ class Workspace:
         try:
             if not stat.S_ISDIR(self.directory.lstat().st_mode):
                 raise OutputError(f"{self.directory}: is in the place of a job's directory; {remedy}")
-            found = sorted(os.scandir(self.directory), key=lambda entry: entry.name)
+            stranger = stranger_in(self.directory, _OURS)
         except FileNotFoundError:
             return
-        for entry in found:
-            if not _OURS.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False):
-                raise OutputError(
-                    f"{self.directory}: holds {printable(entry.name)}, which is no file of a job; {remedy}"
-                )
-        # its owner may end this very moment, or on Windows let nobody read it
-        with suppress(FileNotFoundError, PermissionError):
-            if not _OWNER.fullmatch((self.directory / _LOCK).read_bytes()):
-                raise OutputError(f"{self.directory}: its file {_LOCK} is not the lock of a job; {remedy}")
+        if stranger is not None:
+            raise OutputError(f"{self.directory}: holds {printable(stranger)}, which is no file of a job; {remedy}")
+        check_lock(self.directory / _LOCK)
 
     def read_plan(self) -> dict[str, Any] | None:
         """Return the plan, or None where there is none that can be trusted."""

@@ -27,6 +27,7 @@ from typing import Any, Generic
 import numpy as np
 
 from ...errors import ConfigError, VJEPAError, one_line
+from ..host import python_executable
 from .child import run_task
 from .dispatcher import WATCHDOG_SECONDS, Dispatcher, Ticket, dump_stacks
 from .start import Nursery, can_fork
@@ -271,8 +272,11 @@ def _settled(num_workers: int) -> int:
     if num_workers and not can_start_processes():
         _say_once()
         return 0
-    if num_workers and not sys.executable:
-        raise ConfigError(f"num_workers={num_workers} needs a Python executable to start; use 0")
+    if num_workers and python_executable() is None:
+        raise ConfigError(
+            f"num_workers={num_workers} needs a Python to start, and sys.executable={sys.executable!r} is none; "
+            "pass num_workers=0, or set sys.executable"
+        )
     return num_workers
 
 

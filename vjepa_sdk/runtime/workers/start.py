@@ -22,6 +22,7 @@ from multiprocessing.reduction import send_handle
 from typing import Any, Protocol
 
 from ...errors import VJEPAError
+from ..host import is_nowhere
 from ..sandbox import import_path
 from . import child
 from .wire import GO_ON, receive_message
@@ -93,6 +94,7 @@ def _start_python(function: str, *arguments: str) -> tuple[subprocess.Popen[byte
             stdout=subprocess.DEVNULL,  # the parent's results go to stdout
             env=_child_environment(),
             start_new_session=True,  # Ctrl-C is for the parent
+            cwd=os.sep if is_nowhere() else None,  # torch cannot be loaded in a directory that was deleted
         )
     return process, connection
 

@@ -24,9 +24,10 @@ from ...config.documents import read_json
 from ...config.training import DataConfig
 from ...corpus.lists import whole
 from ...corpus.snapshot import describe_clips
-from ...errors import ConfigError, VideoDecodeError
+from ...errors import ConfigError, OutputError, VideoDecodeError
 from ...runtime.files import atomic_path, digest_of, disk_errors, sha256_of, write_json
-from ...runtime.lock import Lock
+from ...runtime.lock import Lock, check_lock
+from ...runtime.ownership import check_place, is_file_here
 from ...runtime.progress import progress_bar
 from ...runtime.workers.pool import WorkerPool
 from ...video.images import read_image
@@ -133,6 +134,7 @@ def open_cache(config: DataConfig, paths: Sequence[str], *, show_progress_bar: b
     Raises:
         ConfigError: `config.cache` is not set, or the frames would take more than `cache_gigabytes`.
         InUseError: another process is decoding the same clips.
+        OutputError: something else is in the place of the cache, or in it under one of its names.
         WriteError: the disk is full.
     """
     if config.cache is None:
@@ -149,6 +151,7 @@ def open_cache(config: DataConfig, paths: Sequence[str], *, show_progress_bar: b
     found = _read(place, files, paths)
     if found is None:
         with disk_errors(place):
+            _check_place(place)
             place.mkdir(parents=True, exist_ok=True)
             with Lock(place / "lock"):
                 # whoever held the lock may have made it
@@ -161,6 +164,15 @@ def open_cache(config: DataConfig, paths: Sequence[str], *, show_progress_bar: b
         "all frames" if config.cache_fps is None else f"{config.cache_fps:g} frames/s", size / 1e9, place,
     )  # fmt: skip
     return found
+
+
+def _check_place(place: Path) -> None:
+    """Raise OutputError if the cache's files would replace others: from its first moment on it holds a lock."""
+    check_place(place)
+    is_ours = place.is_dir() and check_lock(place / "lock")
+    for path in (place / _FRAMES, place / _INDEX):
+        if os.path.lexists(path) and not (is_ours and is_file_here(path)):
+            raise OutputError(f"{path}: is no file of a cache; move it away, or choose another data.cache")
 
 
 def _digest_of_files(paths: Sequence[str]) -> str:
