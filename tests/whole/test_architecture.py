@@ -97,9 +97,10 @@ def test_cheap_things_load_neither_torch_nor_a_decoder(statement: str) -> None:
 
 
 LIGHT = (
-    "errors _version config.* runtime.* video.safety video.containers video.pyav_reader video.decord_reader "
-    "video.images video.reader video.sampling video.windows features.* corpus.* weights.layout weights.description "
-    "weights.official_layout weights.transformers_layout weights.evaluation weights.cards hub.* inference.embed.* cli.*"
+    "errors _version config.* runtime.* video.safety video.containers video.decoding video.frame_index "
+    "video.frame_image video.pyav_reader video.decord_reader video.images video.reader video.sampling video.windows "
+    "features.* corpus.* weights.layout weights.description weights.official_layout weights.transformers_layout "
+    "weights.evaluation weights.cards hub.* inference.embed.* cli.*"
 ).split()
 """Decoding processes and early refusals rest on these: they must not wait for torch."""
 HEAVY_AMONG_THEM = {"runtime.devices", "hub.publish"}
