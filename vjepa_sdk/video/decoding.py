@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from .pictures import lacks_picture
 from .safety import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -75,9 +76,17 @@ class CorruptFrameError(Exception):
 
 
 def decode(packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
+    import av
+
     if packet.is_corrupt:
         raise CorruptFrameError("a packet is damaged")
-    for frame in packet.decode():
+    try:
+        frames = packet.decode()
+    except av.InvalidDataError:
+        if not lacks_picture(packet):  # to decoders that is an error too
+            raise
+        return
+    for frame in frames:
         if frame.is_corrupt:
             raise CorruptFrameError("the decoder marks a frame as corrupt")
         yield frame

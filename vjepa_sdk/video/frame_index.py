@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .pictures import fields_counter
+
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 INDEXED_CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg", "png", "prores", "ffv1", "dnxhd"})
 NO_KEYS = np.empty(0, dtype=np.int64)
+NO_TIME = -(2**63)
 
 
 @dataclass(frozen=True)
@@ -32,25 +35,28 @@ class FrameIndex:
     seek_targets: np.ndarray  # int64 [K], where to seek for each key frame
 
 
-def scan_packets(container: InputContainer, stream: VideoStream) -> np.ndarray | None:
-    """Return time, decoding time, duration and whether it is a key frame of each packet, int64 [N, 4].
+def scan_packets(container: InputContainer, stream: VideoStream) -> np.ndarray:
+    """Return time, decoding time, duration, whether it is a key frame, and shown fields of each packet, int64 [N, 5].
 
-    None where only decoding tells which frames are shown.
+    A time that is missing is NO_TIME.
     """
+    count_fields = fields_counter(stream)
     numbers = array("q")  # and not objects: a day of video has millions of packets
     for packet in container.demux(stream):
         if packet.size:
-            if packet.pts is None or packet.is_discard:
-                return None
+            pts = NO_TIME if packet.pts is None else packet.pts
             # Matroska stores no decoding times; those that FFmpeg cannot derive are missing.
-            dts = packet.pts if packet.dts is None else packet.dts
-            numbers.extend((packet.pts, dts, packet.duration or 0, packet.is_keyframe))
-    return np.frombuffer(numbers, np.int64).reshape(-1, 4) if numbers else None
+            dts = pts if packet.dts is None else packet.dts
+            fields = 0 if packet.is_discard else count_fields(packet)
+            numbers.extend((pts, dts, packet.duration or 0, packet.is_keyframe, fields))
+    return np.frombuffer(numbers, np.int64).reshape(-1, 5)
 
 
 def index_of_packets(packets: np.ndarray, time_base: Fraction) -> FrameIndex | None:
     """Derive the frames from the packets, or return None where only decoding tells which frames are shown."""
-    pts, dts, durations, is_key = packets.T
+    pts, dts, durations, is_key, fields = packets.T
+    if not len(packets) or np.any(fields != 2) or np.any(pts == NO_TIME):
+        return None
     order = np.argsort(pts, kind="stable")
     # A first packet that is not a key frame, or pictures shown before it, may or may not be decodable.
     if not is_key[0] or order[0] != 0 or np.any(np.diff(pts[order]) == 0):
@@ -68,6 +74,59 @@ def index_of_packets(packets: np.ndarray, time_base: Fraction) -> FrameIndex | N
     timestamps = seconds(pts[order], time_base)
     last_seconds = float(int(durations[order[-1]]) * time_base)
     return FrameIndex(pts[order], timestamps, last_seconds, keys, key_packets, targets)
+
+
+def promised_frames(packets: np.ndarray) -> int:
+    """Return how many frames the packets from the first key frame on must give, those it is not shown before."""
+    pts, fields = packets[:, 0], packets[:, 4]
+    first = int(np.argmax(packets[:, 3]))  # decoding starts at the first packet where none says that it is one
+    is_sure = (np.arange(len(packets)) >= first) & (pts >= pts[first])
+    return int(fields[is_sure].sum()) // 2
+
+
+@dataclass(frozen=True)
+class ShownTimes:
+    """What a decoder says of the time of each frame, in the order in which they are shown."""
+
+    pts: list[int | None]
+    dts: list[int | None]  # of the packet that brought the frame out
+    durations: list[int]
+
+    def index(self, time_base: Fraction, rate: float) -> FrameIndex:
+        """Return an index of frames that are found by decoding all of them."""
+        times = _best_effort(self.pts, self.dts)
+        if None in times[:1]:
+            rate = rate or 25.0  # FFmpeg's own assumption for streams without any timing
+            counted = np.arange(len(times), dtype=np.int64)
+            return FrameIndex(counted, counted / rate, 1 / rate, NO_KEYS, NO_KEYS, NO_KEYS)
+        for number, time in enumerate(times):
+            if time is None:  # decoders that are emptied at the end do not say
+                times[number] = (times[number - 1] or 0) + self.durations[number]
+        pts = np.array(times, dtype=np.int64)
+        last_seconds = float(self._last_duration(pts) * time_base)
+        return FrameIndex(pts, seconds(pts, time_base), last_seconds, NO_KEYS, NO_KEYS, NO_KEYS)
+
+    def _last_duration(self, pts: np.ndarray) -> int:
+        """Return how long the last frame is shown; decoders of field-coded streams give the time of one field."""
+        last, gaps = self.durations[-1], np.diff(pts)
+        is_of_field = len(gaps) > 0 and set(self.durations) == {last} and abs(np.median(gaps) - 2 * last) < last / 4
+        return 2 * last if is_of_field else last
+
+
+def _best_effort(all_pts: list[int | None], all_dts: list[int | None]) -> list[int | None]:
+    """Choose between two times of each frame as FFmpeg does for `best_effort_timestamp` (guess_correct_pts)."""
+    last_pts = last_dts = NO_TIME
+    num_bad_pts = num_bad_dts = 0
+    times = []
+    for pts, dts in zip(all_pts, all_dts, strict=True):
+        if dts is not None:
+            num_bad_dts += dts <= last_dts
+        if pts is not None:
+            num_bad_pts += pts <= last_pts
+        last_dts = dts if dts is not None else pts if pts is not None else last_dts
+        last_pts = pts if pts is not None else dts if dts is not None else last_pts
+        times.append(pts if pts is not None and (num_bad_pts <= num_bad_dts or dts is None) else dts)
+    return times
 
 
 def seconds(pts: np.ndarray, time_base: Fraction) -> np.ndarray:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,20 @@ from .frame_image import orientation
 from .frame_index import (
     INDEXED_CODECS,
     INDEXED_CONTAINERS,
-    NO_KEYS,
     FrameIndex,
+    ShownTimes,
     average_fps,
     index_of_packets,
+    promised_frames,
     scan_packets,
-    seconds,
 )
+from .pictures import is_entry
 from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
+from .transport_stream import jumps_lose_nothing, sound_entries
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -103,16 +107,33 @@ class PyAVReader:
             codec.options = STRICT_DECODING
             yield container, stream
 
+    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+        """Return the packets, those at the joints of a transport stream without FFmpeg's mark of damage."""
+        packets = container.demux(stream)
+        return self._without_marks(packets) if container.format.name == "mpegts" else packets
+
+    def _without_marks(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+        for packet in packets:
+            if packet.is_corrupt and self._has_only_joints:
+                packet.is_corrupt = False
+            yield packet
+
+    @cached_property
+    def _has_only_joints(self) -> bool:
+        with self._stream() as (container, stream):
+            return jumps_lose_nothing(self._file, stream, sound_entries(container.demux(stream)))
+
     def _read_index(self) -> None:
         with self._stream() as (container, stream):
-            codec = stream.codec_context.codec.canonical_name
-            rate = float(stream.average_rate or 0)
+            self._codec = stream.codec_context.codec.canonical_name
+            self._rate = float(stream.average_rate or 0)
             self._time_base = stream.time_base or Fraction(1)
-            indexed = container.format.name in INDEXED_CONTAINERS and codec in INDEXED_CODECS
+            self._format = container.format.name
+            indexed = self._format in INDEXED_CONTAINERS and self._codec in INDEXED_CODECS
             packets = scan_packets(container, stream) if indexed else None
         index = None if packets is None else index_of_packets(packets, self._time_base)
         if index is None:
-            index, first = self._index_by_decoding(rate)
+            index, first = self._index_by_decoding(0 if packets is None else promised_frames(packets))
         else:
             first = self._first_frame()
         self._index = index
@@ -120,7 +141,7 @@ class PyAVReader:
         self._orientation = orientation(first)
         height, width = (first.width, first.height) if self._orientation[0] else (first.height, first.width)
         times = index.timestamps
-        fps = average_fps(times, rate)
+        fps = average_fps(times, self._rate)
         last_seconds = index.last_seconds or (1 / fps if fps else 0.0)
         self.info = VideoInfo(
             path=self._path,
@@ -129,7 +150,7 @@ class PyAVReader:
             width=width,
             height=height,
             rotation=-first.rotation % 360,
-            codec=codec,
+            codec=self._codec,
             duration_seconds=float(times[-1] - times[0]) + last_seconds,
             start_seconds=float(times[0]),
         )
@@ -142,31 +163,33 @@ class PyAVReader:
             raise failure(self._path, "holds no frame that can be decoded")
         return first
 
-    def _index_by_decoding(self, rate: float) -> tuple[FrameIndex, VideoFrame]:
-        """Find the frames by decoding all of them; the only sure way for transport streams, AVI, GIF and cuts."""
+    def _index_by_decoding(self, promised: int) -> tuple[FrameIndex, VideoFrame]:
+        """Find the frames by decoding all of them; the only sure way for transport streams, AVI, GIF and cuts.
+
+        Args:
+            promised: how many frames there are at least, by what the container says.
+        """
         first: VideoFrame | None = None
-        shown: list[int | None] = []
-        last_duration = 0
+        times = ShownTimes([], [], [])
         for frame in self._decode_all():
             first = first or frame
-            shown.append(frame.pts)
-            last_duration = frame.duration
+            # AVI has no times of presentation; those that FFmpeg guesses for its packets are in decoding order.
+            times.pts.append(None if self._format == "avi" else frame.pts)
+            times.dts.append(frame.dts)
+            times.durations.append(frame.duration)
         if first is None:
             raise failure(self._path, "holds no frame that can be decoded")
-        if None in shown:
-            rate = rate or 25.0  # FFmpeg's own assumption for streams without any timing
-            pts = np.arange(len(shown), dtype=np.int64)
-            return FrameIndex(pts, pts / rate, 1 / rate, NO_KEYS, NO_KEYS, NO_KEYS), first
-        pts = np.array(shown, dtype=np.int64)
-        timestamps, last_seconds = seconds(pts, self._time_base), float(last_duration * self._time_base)
-        return FrameIndex(pts, timestamps, last_seconds, NO_KEYS, NO_KEYS, NO_KEYS), first
+        if len(times.pts) < promised:
+            raise failure(self._path, f"is corrupt: only {len(times.pts)} of {promised} frames can be decoded")
+        return times.index(self._time_base, self._rate), first
 
     def _decode_all(self) -> Generator[VideoFrame, None, None]:
         """Decode every frame that is shown, in the decoder's order."""
         with self._stream() as (container, stream):
-            packets = container.demux(stream)
-            # A stream that was cut inside a group of pictures cannot be decoded before its first key frame.
-            key = next((packet for packet in packets if packet.is_keyframe), None)
+            packets = self._packets(container, stream)
+            # A stream that was cut inside a group of pictures cannot be decoded before its first key frame. Of a
+            # damaged key frame FFmpeg does not say that it is one; there decoding has to start, and to fail.
+            key = next((packet for packet in packets if packet.is_keyframe or is_entry(packet)), None)
             if key is not None:
                 yield from decode_from(key, packets)
 
