@@ -12,7 +12,6 @@ from fields import FIELDS_PER_SECOND, write_fields
 from media import read_numbers, write_video
 
 from vjepa_sdk.errors import VideoDecodeError
-from vjepa_sdk.video.pictures import _count_fields_av1, _count_fields_vp9
 from vjepa_sdk.video.reader import open_video, read_video
 
 ALONE = {"x264-params": "open-gop=0:scenecut=0"}
@@ -69,28 +68,6 @@ def test_a_packet_without_a_picture_that_is_not_sound_is_damage(data: bytes, tmp
     path = _add_packet(write_video(tmp_path / "whole.mp4"), tmp_path / "a.mp4", data, after=7)
     with pytest.raises(VideoDecodeError, match=r"a\.mp4: is (truncated or )?corrupt"):
         read_video(path)
-
-
-@pytest.mark.parametrize(
-    ("first_byte", "fields"),
-    [(0b10_00_0_0_1_0, 2), (0b10_00_0_1_0_1, 0), (0b10_00_1_000, 2), (0b10_11_0_0_0_1, 2), (0b10_11_0_0_1_0, 0)],
-)
-def test_the_first_bits_of_vp9_say_whether_it_is_shown(first_byte: int, fields: int) -> None:
-    assert _count_fields_vp9(bytes([first_byte, 0x49, 0x83])) == fields
-
-
-@pytest.mark.parametrize(
-    ("packet", "fields"),
-    [
-        (bytes([0x12, 0, 0x32, 2, 0x10, 0]), 2),  # a delimiter, a frame that is shown
-        (bytes([0x12, 0, 0x32, 2, 0x00, 0]), 0),  # a hidden frame
-        (bytes([0x12, 0, 0x32, 1, 0x00, 0x1A, 1, 0x80]), 2),  # a hidden one, and a header that shows one from before
-        (bytes([0x12, 0]), 0),
-        (bytes([0x12, 9]), 2),  # damaged: for the decoder to tell
-    ],
-)
-def test_the_units_of_av1_say_whether_a_frame_is_shown(packet: bytes, fields: int) -> None:
-    assert _count_fields_av1(packet) == fields
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4"])

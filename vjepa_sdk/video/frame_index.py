@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .pictures import fields_counter
+from .pictures import fields_counter, forgets_all
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.stream import VideoStream
 
 # In these containers and codecs each packet is one shown frame with its own time stamp and key frame flag, so the
 # packets alone say which frames exist. VP8 has hidden packets, MPEG-4 and MPEG-2 may pack or drop frames.
 INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 INDEXED_CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg", "png", "prores", "ffv1", "dnxhd"})
+# These say how many packets there are.
+COUNTED_CONTAINERS = INDEXED_CONTAINERS | {"avi"}
+# Files in these are written from a key frame on, and nobody cuts them by hand.
+KEYED_CONTAINERS = frozenset({"avi", "asf", "flv"})
 NO_KEYS = np.empty(0, dtype=np.int64)
 NO_TIME = -(2**63)
 
@@ -76,12 +82,38 @@ def index_of_packets(packets: np.ndarray, time_base: Fraction) -> FrameIndex | N
     return FrameIndex(pts[order], timestamps, last_seconds, keys, key_packets, targets)
 
 
-def promised_frames(packets: np.ndarray) -> int:
-    """Return how many frames the packets from the first key frame on must give, those it is not shown before."""
-    pts, fields = packets[:, 0], packets[:, 4]
-    first = int(np.argmax(packets[:, 3]))  # decoding starts at the first packet where none says that it is one
-    is_sure = (np.arange(len(packets)) >= first) & (pts >= pts[first])
-    return int(fields[is_sure].sum()) // 2
+class PacketLog:
+    """Hold the frames that come out of a decoder against the packets that went in."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        # What holds for the packets of the indexed codecs in files holds for those of any container.
+        is_counted = stream.codec_context.codec.canonical_name in INDEXED_CODECS
+        self._count_fields = fields_counter(stream) if is_counted else None
+        self._fields: dict[int, int] = {}  # by time: hidden frames of VP9 have that of the shown one
+        self._start: int | None = None
+
+    def watch(self, key: Packet[VideoStream], packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+        """Yield packets as they are, those after the key frame that decoding starts at, and count what they hold."""
+        # FFmpeg may call a picture a key frame that others are needed to show; not so one that only the container does.
+        self._start = key.pts if forgets_all(key) or not key.is_keyframe else None
+        self._count(key)
+        for packet in packets:
+            self._count(packet)
+            yield packet
+
+    def _count(self, packet: Packet[VideoStream]) -> None:
+        if self._count_fields and packet.size and packet.pts is not None and not packet.is_discard:
+            self._fields.setdefault(packet.pts, self._count_fields(packet))
+
+    def promised(self, shown: list[int | None]) -> tuple[int, int]:
+        """Return how many frames there must be and are, of those whose number is sure.
+
+        That is not that of the first ones, where decoding starts at a key frame after which some may fail.
+        """
+        times = [time for time in shown if time is not None]
+        start = self._start if self._start is not None else min(times, default=0)
+        fields = sum(fields for time, fields in self._fields.items() if time >= start)
+        return fields // 2, sum(time >= start for time in times)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Say of packets, from the headers in them, how much of a picture they hold.
 
 Most hold one that is shown. Field-coded H.264 has a packet for each half of a picture, and any stream may have packets
-without one. Layouts are those of ITU-T H.264 (7.3, annex B), H.265 (7.3.1), VP9 (6.2) and AV1 (5.3, 5.9), and of
-ISO/IEC 14496-15.
+without one. Layouts are those of ITU-T H.264 (7.3, annex B), H.265 (7.3.1) and ISO/IEC 14496-15.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ def fields_counter(stream: VideoStream) -> Callable[[Any], int]:
     Of a damaged packet it says 2, and leaves it to the decoder.
     """
     codec = stream.codec_context.codec.canonical_name
-    if codec in _UNIT_CODECS:
-        return _Units(stream).count_fields
-    return {"vp9": _count_fields_vp9, "av1": _count_fields_av1}.get(codec, lambda _: 2)
+    return _Units(stream).count_fields if codec in _UNIT_CODECS else lambda _: 2
 
 
 def lacks_picture(packet: Packet[VideoStream]) -> bool:
@@ -214,37 +211,3 @@ def _skip_scaling_lists(bits: _Bits, count: int) -> None:
                 code = bits.exp_golomb()
                 following = (last + (code + 1 >> 1) * (1 if code & 1 else -1)) % 256
             last = following or last
-
-
-def _count_fields_vp9(packet: Any) -> int:
-    """Read the first bits of the last frame; the ones before it in a packet are references."""
-    data = memoryview(packet)
-    if data[-1] & 0b11100000 == 0b11000000:  # the index of a superframe, whose last frame is shown
-        return 2
-    first = data[0]
-    after_profile = 3 if first >> 4 & 3 == 3 else 4  # the fourth profile has a reserved bit
-    shows_existing, is_shown = first >> after_profile - 1 & 1, first >> after_profile - 3 & 1
-    return 2 * (shows_existing | is_shown)
-
-
-def _count_fields_av1(packet: Any) -> int:
-    data, position = memoryview(packet), 0
-    while position < len(data):
-        header = data[position]
-        kind, has_extension, has_size = header >> 3 & 15, header >> 2 & 1, header >> 1 & 1
-        position += 1 + has_extension
-        size = 0
-        for shift in range(0, 56, 7) if has_size else ():
-            if position >= len(data):
-                return 2
-            byte = data[position]
-            position += 1
-            size |= (byte & 127) << shift
-            if byte < 128:
-                break
-        end = position + size if has_size else len(data)
-        # a frame, or its header: the first bit says that it shows one from before, the fourth that it is shown
-        if kind in (3, 6) and position < min(end, len(data)) and data[position] & 0b10010000:
-            return 2
-        position = end
-    return 0 if position == len(data) else 2

@@ -20,18 +20,20 @@ from .containers import VideoInfo, check_structure, open_container, refuse_by_co
 from .decoding import STRICT_DECODING, CorruptFrameError, Cursor, decode_from
 from .frame_image import orientation
 from .frame_index import (
+    COUNTED_CONTAINERS,
     INDEXED_CODECS,
     INDEXED_CONTAINERS,
+    KEYED_CONTAINERS,
     FrameIndex,
+    PacketLog,
     ShownTimes,
     average_fps,
     index_of_packets,
-    promised_frames,
     scan_packets,
 )
 from .pictures import is_entry
 from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
-from .transport_stream import jumps_lose_nothing, sound_entries
+from .transport_stream import loses_nothing, without_marks
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -49,7 +51,7 @@ class PyAVReader:
         self._converter: Any = None
         try:
             refuse_by_content(self._path, self._file)
-            check_structure(self._path, self._file)
+            self._blocks = check_structure(self._path, self._file)
             with decoder_errors(self._path):
                 self._read_index()
         except BaseException:
@@ -107,33 +109,17 @@ class PyAVReader:
             codec.options = STRICT_DECODING
             yield container, stream
 
-    def _packets(self, container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-        """Return the packets, those at the joints of a transport stream without FFmpeg's mark of damage."""
-        packets = container.demux(stream)
-        return self._without_marks(packets) if container.format.name == "mpegts" else packets
-
-    def _without_marks(self, packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-        for packet in packets:
-            if packet.is_corrupt and self._has_only_joints:
-                packet.is_corrupt = False
-            yield packet
-
-    @cached_property
-    def _has_only_joints(self) -> bool:
-        with self._stream() as (container, stream):
-            return jumps_lose_nothing(self._file, stream, sound_entries(container.demux(stream)))
-
     def _read_index(self) -> None:
         with self._stream() as (container, stream):
+            self._format = container.format.name
             self._codec = stream.codec_context.codec.canonical_name
             self._rate = float(stream.average_rate or 0)
             self._time_base = stream.time_base or Fraction(1)
-            self._format = container.format.name
-            indexed = self._format in INDEXED_CONTAINERS and self._codec in INDEXED_CODECS
-            packets = scan_packets(container, stream) if indexed else None
-        index = None if packets is None else index_of_packets(packets, self._time_base)
+            if self._format == "mpegts" and not loses_nothing(self._file, stream, container.demux(stream)):
+                raise failure(self._path, "is truncated or corrupt: packets of the transport stream are missing")
+            index = self._index_by_packets(container, stream)
         if index is None:
-            index, first = self._index_by_decoding(0 if packets is None else promised_frames(packets))
+            index, first = self._index_by_decoding()
         else:
             first = self._first_frame()
         self._index = index
@@ -155,6 +141,18 @@ class PyAVReader:
             start_seconds=float(times[0]),
         )
 
+    def _index_by_packets(self, container: InputContainer, stream: VideoStream) -> FrameIndex | None:
+        if self._format not in COUNTED_CONTAINERS:
+            return None
+        packets = scan_packets(container, stream)
+        listed = self._blocks[stream.index] if stream.index < len(self._blocks) else len(stream.index_entries)
+        if len(packets) < listed and not self._blocks:
+            listed = sum(entry.size > 0 for entry in stream.index_entries)
+        if len(packets) < listed:
+            raise failure(self._path, f"is truncated or corrupt: only {len(packets)} of {listed} packets can be read")
+        is_indexed = self._format in INDEXED_CONTAINERS and self._codec in INDEXED_CODECS
+        return index_of_packets(packets, self._time_base) if is_indexed else None
+
     def _first_frame(self) -> VideoFrame:
         frames = self._decode_all()
         first = next(frames, None)
@@ -163,35 +161,55 @@ class PyAVReader:
             raise failure(self._path, "holds no frame that can be decoded")
         return first
 
-    def _index_by_decoding(self, promised: int) -> tuple[FrameIndex, VideoFrame]:
-        """Find the frames by decoding all of them; the only sure way for transport streams, AVI, GIF and cuts.
-
-        Args:
-            promised: how many frames there are at least, by what the container says.
-        """
+    def _index_by_decoding(self) -> tuple[FrameIndex, VideoFrame]:
+        """Find the frames by decoding all of them; the only sure way for transport streams, AVI, GIF and cuts."""
+        with self._stream() as (_, stream):
+            log = PacketLog(stream)
         first: VideoFrame | None = None
         times = ShownTimes([], [], [])
-        for frame in self._decode_all():
+        for frame in self._decode_all(log):
             first = first or frame
-            # AVI has no times of presentation; those that FFmpeg guesses for its packets are in decoding order.
-            times.pts.append(None if self._format == "avi" else frame.pts)
+            times.pts.append(frame.pts)
             times.dts.append(frame.dts)
             times.durations.append(frame.duration)
         if first is None:
             raise failure(self._path, "holds no frame that can be decoded")
-        if len(times.pts) < promised:
-            raise failure(self._path, f"is corrupt: only {len(times.pts)} of {promised} frames can be decoded")
+        promised, given = log.promised(times.pts)
+        if given < promised:
+            raise failure(self._path, f"is truncated or corrupt: only {given} of {promised} frames can be decoded")
+        if self._format == "avi":
+            times.pts[:] = [None] * len(times.pts)  # it has none; FFmpeg guesses them for packets in decoding order
         return times.index(self._time_base, self._rate), first
 
-    def _decode_all(self) -> Generator[VideoFrame, None, None]:
+    def _decode_all(self, log: PacketLog | None = None) -> Generator[VideoFrame, None, None]:
         """Decode every frame that is shown, in the decoder's order."""
         with self._stream() as (container, stream):
-            packets = self._packets(container, stream)
-            # A stream that was cut inside a group of pictures cannot be decoded before its first key frame. Of a
-            # damaged key frame FFmpeg does not say that it is one; there decoding has to start, and to fail.
-            key = next((packet for packet in packets if packet.is_keyframe or is_entry(packet)), None)
+            packets = container.demux(stream)
+            if self._format == "mpegts":
+                packets = without_marks(packets)  # `loses_nothing` has told what they mean
+            key = self._find_start(packets)
             if key is not None:
-                yield from decode_from(key, packets)
+                yield from decode_from(key, packets if log is None else log.watch(key, packets))
+
+    def _find_start(self, packets: Iterator[Packet[VideoStream]]) -> Packet[VideoStream] | None:
+        """Return the first packet that decoding can start at.
+
+        A stream that was cut inside a group of pictures cannot be decoded before its first key frame. Of a damaged key
+        frame FFmpeg does not say that it is one; there decoding has to start, and to fail.
+        """
+        first = next(packets, None)
+        if first is None or first.is_keyframe or is_entry(first) or self._is_key_by_container:
+            return first
+        if self._format in KEYED_CONTAINERS:
+            raise failure(self._path, "is cut or corrupt: it does not start with a key frame")
+        return next((packet for packet in packets if packet.is_keyframe or is_entry(packet)), None)
+
+    @cached_property
+    def _is_key_by_container(self) -> bool:
+        """Whether the container calls the first packet a key frame, whatever the packet holds."""
+        with open_container(self._path, self._file, parse=False) as container:
+            first = next(container.demux(video_stream(self._path, container)), None)
+            return first is not None and first.is_keyframe
 
     def _frames_in_order(self) -> Iterator[VideoFrame]:
         """Decode every frame and hold the result against the index."""

@@ -7,7 +7,7 @@ For the layout see ISO/IEC 13818-1, 2.4.3.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -22,33 +22,47 @@ _SYNC, _SIZES = 0x47, (188, 192, 204)
 _PACKETS_AT_ONCE = 1 << 15
 
 
-def jumps_lose_nothing(file: BinaryIO, stream: VideoStream, entries: Container[int]) -> bool:
-    """Whether each jump in the count of a stream's packets is where parts were joined.
+def loses_nothing(file: BinaryIO, stream: VideoStream, packets: Iterator[Packet[VideoStream]]) -> bool:
+    """Whether the packets of a video follow each other in a file, or parts that are whole were joined where not.
 
     Args:
-        entries: where pictures start that need none that is missing (see `sound_entries`).
+        packets: of the video, as FFmpeg puts them together.
     """
+    return _has_only_joints(file, stream, frozenset()) or _has_only_joints(file, stream, _entries(packets))
+
+
+def without_marks(packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+    """Yield packets without FFmpeg's mark of damage, which decoders pass on to frames."""
+    for packet in packets:
+        packet.is_corrupt = False
+        yield packet
+
+
+def _has_only_joints(file: BinaryIO, stream: VideoStream, entries: frozenset[int]) -> bool:
     # That the end of a picture is missing the decoder of H.264 notices, others do not: there a packet that is filled
     # up must say that it is the last. One in 184 pictures fits its packets and counts as cut.
     needs_end = stream.codec_context.codec.canonical_name != "h264"
-    last, is_end = None, True
+    first_entry = min(entries, default=0)  # what lies before is not decoded
+    last, is_end, is_in_step = None, True, True
     for position, packet in _packets(file, stream.id):
-        if packet[0] != _SYNC or packet[1] & 0x80:  # out of step, or the receiver says that it could not mend this one
-            return False
+        if packet[0] != _SYNC:
+            is_in_step = False  # bytes that are no packet; behind the last one they do no harm
+            continue
         has_adaptation, has_payload, count = packet[3] & 0x20, packet[3] & 0x10, packet[3] & 15
         length, flags = packet[4:6] if has_adaptation else (1, 0)
         is_announced = has_adaptation and length and flags & 0x80
-        is_next = last is None or count == (last + bool(has_payload)) % 16
+        is_next = last is None or is_announced or count == (last + bool(has_payload)) % 16
         is_joint = packet[1] & 0x40 and position in entries and (is_end or not needs_end)
-        if not (is_next or is_announced or is_joint):
+        is_unmended = packet[1] & 0x80  # so says the receiver
+        if is_unmended or not (is_joint or (is_in_step and (is_next or position < first_entry))):
             return False
-        last = count
+        last, is_in_step = count, True
         if has_payload:  # the rest of the adaptation field, after two clocks and a countdown, is filler
             is_end = length == 0 or length > 1 + 6 * (flags >> 4 & 1) + 6 * (flags >> 3 & 1) + (flags >> 2 & 1)
     return True
 
 
-def sound_entries(packets: Iterable[Packet[VideoStream]]) -> set[int]:
+def _entries(packets: Iterator[Packet[VideoStream]]) -> frozenset[int]:
     """Return where in the file key frames start after which nothing that was lost is needed.
 
     Either no picture needs one from before the key frame, or none is missing: time goes on without a gap.
@@ -68,7 +82,7 @@ def sound_entries(packets: Iterable[Packet[VideoStream]]) -> set[int]:
         if key is not None and key.pos is not None and abs(packet.pts - last_end) <= duration:
             entries.add(key.pos)
         end = max(end, packet.pts + duration)
-    return entries
+    return frozenset(entries)
 
 
 def _packets(file: BinaryIO, stream_id: int) -> Iterator[tuple[int, bytes]]:
