@@ -24,7 +24,7 @@ _DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Describe a video as it is shown: sizes after rotation, seconds of the frames that exist."""
+    """Describe a video as it is shown: its size upright and of square pixels, seconds of the frames that exist."""
 
     path: str
     num_frames: int

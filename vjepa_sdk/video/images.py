@@ -116,13 +116,23 @@ def size_of(image: Any) -> tuple[int, int]:
 
 def rgb_of(image: Any) -> np.ndarray:
     """Return a Pillow image as it is shown, uint8 [H, W, 3]: EXIF orientation applied, alpha composited on black."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+        return on_black(np.asarray(image.convert("RGBA")))
     return np.array(image.convert("RGB"), dtype=np.uint8)
+
+
+def on_black(rgba: np.ndarray) -> np.ndarray:
+    """Composite pixels `uint8 [H, W, 4]` on black, `uint8 [H, W, 3]`; the one rule for images and videos."""
+    from PIL import Image
+
+    if rgba[:, :, 3].min(initial=255) == 255:
+        return rgba[:, :, :3].copy()
+    image = Image.fromarray(np.ascontiguousarray(rgba), "RGBA")
+    black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+    return np.array(Image.alpha_composite(black, image).convert("RGB"), dtype=np.uint8)

@@ -1,6 +1,6 @@
 """Read exact frames through PyAV: those by index are the ones of a full decode, or reading fails.
 
-A damaged frame raises VideoDecodeError. Rotation and edit lists are honoured.
+A damaged or missing frame raises VideoDecodeError. Rotation, edit lists, shape of pixels and alpha are honoured.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from fractions import Fraction
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
 from .decoding import STRICT_DECODING, CorruptFrameError, Cursor, decode_from
-from .frame_image import orientation
+from .frame_image import FrameImage
 from .frame_index import (
     COUNTED_CONTAINERS,
     INDEXED_CODECS,
@@ -48,7 +48,6 @@ class PyAVReader:
     def __init__(self, path: PathLike) -> None:
         self._file = open_regular_file(path)
         self._path = os.fspath(path)
-        self._converter: Any = None
         try:
             refuse_by_content(self._path, self._file)
             self._blocks = check_structure(self._path, self._file)
@@ -115,6 +114,7 @@ class PyAVReader:
             self._codec = stream.codec_context.codec.canonical_name
             self._rate = float(stream.average_rate or 0)
             self._time_base = stream.time_base or Fraction(1)
+            aspect = stream.sample_aspect_ratio  # the container's, or else the codec's
             if self._format == "mpegts" and not loses_nothing(self._file, stream, container.demux(stream)):
                 raise failure(self._path, "is truncated or corrupt: packets of the transport stream are missing")
             index = self._index_by_packets(container, stream)
@@ -123,9 +123,7 @@ class PyAVReader:
         else:
             first = self._first_frame()
         self._index = index
-        self._frame_size = (first.width, first.height)
-        self._orientation = orientation(first)
-        height, width = (first.width, first.height) if self._orientation[0] else (first.height, first.width)
+        self._image = FrameImage(self._path, first, aspect=aspect, has_alpha=self._codec != "gif")
         times = index.timestamps
         fps = average_fps(times, self._rate)
         last_seconds = index.last_seconds or (1 / fps if fps else 0.0)
@@ -133,9 +131,9 @@ class PyAVReader:
             path=self._path,
             num_frames=len(times),
             fps=fps,
-            width=width,
-            height=height,
-            rotation=-first.rotation % 360,
+            width=self._image.width,
+            height=self._image.height,
+            rotation=self._image.rotation,
             codec=self._codec,
             duration_seconds=float(times[-1] - times[0]) + last_seconds,
             start_seconds=float(times[0]),
@@ -259,16 +257,4 @@ class PyAVReader:
             return  # not a true entry point, or damage: decoding from the start will tell
 
     def _rgb(self, frame: VideoFrame) -> np.ndarray:
-        """Convert to RGB as the ffmpeg program does by default, and turn upright."""
-        from av.video.reformatter import Interpolation, VideoReformatter
-
-        if (frame.width, frame.height) != self._frame_size:
-            (width, height), size = self._frame_size, f"{frame.width}x{frame.height}"
-            raise failure(self._path, f"changes its frame size from {width}x{height} to {size}; re-encode it")
-        if self._converter is None:
-            self._converter = VideoReformatter()
-        rgb = self._converter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
-        transpose, flip_vertically, flip_horizontally = self._orientation
-        image: np.ndarray = rgb.to_ndarray()
-        image = image.transpose(1, 0, 2) if transpose else image
-        return np.ascontiguousarray(image[:: -1 if flip_vertically else 1, :: -1 if flip_horizontally else 1])
+        return self._image(frame)

@@ -3,6 +3,10 @@
 Two decoders stand behind one interface. "pyav" is the default: frames by index are exactly those of a full
 decode, and rotation and edit lists are honoured. "decord" is for frame-for-frame parity with the official
 pipelines; it returns neighbouring frames for open-GOP and cut files and cannot read AV1 or GIF.
+
+Frames are shown as players and the ffmpeg program show them: upright; with square pixels, for which the width is scaled
+and the height stays (`scale=iw*sar:ih`), unless they are within 1 % of square; alpha composited on black, but for GIF,
+whose frames are drawn over one another. A video whose size changes is scaled to the size of its first frame.
 """
 
 from __future__ import annotations
