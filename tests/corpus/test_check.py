@@ -69,7 +69,12 @@ def test_frame_directories_and_images_are_described(tmp_path: Path) -> None:
     ("name", "content", "reason"),
     [
         ("a.mp4", b"", "is empty (0 bytes)"),
-        ("a.mp4", b"text", "is not a video of a known format"),
+        (
+            "a.mp4",
+            b"text",
+            "is not a video of a known format (MP4, MOV, Matroska, WebM, AVI, MPEG, TS, Ogg, FLV, WMV, MXF, NUT, DV, "
+            "GIF, bare streams); try `ffmpeg -i x -c copy x.mp4`",
+        ),
         ("a.jpg", b"text", "is not a JPEG, PNG, WebP, BMP or GIF image"),
         ("a.mp4", b"\x89PNG", "is a PNG image, not a video"),
     ],

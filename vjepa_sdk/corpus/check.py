@@ -14,7 +14,7 @@ from ..errors import InputError, VJEPAError, printable
 from ..runtime.progress import progress_bar
 from ..runtime.workers.pool import TaskResult, WorkerPool
 from ..runtime.workers.wire import WorkerResult
-from ..video.images import STILL_SUFFIXES, list_frame_directory, read_frame_directory, read_image
+from ..video.images import is_still_file, list_frame_directory, read_frame_directory, read_image
 from ..video.reader import open_video
 from ..video.safety import PathLike
 from .find import find_clips
@@ -108,7 +108,7 @@ class _Request:
 def _kind(clip: ClipSource) -> Kind:
     if os.path.isdir(clip.path):
         return "frames"
-    return "image" if os.path.splitext(clip.path)[1].lower() in STILL_SUFFIXES else "video"
+    return "image" if is_still_file(clip.path) else "video"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 # Demuxers that read one self-contained file. Playlists (hls, dash, concat, sdp) would open further files or URLs.
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,gif,webp_pipe"
+_DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,mxf,nut,dv,gif,webp_pipe,"
+    "mpegvideo,m4v,h264,hevc,vc1,ivf,obu,yuv4mpegpipe"  # bare streams
+)
+_KNOWN = "MP4, MOV, Matroska, WebM, AVI, MPEG, TS, Ogg, FLV, WMV, MXF, NUT, DV, GIF, bare streams"
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ def _reason_not_opened(file: BinaryIO) -> str:
         return "has no video stream, it is a WAVE file"
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"GIF8"):
         return "is truncated or corrupt: its header or index cannot be read"
-    return "is not a video of a known format"
+    return f"is not a video of a known format ({_KNOWN}); try `ffmpeg -i x -c copy x.mp4`"
 
 
 def check_structure(path: str, file: BinaryIO) -> list[int]:

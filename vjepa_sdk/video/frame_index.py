@@ -23,6 +23,7 @@ INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 INDEXED_CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg", "png", "prores", "ffv1", "dnxhd"})
 # These say how many packets there are.
 COUNTED_CONTAINERS = INDEXED_CONTAINERS | {"avi"}
+BARE_STREAMS = frozenset({"h264", "hevc"})  # without times; the rate is that which the stream states, if it does
 # Files in these are written from a key frame on, and nobody cuts them by hand.
 KEYED_CONTAINERS = frozenset({"avi", "asf", "flv"})
 NO_KEYS = np.empty(0, dtype=np.int64)

@@ -20,6 +20,7 @@ from .containers import VideoInfo, check_structure, open_container, refuse_by_co
 from .decoding import STRICT_DECODING, CorruptFrameError, Cursor, decode_from
 from .frame_image import FrameImage
 from .frame_index import (
+    BARE_STREAMS,
     COUNTED_CONTAINERS,
     INDEXED_CODECS,
     INDEXED_CONTAINERS,
@@ -112,7 +113,7 @@ class PyAVReader:
         with self._stream() as (container, stream):
             self._format = container.format.name
             self._codec = stream.codec_context.codec.canonical_name
-            self._rate = float(stream.average_rate or 0)
+            self._rate = float((stream.guessed_rate if self._format in BARE_STREAMS else stream.average_rate) or 0)
             self._time_base = stream.time_base or Fraction(1)
             aspect = stream.sample_aspect_ratio  # the container's, or else the codec's
             if self._format == "mpegts" and not loses_nothing(self._file, stream, container.demux(stream)):

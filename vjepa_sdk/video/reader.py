@@ -20,15 +20,24 @@ from numpy.typing import ArrayLike
 
 from ..config.choices import Decoder
 from ..errors import ConfigError
+from .animation import AnimationReader
 from .containers import VideoInfo
 from .decord_reader import DecordReader
+from .images import is_animation
 from .pyav_reader import PyAVReader
 from .safety import PathLike
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv"}
-    | {".asf", ".ogv", ".3gp", ".gif"}
+    {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mj2", ".mkv", ".mk3d", ".webm", ".avi", ".divx"}
+    | {".mpg", ".mpeg", ".mpe", ".m2p", ".vob", ".mod", ".tod", ".ts", ".m2ts", ".mts", ".m2t", ".tp", ".trp"}
+    | {".flv", ".wmv", ".asf", ".ogv", ".ogm", ".mxf", ".nut", ".dv", ".gif"}
+    | {".m1v", ".m2v", ".mpv", ".h264", ".264", ".avc", ".hevc", ".h265", ".265", ".vc1", ".ivf", ".obu", ".y4m"}
 )
+OTHER_VIDEO_SUFFIXES = frozenset(
+    {".rm", ".rmvb", ".swf", ".wtv", ".dvr-ms", ".evo", ".vro", ".bik", ".bk2", ".smk", ".roq", ".nsv", ".amv", ".mlv"}
+    | {".r3d", ".braw", ".ari", ".cine", ".insv", ".lrv", ".360", ".mjpeg", ".mjpg", ".vvc", ".266"}
+)
+"""Files that look like videos and are not read: in a directory they are counted in a warning."""
 
 
 @runtime_checkable
@@ -75,7 +84,7 @@ def open_video(path: PathLike, *, decoder: Decoder = "pyav") -> VideoReader:
         VideoDecodeError: the file is missing, not a video, damaged or too large; the message says which.
     """
     if decoder == "pyav":
-        return PyAVReader(path)
+        return AnimationReader(path) if is_animation(path) else PyAVReader(path)
     if decoder == "decord":
         return DecordReader(path)
     raise ConfigError(f"Unknown decoder {decoder!r}. Available: {', '.join(get_args(Decoder))}")
