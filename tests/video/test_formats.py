@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from media import numbered_frame, read_numbers, write_video
-from PIL import Image
+from PIL import Image, features
 
 from vjepa_sdk.errors import InputError, VideoDecodeError
 from vjepa_sdk.video.images import is_animation, is_still_file, read_frame_directory
@@ -75,6 +75,8 @@ def test_no_suffix_is_read_and_not_read() -> None:
 def write_animation(path: Path, *, num_frames: int = 6, duration: int = 40) -> Path:
     images = [Image.fromarray(numbered_frame(number)) for number in range(num_frames)]
     lossless = {"lossless": True} if path.suffix == ".webp" else {}
+    if path.suffix == ".avif" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration, **lossless)
     return path
 
@@ -90,6 +92,17 @@ def test_an_animation_is_a_video_of_its_frames(suffix: str, tmp_path: Path) -> N
         np.testing.assert_allclose(reader.timestamps, np.arange(6) * 0.04)
         assert (reader.info.width, reader.info.height, reader.info.duration_seconds) == (64, 48, pytest.approx(0.24))
         assert reader.get_frames([]).shape == (0, 48, 64, 3)
+
+
+def test_alpha_of_an_animated_avif_is_on_black(tmp_path: Path) -> None:
+    if not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    images = [Image.new("RGBA", (64, 48), (200, 100, 60, alpha)) for alpha in (0, 128, 255)]
+    images[0].save(tmp_path / "a.avif", save_all=True, append_images=images[1:], duration=40, quality=100)
+    with open_video(tmp_path / "a.avif") as reader:
+        np.testing.assert_allclose(reader.timestamps, [0, 0.04, 0.08])
+        pixels = reader.get_frames(range(3))[:, 20, 20]
+    np.testing.assert_allclose(pixels, [(0, 0, 0), (100, 50, 30), (200, 100, 60)], atol=4)
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".png"])

@@ -132,6 +132,11 @@ def test_alpha_beside_brightness_and_colour_is_on_black_too(
     np.testing.assert_allclose(frames[:, 30:, 44:], opaque[:, 30:, 44:], atol=6)
 
 
+def test_the_fourth_byte_of_raw_pixels_in_avi_is_no_alpha(tmp_path: Path) -> None:
+    frames = read_video(write_transparent(tmp_path / "a.avi", "rawvideo", "bgra"))
+    np.testing.assert_array_equal(frames, np.stack(_transparent_frames())[..., :3])
+
+
 def test_opaque_alpha_changes_nothing(tmp_path: Path) -> None:
     for name, pixel_format in (("a.mov", "rgba"), ("b.mov", "rgb24")):
         with av.open(str(tmp_path / name), "w") as container:
@@ -184,6 +189,38 @@ def test_a_frame_that_is_marked_as_interlaced_is_converted_whole(tmp_path: Path)
     with av.open(str(marked)) as container:
         assert next(container.decode(video=0)).interlaced_frame
     np.testing.assert_array_equal(read_video(marked), read_video(plain))
+
+
+def write_woven(path: Path) -> Path:
+    """Write frames whose odd lines are a moment later than the even ones: an edge runs from left to right."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"x264-params": "tff=1:qp=0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for number in range(8):
+            image = np.zeros((64, 64, 3), np.uint8)
+            image[0::2, : 8 * number] = image[1::2, : 8 * number + 4] = 255
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def _combs(frames: np.ndarray) -> float:
+    """Return how far each line is from the mean of the two around it, away from the rims."""
+    lines = frames[:, 8:-8].astype(float).mean(axis=3)
+    return float(np.abs(lines[:, 1:-1] - (lines[:, :-2] + lines[:, 2:]) / 2).mean())
+
+
+def test_interlaced_frames_are_made_whole_where_asked_for(tmp_path: Path) -> None:
+    path = write_woven(tmp_path / "a.mp4")
+    woven, whole = read_video(path), read_video(path, decoder="pyav-deinterlace")
+    assert _combs(woven) > 10 and _combs(whole) < 1
+    np.testing.assert_array_equal(whole[:, 9:-8:2], woven[:, 9:-8:2])  # one of the two moments stays
+    np.testing.assert_array_equal(read_video(path, [6, 2], decoder="pyav-deinterlace"), whole[[6, 2]])
+
+
+def test_frames_that_are_not_interlaced_stay_as_they_are(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", num_b_frames=2)
+    np.testing.assert_array_equal(read_video(path, decoder="pyav-deinterlace"), read_video(path))
 
 
 def test_seconds_that_decord_makes_up_are_not_believed(tmp_path: Path) -> None:

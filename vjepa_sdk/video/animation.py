@@ -1,4 +1,4 @@
-"""Read animated WebP and PNG, which FFmpeg does not read or calls images, as videos."""
+"""Read animated WebP, PNG and AVIF as videos: what FFmpeg does not read, calls images, or takes the alpha from."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .containers import VideoInfo
 from .images import open_image, rgb_of, size_of
 from .safety import PathLike, ascending_indices, checked_indices, open_regular_file
 
+_FORMATS = ("PNG", "WEBP", "AVIF")
 _SECONDS_OF_NONE = 0.1  # how long browsers show a frame that says 0
 
 
@@ -35,7 +36,7 @@ class AnimationReader:
             self._describe(image, durations)
 
     def _open(self) -> AbstractContextManager[Any]:
-        return open_image(io.BytesIO(self._data), self._path)
+        return open_image(io.BytesIO(self._data), self._path, _FORMATS)
 
     def _describe(self, image: Any, durations: list[float]) -> None:
         ends = np.cumsum(durations)

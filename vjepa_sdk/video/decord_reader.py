@@ -38,7 +38,7 @@ class DecordReader:
             with decoder_errors(self._path), open_container(self._path, self._file) as container:
                 stream = video_stream(self._path, container)
                 codec = stream.codec_context.codec.canonical_name
-                self._refuse_what_it_shows_wrong(stream)
+                self._refuse_what_it_shows_wrong(container.format.name, stream)
             with decoder_errors(self._path, "cannot be read by decord; decoder='pyav' reads more formats"):
                 self._file.seek(0)
                 descriptor = f"/proc/self/fd/{self._file.fileno()}"
@@ -49,12 +49,13 @@ class DecordReader:
             self.close()
             raise
 
-    def _refuse_what_it_shows_wrong(self, stream: VideoStream) -> None:
+    def _refuse_what_it_shows_wrong(self, container: str, stream: VideoStream) -> None:
         aspect, pixel_format = stream.sample_aspect_ratio, stream.codec_context.format
+        codec = stream.codec_context.codec.canonical_name
         if aspect is not None and not is_square(aspect):
             shape = f"{aspect.numerator}:{aspect.denominator}"
             raise failure(self._path, f"has pixels of {shape}, which decord takes for square; decoder='pyav' does not")
-        if pixel_format is not None and may_be_transparent(pixel_format):
+        if pixel_format is not None and may_be_transparent(pixel_format, container=container, codec=codec):
             raise failure(self._path, "has alpha, of which decord shows the hidden colours; decoder='pyav' does not")
 
     def _times(self, num_frames: int) -> np.ndarray:

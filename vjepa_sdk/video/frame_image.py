@@ -23,38 +23,50 @@ _ALMOST_SQUARE = 0.01
 class FrameImage:
     """Turn the frames of one video into pictures of one size, that of the first."""
 
-    def __init__(self, path: PathLike, first: VideoFrame, *, aspect: Fraction | None, has_alpha: bool) -> None:
+    def __init__(
+        self, path: PathLike, first: VideoFrame, *, aspect: Fraction | None, container: str, codec: str
+    ) -> None:
         """Settle how the video is shown.
 
         Args:
             first: its first frame.
             aspect: width of a pixel over its height; None: not known.
-            has_alpha: whether alpha means anything. In frames of GIF it says what they leave as it was.
+            container: the demuxer's name.
+            codec: the decoder's.
 
         Raises:
             VideoDecodeError: the picture is above MAX_PIXELS.
         """
         self._coded_size = (first.width, first.height)
         self._orientation = _orientation(first)
-        self._has_alpha = has_alpha
+        self._container, self._codec = container, codec
         self.rotation = -first.rotation % 360
         is_turned = self._orientation[0]
         width, self.height = self._coded_size[::-1] if is_turned else self._coded_size
         self.width = _shown_width(width, 1 / aspect if aspect and is_turned else aspect)
         self._is_stretched = self.width != width
         check_pixels(self.width, self.height, path)
+        self._has_alpha: dict[str, bool] = {}  # by pixel format
+        self.num_interlaced = 0  # of the frames so far
         self._converter: Any = None
         self._graphs: dict[tuple[int, int, str, str], Graph] = {}
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         """Return the picture as the ffmpeg program gives it by default, uint8 [H, W, 3]."""
-        pixel_format = "rgba" if self._has_alpha and may_be_transparent(frame.format) else "rgb24"
+        name = frame.format.name
+        has_alpha = self._has_alpha.get(name)
+        if has_alpha is None:
+            has_alpha = may_be_transparent(frame.format, container=self._container, codec=self._codec)
+            self._has_alpha[name] = has_alpha
+        pixel_format = "rgba" if has_alpha else "rgb24"
         is_plain = (frame.width, frame.height) == self._coded_size and not self._is_stretched
-        if is_plain and not frame.interlaced_frame:
+        is_interlaced = frame.interlaced_frame
+        self.num_interlaced += is_interlaced
+        if is_plain and not is_interlaced:
             image = self._turn(self._convert(frame, pixel_format))
         else:
             image = self._filter(frame, pixel_format)
-        return np.ascontiguousarray(on_black(image) if pixel_format == "rgba" else image)
+        return np.ascontiguousarray(on_black(image) if has_alpha else image)
 
     def _convert(self, frame: VideoFrame, pixel_format: str) -> np.ndarray:
         from av.video.reformatter import Interpolation, VideoReformatter
@@ -116,9 +128,15 @@ def is_square(aspect: Fraction | None) -> bool:
     return not aspect or abs(aspect - 1) <= _ALMOST_SQUARE
 
 
-def may_be_transparent(pixel_format: VideoFormat) -> bool:
-    """Whether pixels have alpha, or a palette whose colours may."""
-    return pixel_format.name == "pal8" or any(component.is_alpha for component in pixel_format.components)
+def may_be_transparent(pixel_format: VideoFormat, *, container: str, codec: str) -> bool:
+    """Whether frames have alpha that says what is seen of them."""
+    if codec == "gif":  # whose frames are drawn over one another, and leave as it was what is transparent
+        return False
+    if (container, codec) == ("avi", "rawvideo"):  # the fourth byte of a pixel is not used (BITMAPINFOHEADER, BI_RGB)
+        return False
+    if pixel_format.name == "pal8":
+        return codec == "png"  # other palettes have no alpha, and decoders put anything in its place
+    return any(component.is_alpha for component in pixel_format.components)
 
 
 def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:

@@ -102,19 +102,22 @@ def read_image(path: PathLike) -> np.ndarray:
 
 
 @contextmanager
-def open_image(file: BinaryIO, path: PathLike) -> Iterator[Any]:
+def open_image(
+    file: BinaryIO, path: PathLike, formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+) -> Iterator[Any]:
     """Open an image with Pillow; errors of opening and of what is done with it name the file."""
     from PIL import Image, UnidentifiedImageError
 
     file.seek(0)
     try:
-        with Image.open(file, formats=["JPEG", "PNG", "WEBP", "BMP", "GIF"]) as image:
+        with Image.open(file, formats=formats) as image:
             check_pixels(image.width, image.height, path)
             yield image
     except VJEPAError:
         raise
     except UnidentifiedImageError as error:
-        raise failure(path, "is not a JPEG, PNG, WebP, BMP or GIF image") from error
+        *others, last = ("WebP" if name == "WEBP" else name for name in formats)
+        raise failure(path, f"is not a {', '.join(others)} or {last} image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise failure(path, f"has more than {MAX_PIXELS} pixels per frame") from error
     except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
@@ -127,13 +130,13 @@ def is_still_file(path: PathLike) -> bool:
 
 
 def is_animation(path: PathLike) -> bool:
-    """Whether a file is a WebP or PNG of several frames; False for what cannot be read."""
+    """Whether a file is a WebP, PNG or AVIF of several frames; False for what cannot be read."""
     try:
         with open_regular_file(path) as file:
             head = file.read(32)
             if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
                 return len(head) > 20 and bool(head[20] & 2)
-            return head[:8] == _PNG and _is_animated_png(file)
+            return head[4:12] == b"ftypavis" or (head[:8] == _PNG and _is_animated_png(file))
     except VideoDecodeError:
         return False
 

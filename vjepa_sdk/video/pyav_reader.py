@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
 from .decoding import STRICT_DECODING, CorruptFrameError, Cursor, decode_from
+from .deinterlace import deinterlaced
 from .frame_image import FrameImage
 from .frame_index import (
     BARE_STREAMS,
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 class PyAVReader:
     """Exact frames through PyAV: from the key frame before where packets tell which frames exist, else in order."""
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, *, deinterlace: bool = False) -> None:
+        self._deinterlace = deinterlace
         self._file = open_regular_file(path)
         self._path = os.fspath(path)
         try:
@@ -62,6 +64,11 @@ class PyAVReader:
     def timestamps(self) -> np.ndarray:
         return self._index.timestamps
 
+    @property
+    def num_interlaced(self) -> int:
+        """How many of the frames that were read so far are marked as interlaced."""
+        return self._image.num_interlaced
+
     def __len__(self) -> int:
         return self.info.num_frames
 
@@ -75,10 +82,11 @@ class PyAVReader:
 
     def iter_frames(self, indices: ArrayLike | None = None) -> Iterator[np.ndarray]:
         if indices is None:
-            needed, frames = np.arange(len(self)), self._frames_in_order()
+            needed, frames = np.arange(len(self)), self._shown_in_order()
         else:
             needed = ascending_indices(indices, len(self), self._path)
-            frames = self._frames_by_key(needed)
+            # what makes an interlaced frame whole are those around it, so none is jumped to
+            frames = iter(()) if self._deinterlace else self._frames_by_key(needed)
         done = 0
         with decoder_errors(self._path):
             for frame in frames:
@@ -124,7 +132,7 @@ class PyAVReader:
         else:
             first = self._first_frame()
         self._index = index
-        self._image = FrameImage(self._path, first, aspect=aspect, has_alpha=self._codec != "gif")
+        self._image = FrameImage(self._path, first, aspect=aspect, container=self._format, codec=self._codec)
         times = index.timestamps
         fps = average_fps(times, self._rate)
         last_seconds = index.last_seconds or (1 / fps if fps else 0.0)
@@ -222,11 +230,14 @@ class PyAVReader:
         if count < len(self):
             raise failure(self._path, f"is truncated or corrupt: only {count} of {len(self)} frames can be decoded")
 
+    def _shown_in_order(self) -> Iterator[VideoFrame]:
+        return deinterlaced(self._frames_in_order()) if self._deinterlace else self._frames_in_order()
+
     def _frames_from_start(self, needed: np.ndarray) -> Iterator[VideoFrame]:
         """Decode everything up to the last needed frame."""
         row = 0
         if len(needed):
-            for position, frame in enumerate(self._frames_in_order()):
+            for position, frame in enumerate(self._shown_in_order()):
                 if position == needed[row]:
                     yield frame
                     row += 1

@@ -6,7 +6,8 @@ pipelines; it returns neighbouring frames for open-GOP and cut files and cannot 
 
 Frames are shown as players and the ffmpeg program show them: upright; with square pixels, for which the width is scaled
 and the height stays (`scale=iw*sar:ih`), unless they are within 1 % of square; alpha composited on black, but for GIF,
-whose frames are drawn over one another. A video whose size changes is scaled to the size of its first frame.
+whose frames are drawn over one another. A video whose size changes is scaled to the size of its first frame. Interlaced
+frames are shown as they are, combed where something moves; "pyav-deinterlace" makes them whole.
 """
 
 from __future__ import annotations
@@ -76,15 +77,18 @@ def open_video(path: PathLike, *, decoder: Decoder = "pyav") -> VideoReader:
 
     Args:
         path: a regular file. URLs and protocol strings are refused.
-        decoder: "pyav" (exact on every file) or "decord" (parity with the official pipelines).
+        decoder: "pyav" (exact on every file), "decord" (parity with the official pipelines), or "pyav-deinterlace":
+            frames that are marked as interlaced are made whole, one for one, by FFmpeg's filter yadif. That decodes
+            from the start.
 
     Raises:
         ConfigError: the decoder is unknown or not installed.
         InputError: the path is a URL or cannot be a path.
         VideoDecodeError: the file is missing, not a video, damaged or too large; the message says which.
     """
-    if decoder == "pyav":
-        return AnimationReader(path) if is_animation(path) else PyAVReader(path)
+    if decoder in ("pyav", "pyav-deinterlace"):
+        deinterlace = decoder == "pyav-deinterlace"
+        return AnimationReader(path) if is_animation(path) else PyAVReader(path, deinterlace=deinterlace)
     if decoder == "decord":
         return DecordReader(path)
     raise ConfigError(f"Unknown decoder {decoder!r}. Available: {', '.join(get_args(Decoder))}")
