@@ -63,7 +63,7 @@ def decode_from(key: Packet[VideoStream], packets: Iterator[Packet[VideoStream]]
         is_earlier = start is not None and packet.size > 0 and (packet.pts is None or packet.pts < start)
         is_leading = is_leading and is_earlier
         try:
-            frames = list(decode(packet))
+            frames = decode(packet)
         except (av.InvalidDataError, CorruptFrameError):
             if not is_leading:
                 raise
@@ -75,7 +75,8 @@ class CorruptFrameError(Exception):
     pass
 
 
-def decode(packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
+def decode(packet: Packet[VideoStream]) -> list[VideoFrame]:
+    """Return the frames that a packet brings out, or raise if it or one of them is damaged."""
     import av
 
     if packet.is_corrupt:
@@ -85,8 +86,8 @@ def decode(packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
     except av.InvalidDataError:
         if not lacks_picture(packet):  # to decoders that is an error too
             raise
-        return
+        return []
     for frame in frames:
         if frame.is_corrupt:
             raise CorruptFrameError("the decoder marks a frame as corrupt")
-        yield frame
+    return frames

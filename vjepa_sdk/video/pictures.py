@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class _Units:
     @cached_property
     def _sequences(self) -> set[_Sequence]:
         units = _parameter_sets(self._setup) if self._length_size else self._split(self._setup)
-        return {_read_sequence(unit) for unit in units if self._kind(unit) == 7}
+        return {_read_sequence(bytes(unit)) for unit in units if self._kind(unit) == 7}
 
     @cached_property
     def _is_frames_only(self) -> bool:
@@ -84,7 +84,7 @@ class _Units:
             if self._is_picture(unit):
                 return 1 if self._is_h264 and self._is_field(unit) else 2
             if self._is_h264 and self._kind(unit) == 7:
-                self._sequences.add(_read_sequence(unit))
+                self._sequences.add(_read_sequence(bytes(unit)))
                 self.__dict__.pop("_is_frames_only", None)
         return 0 if self.hold_no_picture(packet) else 2
 
@@ -177,9 +177,10 @@ class _Bits:
 _PROFILES_WITH_CHROMA = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 
 
-def _read_sequence(unit: Any) -> _Sequence:
+@lru_cache(maxsize=64)  # the files of a collection are often coded alike
+def _read_sequence(unit: bytes) -> _Sequence:
     """Read a sequence parameter set of H.264 (7.3.2.1.1) as far as the flag that allows fields."""
-    bits = _Bits(bytes(unit[1:]))
+    bits = _Bits(unit[1:])
     profile = bits.read(8)
     bits.skip(16)
     bits.exp_golomb()
