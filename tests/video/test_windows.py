@@ -21,7 +21,7 @@ from PIL import Image
 from vjepa_sdk import PreprocessConfig
 from vjepa_sdk.config.choices import Tail
 from vjepa_sdk.errors import ConfigError, InputError
-from vjepa_sdk.video import pyav_reader
+from vjepa_sdk.video import decoding, pyav_reader
 from vjepa_sdk.video import windows as windowing
 from vjepa_sdk.video.clips import WindowLoader, cut_clips
 from vjepa_sdk.video.reader import open_video, read_video
@@ -169,7 +169,7 @@ def test_each_frame_is_decoded_and_converted_once(
     kind: str, stride: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = KINDS[kind](tmp_path)
-    decode, convert = pyav_reader._decode, pyav_reader.PyAVReader._rgb
+    decode, convert = decoding.decode, pyav_reader.PyAVReader._rgb
     decoded: list[int] = []
     converted: list[int] = []
 
@@ -184,7 +184,7 @@ def test_each_frame_is_decoded_and_converted_once(
 
     loader = WindowLoader(preprocess=AS_IT_IS, windowing=_windowing(stride=stride))
     with loader.open(known.path) as video:
-        monkeypatch.setattr(pyav_reader, "_decode", count_decoded)
+        monkeypatch.setattr(decoding, "decode", count_decoded)
         monkeypatch.setattr(pyav_reader.PyAVReader, "_rgb", count_converted)
         assert len(list(video.clips())) == len(video.windows)
     assert len(decoded) == len(set(decoded)) <= len(known.numbers)
@@ -193,11 +193,11 @@ def test_each_frame_is_decoded_and_converted_once(
 
 def test_what_lies_outside_the_windows_is_jumped_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = _write(tmp_path / "a.mp4", num_frames=400, num_b_frames=0)
-    decode = pyav_reader._decode
+    decode = decoding.decode
     decoded: list[int] = []
     windowing = replace(_windowing(), start_seconds=30.0, end_seconds=32.0)
     with WindowLoader(preprocess=AS_IT_IS, windowing=windowing).open(path) as video:
-        monkeypatch.setattr(pyav_reader, "_decode", lambda packet: decoded.append(packet.pts) or decode(packet))
+        monkeypatch.setattr(decoding, "decode", lambda packet: decoded.append(packet.pts) or decode(packet))
         numbers = [read_numbers(clip.transpose(0, 2, 3, 1)) for clip in video.clips()]
     assert numbers == [[300, 302, 305, 307], [310, 312, 315, 317]]
     assert len(decoded) <= 20

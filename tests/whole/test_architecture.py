@@ -109,9 +109,10 @@ sys.exit(f"loaded too: {slow & set(sys.modules)}" if slow & set(sys.modules) els
 
 
 LIGHT = (
-    "errors _version config.* runtime.* video.safety video.containers video.pyav_reader video.decord_reader "
-    "video.images video.reader video.sampling video.windows features.* corpus.* weights.layout weights.description "
-    "weights.official_layout weights.transformers_layout weights.evaluation weights.cards hub.* inference.embed.* cli.*"
+    "errors _version config.* runtime.* video.safety video.containers video.decoding video.frame_index "
+    "video.frame_image video.pyav_reader video.decord_reader video.images video.reader video.sampling video.windows "
+    "features.* corpus.* weights.layout weights.description weights.official_layout weights.transformers_layout "
+    "weights.evaluation weights.cards hub.* inference.embed.* cli.*"
 ).split()
 """Decoding processes and early refusals rest on these: they must not wait for torch."""
 HEAVY_AMONG_THEM = {"runtime.devices", "hub.publish"}
