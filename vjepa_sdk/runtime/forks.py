@@ -56,6 +56,8 @@ def _is_started_by_fork() -> bool:
 
 def _can_compute() -> bool:
     """Whether a fork of this very thread gets through a computation on several threads."""
+    if sys.platform == "win32":
+        return True  # where nothing forks
     import torch
 
     with warnings.catch_warnings():

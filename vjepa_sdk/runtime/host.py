@@ -55,6 +55,6 @@ def _elsewhere() -> Iterator[None]:
     try:
         yield
     finally:
-        if back is not None:
+        if back is not None and sys.platform != "win32":  # which deletes no directory that one is in
             os.fchdir(back)
             os.close(back)
