@@ -136,7 +136,7 @@ _MATROSKA_ELEMENTS = frozenset(
     {0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF}  # in the segment
     | {0xE7, 0x5854, 0xA7, 0xAB, 0xA0, 0xA3, 0xAF}  # in a cluster
 )
-_MATROSKA_CLUSTER = 0x1F43B675
+MATROSKA_CLUSTER = 0x1F43B675
 
 
 def check_structure(path: str, file: BinaryIO) -> None:
@@ -145,16 +145,16 @@ def check_structure(path: str, file: BinaryIO) -> None:
     file_size = os.fstat(file.fileno()).st_size
     if head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") + 8 > file_size + 1:
         raise failure(path, "is truncated: the file is shorter than it says")
-    if head[:4] != b"\x1aE\xdf\xa3":
+    if not is_matroska(file):
         return
-    _, position, size = _matroska_element(file, 0)
-    _, position, size = _matroska_element(file, position + (size or 0))
+    _, position, size = matroska_element(file, 0)
+    _, position, size = matroska_element(file, position + (size or 0))
     end = file_size if size is None else position + size
     if end > file_size:
         raise failure(path, "is truncated: the file is shorter than it says")
     while position < end:
-        identifier, start, size = _matroska_element(file, position)
-        if identifier == _MATROSKA_CLUSTER:
+        identifier, start, size = matroska_element(file, position)
+        if identifier == MATROSKA_CLUSTER:
             position = start  # its elements are walked like those around it, which also suits unknown sizes
         elif identifier in _MATROSKA_ELEMENTS and size is not None and start + size <= end:
             position = start + size
@@ -162,7 +162,12 @@ def check_structure(path: str, file: BinaryIO) -> None:
             raise failure(path, f"is truncated or corrupt: no valid element at byte {position}")
 
 
-def _matroska_element(file: BinaryIO, position: int) -> tuple[int, int, int | None]:
+def is_matroska(file: BinaryIO) -> bool:
+    """Whether this is Matroska or WebM."""
+    return _head(file)[:4] == b"\x1aE\xdf\xa3"
+
+
+def matroska_element(file: BinaryIO, position: int) -> tuple[int, int, int | None]:
     """Return an element's identifier (0: none), where its content starts, and its size or None if unknown."""
     file.seek(position)
     head = file.read(12)

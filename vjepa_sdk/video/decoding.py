@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from .safety import MAX_PIXELS
 
@@ -17,21 +17,32 @@ if TYPE_CHECKING:
 STRICT_DECODING = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixels": str(MAX_PIXELS)}
 
 
+class Decoder(Protocol):
+    """Decode the packets of one stream."""
+
+    def __call__(self, packet: Packet[VideoStream]) -> Sequence[VideoFrame]:
+        """Return the frames that come out; an empty packet ends the stream."""
+
+    def restart(self) -> None:
+        """Forget what was decoded, after a jump."""
+
+
 class Cursor:
     """Walk forward through a stream, decoding or in jumps, and count the packets read."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        self._container, self._stream = container, stream
+    def __init__(self, container: InputContainer, stream: VideoStream, decoder: Decoder) -> None:
+        self._container, self._stream, self._decoder = container, stream, decoder
         self.jump(None, num_packets=0)
 
     def jump(self, target: int | None, *, num_packets: int) -> None:
         """Go to a key frame before which so many packets lie; None: to the start."""
         if target is not None:
             self._container.seek(target, stream=self._stream, backward=True)
+            self._decoder.restart()
         self.num_packets = num_packets
         packets = self._packets()
         key = next(packets, None)
-        self._frames = decode_from(key, packets) if key is not None and key.is_keyframe else iter(())
+        self._frames = decode_from(key, packets, self._decoder) if key is not None and key.is_keyframe else iter(())
 
     def find(self, pts: int) -> VideoFrame | None:
         """Decode up to the frame of this time; None if it does not come."""
@@ -47,7 +58,9 @@ class Cursor:
             yield packet
 
 
-def decode_from(key: Packet[VideoStream], packets: Iterator[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+def decode_from(
+    key: Packet[VideoStream], packets: Iterator[Packet[VideoStream]], decoder: Decoder
+) -> Iterator[VideoFrame]:
     """Decode a key frame and all that follows it.
 
     Pictures right after the key frame that are shown before it (in Matroska possibly without a time) may refer to
@@ -55,14 +68,14 @@ def decode_from(key: Packet[VideoStream], packets: Iterator[Packet[VideoStream]]
     """
     import av
 
-    yield from decode(key)
+    yield from decode(key, decoder)
     start = key.pts
     is_leading = True
     for packet in packets:
         is_earlier = start is not None and packet.size > 0 and (packet.pts is None or packet.pts < start)
         is_leading = is_leading and is_earlier
         try:
-            frames = list(decode(packet))
+            frames = list(decode(packet, decoder))
         except (av.InvalidDataError, CorruptFrameError):
             if not is_leading:
                 raise
@@ -74,10 +87,10 @@ class CorruptFrameError(Exception):
     pass
 
 
-def decode(packet: Packet[VideoStream]) -> Iterator[VideoFrame]:
+def decode(packet: Packet[VideoStream], decoder: Decoder) -> Iterator[VideoFrame]:
     if packet.is_corrupt:
         raise CorruptFrameError("a packet is damaged")
-    for frame in packet.decode():
+    for frame in decoder(packet):
         if frame.is_corrupt:
             raise CorruptFrameError("the decoder marks a frame as corrupt")
         yield frame

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
+from .damage import DamageChecks
 from .decoding import STRICT_DECODING, CorruptFrameError, Cursor, decode_from
 from .frame_image import orientation
 from .frame_index import (
@@ -46,6 +47,7 @@ class PyAVReader:
         try:
             refuse_by_content(self._path, self._file)
             check_structure(self._path, self._file)
+            self._damage = DamageChecks(self._file)
             with decoder_errors(self._path):
                 self._read_index()
         except BaseException:
@@ -168,7 +170,7 @@ class PyAVReader:
             # A stream that was cut inside a group of pictures cannot be decoded before its first key frame.
             key = next((packet for packet in packets if packet.is_keyframe), None)
             if key is not None:
-                yield from decode_from(key, packets)
+                yield from decode_from(key, packets, self._damage.decoder(stream))
 
     def _frames_in_order(self) -> Iterator[VideoFrame]:
         """Decode every frame and hold the result against the index."""
@@ -206,7 +208,7 @@ class PyAVReader:
         groups = np.searchsorted(index.keys, needed, side="right") - 1
         try:
             with self._stream() as (container, stream):
-                cursor = Cursor(container, stream)
+                cursor = Cursor(container, stream, self._damage.decoder(stream))
                 for position, group in zip(needed.tolist(), groups.tolist(), strict=True):
                     if index.key_packets[group] > cursor.num_packets:
                         cursor.jump(int(index.seek_targets[group]), num_packets=int(index.key_packets[group]))

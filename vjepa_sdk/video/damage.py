@@ -1,0 +1,106 @@
+"""Find the damage that decoders pass over, packet by packet as they are decoded.
+
+FFmpeg's own checks come on top of it (`decoding.STRICT_DECODING`). What is left is measured in docs/damaged-files.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from .cluster_checksums import ClusterChecksums
+from .decoding import CorruptFrameError
+from .nal_units import find_damage, length_size
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+_NAL_CODECS = frozenset({"h264", "hevc"})
+# What a lost block of a disk reads as, in half a sector. VP8 pictures reach 41 zeros in a row, blank ones included.
+_LOST_BLOCKS = (bytes(256), b"\xff" * 256)
+_EIGHT_BITS = frozenset({"yuv420p", "yuv422p", "yuv440p", "yuv444p", "gbrp"})
+
+
+class DamageChecks:
+    """What one file offers to tell damage by."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._checksums = ClusterChecksums(file)
+
+    def decoder(self, stream: VideoStream) -> CheckedDecoder:
+        """Return a decoder of a stream of the file, which was opened anew."""
+        return CheckedDecoder(stream, self._checksums)
+
+
+class CheckedDecoder:
+    """Decode the packets of one stream, and raise CorruptFrameError for those that are damaged."""
+
+    def __init__(self, stream: VideoStream, checksums: ClusterChecksums) -> None:
+        self._checksums = checksums
+        self._context = stream.codec_context
+        self._codec = self._context.codec.canonical_name
+        self._length_size = length_size(self._codec, self._context.extradata or b"")
+        self._reference = _reference_decoder(stream) if self._codec == "vp9" else None
+        self._is_first = True
+        if self._codec == "av1":  # dav1d then also checks the bits that end each unit
+            self._context.options = {**self._context.options, "strict": "strict"}
+
+    def __call__(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
+        """Decode a packet; an empty one ends the stream."""
+        if packet.size:
+            self._check(packet)
+        if self._reference is None or (self._is_first and self._is_turned(packet)):
+            return self._context.decode(packet)
+        self._is_first = False
+        return self._reference.decode(packet)
+
+    def restart(self) -> None:
+        """Forget what was decoded, after a jump."""
+        if self._reference is not None:
+            self._reference.flush_buffers()
+
+    def _is_turned(self, packet: Packet[VideoStream]) -> bool:
+        """Whether the container says how to turn the picture, which only FFmpeg's own decoder of the stream is told."""
+        from av.sidedata.sidedata import Type
+
+        is_turned = any(Type.DISPLAYMATRIX in frame.side_data for frame in self._context.decode(packet))
+        self._context.flush_buffers()
+        if is_turned:
+            self._reference = None
+        return is_turned
+
+    def _check(self, packet: Packet[VideoStream]) -> None:
+        if self._checksums and self._checksums.is_damaged(packet.pos):
+            raise CorruptFrameError("a Matroska cluster differs from its checksum")
+        if self._codec in _NAL_CODECS:
+            if reason := find_damage(self._codec, bytes(packet), self._length_size):
+                raise CorruptFrameError(reason)
+        elif self._codec == "vp8" and any(block in bytes(packet) for block in _LOST_BLOCKS):
+            raise CorruptFrameError("a packet holds a lost block")
+
+
+def _reference_decoder(stream: VideoStream) -> VideoCodecContext | None:
+    """Return libvpx for a VP9 stream that it can decode, else None.
+
+    FFmpeg's own VP9 decoder stops reading where the picture is full; libvpx fails unless a frame's data ends there too,
+    and gives the same pixels in the same time.
+    """
+    from av.codec import Codec, CodecContext
+    from av.codec.codec import UnknownCodecError
+
+    native = stream.codec_context
+    if native.pix_fmt not in _EIGHT_BITS or stream.metadata.get("alpha_mode") == "1":
+        return None
+    try:
+        codec = Codec("libvpx-vp9", "r")
+    except UnknownCodecError:  # builds of FFmpeg that leave it out
+        return None
+    context: Any = CodecContext.create(codec, "r")
+    context.thread_count, context.thread_type, context.options = 1, "NONE", native.options
+    context.color_primaries, context.color_trc = native.color_primaries, native.color_trc
+    if native.sample_aspect_ratio is not None:
+        context.sample_aspect_ratio = native.sample_aspect_ratio
+    reference: VideoCodecContext = context
+    return reference
