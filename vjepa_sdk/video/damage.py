@@ -5,11 +5,13 @@ FFmpeg's own checks come on top of it (`decoding.STRICT_DECODING`). What is left
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .cluster_checksums import ClusterChecksums
 from .decoding import CorruptFrameError
 from .nal_units import find_damage, length_size
+from .superframes import split_superframe
 
 if TYPE_CHECKING:
     from av.packet import Packet
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _NAL_CODECS = frozenset({"h264", "hevc"})
-# What a lost block of a disk reads as, in half a sector. VP8 pictures reach 41 zeros in a row, blank ones included.
-_LOST_BLOCKS = (bytes(256), b"\xff" * 256)
+# What a lost block of a disk reads as. Test pictures in VP8 reach 41 zeros in a row, filmed ones none.
+_LOST_BLOCKS = (bytes(128), b"\xff" * 128)
 _EIGHT_BITS = frozenset({"yuv420p", "yuv422p", "yuv440p", "yuv444p", "gbrp"})
 
 
@@ -54,7 +56,7 @@ class CheckedDecoder:
         if self._reference is None or (self._is_first and self._is_turned(packet)):
             return self._context.decode(packet)
         self._is_first = False
-        return self._reference.decode(packet)
+        return [frame for part in _frames_of(packet) for frame in self._reference.decode(part)]
 
     def restart(self) -> None:
         """Forget what was decoded, after a jump."""
@@ -81,11 +83,28 @@ class CheckedDecoder:
             raise CorruptFrameError("a packet holds a lost block")
 
 
+def _frames_of(packet: Packet[VideoStream]) -> Iterator[Any]:
+    """Take a VP9 packet apart, since libvpx looks at the end of a packet alone, and not of the frames within."""
+    from av.packet import Packet
+
+    try:
+        parts = split_superframe(bytes(packet)) if packet.size else []
+    except ValueError as error:
+        raise CorruptFrameError(str(error)) from error
+    if len(parts) < 2:
+        yield packet
+        return
+    for data in parts:
+        part = Packet(data)
+        part.pts, part.dts, part.duration, part.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+        yield part
+
+
 def _reference_decoder(stream: VideoStream) -> VideoCodecContext | None:
     """Return libvpx for a VP9 stream that it can decode, else None.
 
     FFmpeg's own VP9 decoder stops reading where the picture is full; libvpx fails unless a frame's data ends there too,
-    and gives the same pixels in the same time.
+    and gives the same pixels in much the same time.
     """
     from av.codec import Codec, CodecContext
     from av.codec.codec import UnknownCodecError
