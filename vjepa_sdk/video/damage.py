@@ -14,6 +14,7 @@ from .nal_units import find_damage, length_size
 from .superframes import split_superframe
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
     from av.packet import Packet
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
@@ -30,6 +31,16 @@ class DamageChecks:
 
     def __init__(self, file: BinaryIO) -> None:
         self._checksums = ClusterChecksums(file)
+
+    def check(self, container: InputContainer, stream: VideoStream) -> None:
+        """Look at every packet of a stream, for readers that decode elsewhere.
+
+        Raises:
+            CorruptFrameError: one is damaged.
+        """
+        decoder = self.decoder(stream)
+        for packet in container.demux(stream):
+            decoder.check(packet)
 
     def decoder(self, stream: VideoStream) -> CheckedDecoder:
         """Return a decoder of a stream of the file, which was opened anew."""
@@ -51,12 +62,23 @@ class CheckedDecoder:
 
     def __call__(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         """Decode a packet; an empty one ends the stream."""
-        if packet.size:
-            self._check(packet)
+        self.check(packet)
         if self._reference is None or (self._is_first and self._is_turned(packet)):
             return self._context.decode(packet)
         self._is_first = False
         return [frame for part in _frames_of(packet) for frame in self._reference.decode(part)]
+
+    def check(self, packet: Packet[VideoStream]) -> None:
+        """Look at a packet without decoding it."""
+        if not packet.size:
+            return
+        if self._checksums and self._checksums.is_damaged(packet.pos):
+            raise CorruptFrameError("a Matroska cluster differs from its checksum")
+        if self._codec in _NAL_CODECS:
+            if reason := find_damage(self._codec, bytes(packet), self._length_size):
+                raise CorruptFrameError(reason)
+        elif self._codec == "vp8" and any(block in bytes(packet) for block in _LOST_BLOCKS):
+            raise CorruptFrameError("a packet holds a lost block")
 
     def restart(self) -> None:
         """Forget what was decoded, after a jump."""
@@ -72,15 +94,6 @@ class CheckedDecoder:
         if is_turned:
             self._reference = None
         return is_turned
-
-    def _check(self, packet: Packet[VideoStream]) -> None:
-        if self._checksums and self._checksums.is_damaged(packet.pos):
-            raise CorruptFrameError("a Matroska cluster differs from its checksum")
-        if self._codec in _NAL_CODECS:
-            if reason := find_damage(self._codec, bytes(packet), self._length_size):
-                raise CorruptFrameError(reason)
-        elif self._codec == "vp8" and any(block in bytes(packet) for block in _LOST_BLOCKS):
-            raise CorruptFrameError("a packet holds a lost block")
 
 
 def _frames_of(packet: Packet[VideoStream]) -> Iterator[Any]:

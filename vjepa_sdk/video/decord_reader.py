@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import ConfigError
-from .containers import VideoInfo, open_container, refuse_by_content, video_stream
+from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
+from .damage import DamageChecks
 from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, open_regular_file
 
 
@@ -29,7 +30,11 @@ class DecordReader:
             refuse_by_content(self._path, self._file)
             # decord has no allow-list of its own, so a file gets to it only if PyAV knows a harmless format in it.
             with decoder_errors(self._path), open_container(self._path, self._file) as container:
-                codec = video_stream(self._path, container).codec_context.codec.canonical_name
+                stream = video_stream(self._path, container)
+                codec = stream.codec_context.codec.canonical_name
+                # decord guesses what is damaged and says nothing.
+                check_structure(self._path, self._file)
+                DamageChecks(self._file).check(container, stream)
             with decoder_errors(self._path, "cannot be read by decord; decoder='pyav' reads more formats"):
                 self._file.seek(0)
                 descriptor = f"/proc/self/fd/{self._file.fileno()}"
