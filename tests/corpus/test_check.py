@@ -52,6 +52,8 @@ def test_a_good_video_is_described(clip: Path) -> None:
         fps=10.0,
         num_frames=20,
         duration_seconds=2.0,
+        num_decoded=3,
+        num_interlaced=0,
     )
 
 
@@ -69,7 +71,12 @@ def test_frame_directories_and_images_are_described(tmp_path: Path) -> None:
     ("name", "content", "reason"),
     [
         ("a.mp4", b"", "is empty (0 bytes)"),
-        ("a.mp4", b"text", "is not a video of a known format"),
+        (
+            "a.mp4",
+            b"text",
+            "is not a video of a known format (MP4, MOV, Matroska, WebM, AVI, MPEG, TS, Ogg, FLV, WMV, MXF, NUT, DV, "
+            "GIF, bare streams); try `ffmpeg -i x -c copy x.mp4`",
+        ),
         ("a.jpg", b"text", "is not a JPEG, PNG, WebP, BMP or GIF image"),
         ("a.mp4", b"\x89PNG", "is a PNG image, not a video"),
     ],
@@ -77,6 +84,13 @@ def test_frame_directories_and_images_are_described(tmp_path: Path) -> None:
 def test_the_reason_of_a_bad_file_is_told(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert one(tmp_path / name).reason == reason
+
+
+@pytest.mark.parametrize(("full", "num_decoded"), [(False, 3), (True, 6)])
+def test_interlaced_frames_are_counted(full: bool, num_decoded: int, tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", num_frames=6, options={"x264-params": "tff=1"})
+    file = one(path, full=full)
+    assert (file.num_decoded, file.num_interlaced) == (num_decoded, num_decoded)
 
 
 def test_a_video_that_fails_late_still_says_what_it_is(tmp_path: Path) -> None:

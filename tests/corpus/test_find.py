@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from vjepa_sdk.corpus.find import find_clips, find_videos
 from vjepa_sdk.errors import InputError
@@ -276,3 +277,30 @@ class TestLists:
     def test_bad_lines_are_named(self, name: str, text: str, message: str) -> None:
         with pytest.raises(InputError, match=message):
             self.read(name, text)
+
+
+def test_files_that_look_like_videos_and_are_not_read_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.mp4", "b.rm", "sub/c.swf", ".hidden.rm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [Path(each.path).name for each in find_clips(tmp_path).clips("frames")] == ["a.mp4"]
+    assert "2 files left out, videos of a format that is not read" in caplog.text
+
+
+def test_every_container_that_is_read_is_found_in_a_directory(tmp_path: Path) -> None:
+    names = ["a.f4v", "b.3g2", "c.vob", "d.m2v", "e.mxf", "f.h264", "g.MOD", "h.y4m"]
+    for name in names:
+        (tmp_path / name).touch()
+    assert [Path(each.path).name for each in find_clips(tmp_path).clips("frames")] == names
+
+
+def test_an_animation_beside_videos_and_stills_is_a_video(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    images = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    images[0].save(tmp_path / "b.webp", save_all=True, append_images=images[1:])
+    images[0].save(tmp_path / "c.webp")
+    found = find_clips(tmp_path)
+    assert [Path(each.path).name for each in found.clips("frames")] == ["a.mp4", "b.webp"]
+    assert [Path(each.path).name for each in found.clips("stills")] == ["c.webp"]

@@ -395,16 +395,6 @@ def test_fewer_frames_than_listed_is_an_error(clip: Path) -> None:
             list(reader.iter_frames())
 
 
-def test_a_change_of_frame_size_is_an_error(tmp_path: Path) -> None:
-    parts = [
-        write_video(tmp_path / f"{width}.mpg", width=width, num_frames=5, codec="mpeg2video", fps=25).read_bytes()
-        for width in (64, 96)
-    ]
-    (tmp_path / "joined.mpg").write_bytes(b"".join(parts))
-    with pytest.raises(VideoDecodeError, match="changes its frame size from 64x48 to 96x48"):
-        read_video(tmp_path / "joined.mpg")
-
-
 @given(num_available=st.integers(1, 10_000), num_frames=st.integers(1, 300))
 def test_sampled_indices_are_in_range_in_order_and_reach_both_ends(num_available: int, num_frames: int) -> None:
     indices = sample_indices(num_available, num_frames)

@@ -66,5 +66,6 @@ def _describe(file: CheckedFile) -> str:
         (f"{file.duration_seconds:.2f} s" if file.duration_seconds is not None else "-", 10),
     )
     facts = " ".join(f"{text:<{width}}" for text, width in cells)
-    reason = "" if file.is_good else f": {file.reason}"
+    combed = f" ({file.num_interlaced} of {file.num_decoded} frames interlaced)" if file.num_interlaced else ""
+    reason = combed if file.is_good else f": {file.reason}"
     return f"{'ok ' if file.is_good else 'BAD'} {facts} {printable(file.path)}{reason}"

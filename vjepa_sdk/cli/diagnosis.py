@@ -11,12 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
 from .._version import __version__
-from ..config.choices import Decoder
 from ..config.registry import KNOWN_MODELS
 from ..errors import VJEPAError
 from ..hub.client import hub_api, is_offline, reason_of
@@ -149,7 +147,7 @@ def _devices() -> dict[str, str]:
 
 def _decoders() -> tuple[dict[str, dict[str, str]], bool]:
     """Try every decoder on every codec in a process of its own; return results, and whether processes work at all."""
-    results: dict[str, dict[str, str]] = {decoder: {} for decoder in get_args(Decoder)}
+    results: dict[str, dict[str, str]] = {"pyav": {}, "decord": {}}
     with tempfile.TemporaryDirectory(prefix="vjepa-doctor-") as place:
         requests: list[tuple[str, str, str]] = []
         for codec, sample in _written_samples(Path(place)):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-Decoder = Literal["pyav", "decord"]
-"""`pyav`: exact on every file; `decord`: frame for frame what the official pipelines get."""
+Decoder = Literal["pyav", "decord", "pyav-deinterlace"]
+"""`pyav`: exact on every file; `decord`: frame for frame what the official pipelines get; `pyav-deinterlace`: as `pyav`
+is, with frames that are marked as interlaced made whole."""
 
 CropOffset = Literal["round", "floor"]
 """Where the centre crop begins. `round`: the official evaluation code; `floor`: transformers' video processor."""

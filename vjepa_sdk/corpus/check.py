@@ -14,7 +14,8 @@ from ..errors import InputError, VJEPAError, printable
 from ..runtime.progress import progress_bar
 from ..runtime.workers.pool import TaskResult, WorkerPool
 from ..runtime.workers.wire import WorkerResult
-from ..video.images import STILL_SUFFIXES, iter_images, list_frame_directory, read_image
+from ..video.images import is_still_file, iter_images, list_frame_directory, read_image
+from ..video.pyav_reader import PyAVReader
 from ..video.reader import open_video
 from ..video.safety import PathLike
 from .find import find_clips
@@ -40,6 +41,10 @@ class CheckedFile:
     """Average rate; None for images, and for frame directories."""
     num_frames: int | None = None
     duration_seconds: float | None = None
+    num_decoded: int | None = None
+    """How many frames of a video were looked at: all with `full`, else up to three."""
+    num_interlaced: int | None = None
+    """How many of them are marked as interlaced: combed where something moves, unless `pyav-deinterlace` reads them."""
 
     @property
     def is_good(self) -> bool:
@@ -63,7 +68,7 @@ def check_files(
         inputs: as for `embed_files`. A file that a list names several times is checked once; of parts only that they
             begin before its end.
         full: decode every frame; else the first, the middle and the last one.
-        decoder: `pyav` or `decord`.
+        decoder: `pyav`, `decord` or `pyav-deinterlace`.
         num_workers: decoding processes; 0 decodes in this process, without a deadline.
         deadline_seconds: a file that takes longer is tried once more, then it counts as bad.
         follow_symlinks: read what symbolic links point to.
@@ -108,7 +113,7 @@ class _Request:
 def _kind(clip: ClipSource) -> Kind:
     if os.path.isdir(clip.path):
         return "frames"
-    return "image" if os.path.splitext(clip.path)[1].lower() in STILL_SUFFIXES else "video"
+    return "image" if is_still_file(clip.path) else "video"
 
 
 @dataclass(frozen=True)
@@ -135,11 +140,12 @@ class _Check:
             start, end = request.start_seconds, reader.info.start_seconds + reader.info.duration_seconds
             if start >= end:
                 raise InputError(f"start_seconds={start:g} must lie before the end of the video at {end:g} s")
-            if not self.full:
-                reader.get_frames(sorted({0, len(reader) // 2, len(reader) - 1}))
-                return
-            for _ in reader.iter_frames():
+            wanted = np.arange(len(reader)) if self.full else np.unique([0, len(reader) // 2, len(reader) - 1])
+            for _ in reader.iter_frames(None if self.full else wanted):
                 pass
+            facts["num_decoded"] = len(wanted)
+            if isinstance(reader, PyAVReader):
+                facts["num_interlaced"] = reader.num_interlaced
 
     def _frames(self, request: _Request, facts: dict[str, Any]) -> None:
         files = list_frame_directory(request.path)
@@ -154,7 +160,7 @@ class _Check:
 
 _TYPES: dict[str, type[Any]] = {
     "codec": str, "width": int, "height": int, "fps": float, "num_frames": int, "duration_seconds": float,
-    "reason": str,
+    "num_decoded": int, "num_interlaced": int, "reason": str,
 }  # fmt: skip
 
 

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import InputError, printable
-from ..video.images import STILL_SUFFIXES
-from ..video.reader import VIDEO_SUFFIXES
+from ..video.images import STILL_SUFFIXES, is_animation
+from ..video.reader import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from ..video.safety import PathLike, check_is_path
 from .lists import LIST_SUFFIXES, ClipSource, default_id, read_sources, whole
 
 logger = logging.getLogger(__name__)
+
+_ANIMATED = (".png", ".webp")  # what may be images of several frames
 
 Images = Literal["frames", "stills", "both", "none"]
 """What images in a directory are: numbered `frames` of one video, single `stills`, `both`, or `none` of interest."""
@@ -60,6 +62,8 @@ class FoundClips:
     folders: list[Folder] = field(default_factory=list)
     num_links: int = 0
     """Symbolic links that were left out."""
+    unread: list[str] = field(default_factory=list)
+    """Files that were left out though they look like videos."""
 
     def clips(self, images: Images) -> list[ClipSource]:
         """Return the clips, sorted by path and time, each once.
@@ -113,6 +117,12 @@ def find_clips(inputs: PathLike | Iterable[PathLike], *, links: Links = "refuse"
     if found.num_links:
         hint = "; --follow-symlinks takes them" if links == "refuse" else ""
         logger.warning("%d symbolic links left out%s", found.num_links, hint)
+    if found.unread:
+        logger.warning(
+            "%d files left out, videos of a format that is not read (%s); convert them, or name one to try it",
+            len(found.unread),
+            printable(found.unread[0]),
+        )
     return found
 
 
@@ -183,14 +193,19 @@ def _walk(found: FoundClips, directory: str, links: Links) -> Iterator[Folder]:
         if links != "follow":
             found.num_links += sum((place / name).is_symlink() for name in subfolders)
         for name in sorted(names):
-            suffix = Path(name).suffix.lower()
+            suffix, path = Path(name).suffix.lower(), str(place / name)
+            if suffix in OTHER_VIDEO_SUFFIXES and not name.startswith("."):
+                found.unread.append(path)
             if name.startswith(".") or suffix not in VIDEO_SUFFIXES | STILL_SUFFIXES:
                 continue
-            path = str(place / name)
             if links != "follow" and os.path.islink(path):
                 found.num_links += 1
             else:
                 (folder.videos if suffix in VIDEO_SUFFIXES else folder.images).append(path)
+        if not folder.is_frames:
+            animations = [path for path in folder.images if path.lower().endswith(_ANIMATED) and is_animation(path)]
+            folder.videos[:] = sorted(folder.videos + animations)
+            folder.images[:] = sorted(set(folder.images) - set(animations))
         if folder.videos or folder.images:
             yield folder
 
@@ -203,8 +218,10 @@ def _add_pattern(found: FoundClips, pattern: str, links: Links) -> None:
             found.num_links += 1
         elif os.path.isdir(name):
             found.folders += [] if "**" in pattern else _walk(found, name, links)
-        elif Path(name).suffix.lower() in VIDEO_SUFFIXES | STILL_SUFFIXES:
+        elif (suffix := Path(name).suffix.lower()) in VIDEO_SUFFIXES | STILL_SUFFIXES:
             found.named.append(whole(name))
+        elif suffix in OTHER_VIDEO_SUFFIXES:
+            found.unread.append(name)
     if (len(found.named), len(found.folders)) == before:
         raise _found_nothing(f"{printable(pattern)}: no video or image matches this pattern", found, num_links)
 

@@ -6,15 +6,14 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..config.choices import Decoder
 from ..runtime.workers.pool import WorkerPool
-from ..video.images import IMAGE_SUFFIXES, read_image
-from ..video.reader import VIDEO_SUFFIXES, open_video
+from ..video.images import is_still_file, read_image
+from ..video.reader import open_video
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class HeaderReader:
 
     def __call__(self, path: str) -> tuple[np.ndarray, dict[str, Any]]:
         """Return (frames, width, height, fps), float64 [4]."""
-        if Path(path).suffix.lower() in IMAGE_SUFFIXES - VIDEO_SUFFIXES:
+        if is_still_file(path):
             height, width = read_image(path).shape[:2]
             return np.array([1.0, width, height, 0.0]), {}
         with open_video(path, decoder=self.decoder) as reader:

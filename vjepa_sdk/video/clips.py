@@ -196,7 +196,9 @@ class ClipLoader:
         """
         still = is_image(video)
         if self.takes_images and not still:
-            raise InputError("this model encodes images; pass an image file, a PIL image or an array [H, W, 3]")
+            raise InputError(
+                "this model encodes images; pass an image file that is no animation, a PIL image or an array [H, W, 3]"
+            )
         sampling = replace(self.sampling, num_frames=1, fps=None) if still else self.sampling
         frames = load_frames(video, sampling, self._crop)
         if still and not (self.takes_images or self.has_image_tokenizer):

@@ -6,9 +6,10 @@ import zlib
 from bisect import bisect_right
 from typing import BinaryIO
 
-from .containers import MATROSKA_CLUSTER, is_matroska, matroska_element
+from .matroska import CLUSTER, read_element
 
-_CRC_32, _CRC_32_BYTES = 0xBF, 6  # the element's identifier, and its length with identifier and size
+_HEADER, _CRC_32 = 0x1A45DFA3, 0xBF
+_CRC_32_BYTES = 6  # with identifier and size
 _CHUNK = 1 << 20
 
 
@@ -20,8 +21,7 @@ class ClusterChecksums:
         self._starts: list[int] = []  # of clusters with a checksum, ascending
         self._contents: list[tuple[int, int]] = []  # where their checksum element starts, and where they end
         self._checked: set[int] = set()
-        if is_matroska(file):
-            self._find_clusters()
+        self._find_clusters()
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -45,18 +45,21 @@ class ClusterChecksums:
         return False
 
     def _find_clusters(self) -> None:
-        _, position, size = matroska_element(self._file, 0)
-        _, position, _ = matroska_element(self._file, position + (size or 0))
+        header = read_element(self._file, 0)
+        if header.identifier != _HEADER or header.size is None:  # another format
+            return
+        position = read_element(self._file, header.start + header.size).start
         while True:
-            identifier, start, size = matroska_element(self._file, position)
-            if not identifier or size is None:  # the end, or a live recording, which carries no checksums
+            element = read_element(self._file, position)
+            if not element.identifier or element.size is None:  # the end, or a live recording: these have no checksums
                 return
-            if identifier == MATROSKA_CLUSTER:
-                self._add(position, start, start + size)
-            position = start + size
+            if element.identifier == CLUSTER:
+                self._add(position, element.start, element.start + element.size)
+            position = element.start + element.size
 
     def _add(self, position: int, start: int, end: int) -> None:
-        identifier, content, size = matroska_element(self._file, start)
-        if identifier == _CRC_32 and (content - start, size) == (2, 4):  # RFC 9559: it comes first, if there is one
+        first = read_element(self._file, start)
+        # RFC 9559: it comes first, if there is one
+        if (first.identifier, first.start - start, first.size) == (_CRC_32, 2, 4):
             self._starts.append(position)
             self._contents.append((start, end))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from .matroska import count_blocks
 from .safety import MAX_PIXELS, check_pixels, failure
 
 if TYPE_CHECKING:
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 # Demuxers that read one self-contained file. Playlists (hls, dash, concat, sdp) would open further files or URLs.
-_DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,ogg,flv,asf,gif,webp_pipe"
+_DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,ogg,flv,asf,mxf,nut,dv,gif,webp_pipe,"
+    "mpegvideo,m4v,h264,hevc,vc1,ivf,obu,yuv4mpegpipe"  # bare streams
+)
+_KNOWN = "MP4, MOV, Matroska, WebM, AVI, MPEG, TS, Ogg, FLV, WMV, MXF, NUT, DV, GIF, bare streams"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Describe a video as it is shown: sizes after rotation, seconds of the frames that exist."""
+    """Describe a video as it is shown: its size upright and of square pixels, seconds of the frames that exist."""
 
     path: str
     num_frames: int
@@ -37,16 +42,21 @@ class VideoInfo:
 
 
 @contextmanager
-def open_container(path: str, file: BinaryIO) -> Iterator[InputContainer]:
-    """Open a demuxer on an open file; several may read one file in turn."""
+def open_container(path: str, file: BinaryIO, *, parse: bool = True) -> Iterator[InputContainer]:
+    """Open a demuxer on an open file; several may read one file in turn.
+
+    Args:
+        parse: let FFmpeg look into packets, and correct by them what the container says.
+    """
     import av
 
+    flags = {} if parse else {"fflags": "+noparse"}
     try:
         container = av.open(
             _FileView(file),
             mode="r",
             options={"max_pixels": str(MAX_PIXELS)},
-            container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"},
+            container_options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"} | flags,
             metadata_errors="replace",
             buffer_size=1 << 18,
         )
@@ -129,54 +139,33 @@ def _reason_not_opened(file: BinaryIO) -> str:
         return "has no video stream, it is a WAVE file"
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide") or head[:4] in (b"\x1aE\xdf\xa3", b"RIFF", b"GIF8"):
         return "is truncated or corrupt: its header or index cannot be read"
-    return "is not a video of a known format"
+    return f"is not a video of a known format ({_KNOWN}); try `ffmpeg -i x -c copy x.mp4`"
 
 
-_MATROSKA_ELEMENTS = frozenset(
-    {0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF}  # in the segment
-    | {0xE7, 0x5854, 0xA7, 0xAB, 0xA0, 0xA3, 0xAF}  # in a cluster
-)
-MATROSKA_CLUSTER = 0x1F43B675
+def check_structure(path: str, file: BinaryIO) -> list[int]:
+    """Find damage that a demuxer skips in silence, and frames with it: cut or overwritten Matroska, cut AVI.
 
-
-def check_structure(path: str, file: BinaryIO) -> None:
-    """Find damage that a demuxer skips in silence, and frames with it: cut or overwritten Matroska, cut AVI."""
+    Returns:
+        How many blocks of frames each stream has, for Matroska; for other containers nothing.
+    """
     head = _head(file)
     file_size = os.fstat(file.fileno()).st_size
     if head[:4] == b"RIFF" and int.from_bytes(head[4:8], "little") + 8 > file_size + 1:
         raise failure(path, "is truncated: the file is shorter than it says")
-    if not is_matroska(file):
-        return
-    _, position, size = matroska_element(file, 0)
-    _, position, size = matroska_element(file, position + (size or 0))
-    end = file_size if size is None else position + size
-    if end > file_size:
-        raise failure(path, "is truncated: the file is shorter than it says")
-    while position < end:
-        identifier, start, size = matroska_element(file, position)
-        if identifier == MATROSKA_CLUSTER:
-            position = start  # its elements are walked like those around it, which also suits unknown sizes
-        elif identifier in _MATROSKA_ELEMENTS and size is not None and start + size <= end:
-            position = start + size
-        else:
-            raise failure(path, f"is truncated or corrupt: no valid element at byte {position}")
+    if head[:3] == b"FLV":
+        _check_flv(path, file, file_size)
+    return count_blocks(path, file, file_size) if head[:4] == b"\x1aE\xdf\xa3" else []
 
 
-def is_matroska(file: BinaryIO) -> bool:
-    """Whether this is Matroska or WebM."""
-    return _head(file)[:4] == b"\x1aE\xdf\xa3"
-
-
-def matroska_element(file: BinaryIO, position: int) -> tuple[int, int, int | None]:
-    """Return an element's identifier (0: none), where its content starts, and its size or None if unknown."""
-    file.seek(position)
-    head = file.read(12)
-    id_length = 9 - head[0].bit_length() if head else 9
-    if id_length > 4 or len(head) <= id_length:
-        return 0, position, None
-    size_length = 9 - head[id_length].bit_length()
-    coded = int.from_bytes(head[id_length : id_length + size_length], "big")
-    unknown = (1 << 7 * size_length) - 1
-    size = coded & unknown  # the length marker is the bit above
-    identifier = int.from_bytes(head[:id_length], "big")
-    return identifier, position + id_length + size_length, None if size == unknown else size
+def _check_flv(path: str, file: BinaryIO, file_size: int) -> None:
+    """Walk over the tags, each of which is followed by its size; some programs write 0, or that of the content."""
+    file.seek(5)
+    position = int.from_bytes(file.read(4), "big")
+    content = -11
+    while position + 4 <= file_size:
+        file.seek(position)
+        head = file.read(8)  # the size of the tag before, the kind and size of this one
+        if int.from_bytes(head[:4], "big") not in (content + 11, content, 0):
+            raise failure(path, f"is truncated or corrupt: no valid tag before byte {position}")
+        content = int.from_bytes(head[5:8], "big")
+        position += 4 + 11 + content

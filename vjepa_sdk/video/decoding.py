@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from .pictures import lacks_picture
 from .safety import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -88,9 +89,17 @@ class CorruptFrameError(Exception):
 
 
 def decode(packet: Packet[VideoStream], decoder: Decoder) -> Iterator[VideoFrame]:
+    import av
+
     if packet.is_corrupt:
         raise CorruptFrameError("a packet is damaged")
-    for frame in decoder(packet):
+    try:
+        frames = decoder(packet)
+    except av.InvalidDataError:
+        if not lacks_picture(packet):  # to decoders that is an error too
+            raise
+        return
+    for frame in frames:
         if frame.is_corrupt:
             raise CorruptFrameError("the decoder marks a frame as corrupt")
         yield frame

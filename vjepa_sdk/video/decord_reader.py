@@ -1,6 +1,7 @@
 """Read frames as decord's get_batch gives them, for parity with the official pipelines.
 
-decord returns neighbouring frames for open-GOP and cut files and cannot read AV1 or GIF.
+decord returns neighbouring frames for open-GOP and cut files and cannot read AV1 or GIF. What it would get wrong
+without a word is refused: pixels that are not square, alpha, and containers without times.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,7 +17,13 @@ from numpy.typing import ArrayLike
 from ..errors import ConfigError
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
 from .damage import DamageChecks
-from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, open_regular_file
+from .frame_image import is_square, may_be_transparent
+from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
+
+if TYPE_CHECKING:
+    from av.video.stream import VideoStream
+
+_LONGEST_SECONDS = 1e9  # thirty years; times beyond stand for none
 
 
 class DecordReader:
@@ -32,6 +39,7 @@ class DecordReader:
             with decoder_errors(self._path), open_container(self._path, self._file) as container:
                 stream = video_stream(self._path, container)
                 codec = stream.codec_context.codec.canonical_name
+                self._refuse_what_it_shows_wrong(container.format.name, stream)
                 # decord guesses what is damaged and says nothing.
                 check_structure(self._path, self._file)
                 DamageChecks(self._file).check(container, stream)
@@ -45,9 +53,26 @@ class DecordReader:
             self.close()
             raise
 
+    def _refuse_what_it_shows_wrong(self, container: str, stream: VideoStream) -> None:
+        aspect, pixel_format = stream.sample_aspect_ratio, stream.codec_context.format
+        codec = stream.codec_context.codec.canonical_name
+        if aspect is not None and not is_square(aspect):
+            shape = f"{aspect.numerator}:{aspect.denominator}"
+            raise failure(self._path, f"has pixels of {shape}, which decord takes for square; decoder='pyav' does not")
+        if pixel_format is not None and may_be_transparent(pixel_format, container=container, codec=codec):
+            raise failure(self._path, "has alpha, of which decord shows the hidden colours; decoder='pyav' does not")
+
+    def _times(self, num_frames: int) -> np.ndarray:
+        """Return when each frame starts and ends, in seconds, float64 [N, 2]."""
+        times = np.asarray(self._reader.get_frame_timestamp(range(num_frames)), dtype=np.float64)
+        if not np.all(np.abs(times) < _LONGEST_SECONDS) or np.any(np.diff(times[:, 0]) <= 0):
+            reason = "has no times that decord knows, and it would find wrong frames; decoder='pyav' reads it"
+            raise failure(self._path, reason)
+        return times
+
     def _describe(self, codec: str) -> VideoInfo:
         num_frames = len(self._reader)
-        times = np.asarray(self._reader.get_frame_timestamp(range(num_frames)), dtype=np.float64)
+        times = self._times(num_frames)
         self.timestamps = times[:, 0]
         height, width = self._reader[0].shape[:2]
         return VideoInfo(

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .pictures import fields_counter, forgets_all
+
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.stream import VideoStream
 
 # In these containers and codecs each packet is one shown frame with its own time stamp and key frame flag, so the
 # packets alone say which frames exist. VP8 has hidden packets, MPEG-4 and MPEG-2 may pack or drop frames.
 INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 INDEXED_CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mjpeg", "png", "prores", "ffv1", "dnxhd"})
+# These say how many packets there are.
+COUNTED_CONTAINERS = INDEXED_CONTAINERS | {"avi"}
+BARE_STREAMS = frozenset({"h264", "hevc"})  # without times; the rate is that which the stream states, if it does
+# Files in these are written from a key frame on, and nobody cuts them by hand.
+KEYED_CONTAINERS = frozenset({"avi", "asf", "flv"})
 NO_KEYS = np.empty(0, dtype=np.int64)
+NO_TIME = -(2**63)
 
 
 @dataclass(frozen=True)
@@ -32,25 +42,28 @@ class FrameIndex:
     seek_targets: np.ndarray  # int64 [K], where to seek for each key frame
 
 
-def scan_packets(container: InputContainer, stream: VideoStream) -> np.ndarray | None:
-    """Return time, decoding time, duration and whether it is a key frame of each packet, int64 [N, 4].
+def scan_packets(container: InputContainer, stream: VideoStream) -> np.ndarray:
+    """Return time, decoding time, duration, whether it is a key frame, and shown fields of each packet, int64 [N, 5].
 
-    None where only decoding tells which frames are shown.
+    A time that is missing is NO_TIME.
     """
+    count_fields = fields_counter(stream)
     numbers = array("q")  # and not objects: a day of video has millions of packets
     for packet in container.demux(stream):
         if packet.size:
-            if packet.pts is None or packet.is_discard:
-                return None
+            pts = NO_TIME if packet.pts is None else packet.pts
             # Matroska stores no decoding times; those that FFmpeg cannot derive are missing.
-            dts = packet.pts if packet.dts is None else packet.dts
-            numbers.extend((packet.pts, dts, packet.duration or 0, packet.is_keyframe))
-    return np.frombuffer(numbers, np.int64).reshape(-1, 4) if numbers else None
+            dts = pts if packet.dts is None else packet.dts
+            fields = 0 if packet.is_discard else count_fields(packet)
+            numbers.extend((pts, dts, packet.duration or 0, packet.is_keyframe, fields))
+    return np.frombuffer(numbers, np.int64).reshape(-1, 5)
 
 
 def index_of_packets(packets: np.ndarray, time_base: Fraction) -> FrameIndex | None:
     """Derive the frames from the packets, or return None where only decoding tells which frames are shown."""
-    pts, dts, durations, is_key = packets.T
+    pts, dts, durations, is_key, fields = packets.T
+    if not len(packets) or np.any(fields != 2) or np.any(pts == NO_TIME):
+        return None
     order = np.argsort(pts, kind="stable")
     # A first packet that is not a key frame, or pictures shown before it, may or may not be decodable.
     if not is_key[0] or order[0] != 0 or np.any(np.diff(pts[order]) == 0):
@@ -68,6 +81,85 @@ def index_of_packets(packets: np.ndarray, time_base: Fraction) -> FrameIndex | N
     timestamps = seconds(pts[order], time_base)
     last_seconds = float(int(durations[order[-1]]) * time_base)
     return FrameIndex(pts[order], timestamps, last_seconds, keys, key_packets, targets)
+
+
+class PacketLog:
+    """Hold the frames that come out of a decoder against the packets that went in."""
+
+    def __init__(self, stream: VideoStream) -> None:
+        # What holds for the packets of the indexed codecs in files holds for those of any container.
+        is_counted = stream.codec_context.codec.canonical_name in INDEXED_CODECS
+        self._count_fields = fields_counter(stream) if is_counted else None
+        self._fields: dict[int, int] = {}  # by time: hidden frames of VP9 have that of the shown one
+        self._start: int | None = None
+
+    def watch(self, key: Packet[VideoStream], packets: Iterator[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
+        """Yield packets as they are, those after the key frame that decoding starts at, and count what they hold."""
+        # FFmpeg may call a picture a key frame that others are needed to show; not so one that only the container does.
+        self._start = key.pts if forgets_all(key) or not key.is_keyframe else None
+        self._count(key)
+        for packet in packets:
+            self._count(packet)
+            yield packet
+
+    def _count(self, packet: Packet[VideoStream]) -> None:
+        if self._count_fields and packet.size and packet.pts is not None and not packet.is_discard:
+            self._fields.setdefault(packet.pts, self._count_fields(packet))
+
+    def promised(self, shown: list[int | None]) -> tuple[int, int]:
+        """Return how many frames there must be and are, of those whose number is sure.
+
+        That is not that of the first ones, where decoding starts at a key frame after which some may fail.
+        """
+        times = [time for time in shown if time is not None]
+        start = self._start if self._start is not None else min(times, default=0)
+        fields = sum(fields for time, fields in self._fields.items() if time >= start)
+        return fields // 2, sum(time >= start for time in times)
+
+
+@dataclass(frozen=True)
+class ShownTimes:
+    """What a decoder says of the time of each frame, in the order in which they are shown."""
+
+    pts: list[int | None]
+    dts: list[int | None]  # of the packet that brought the frame out
+    durations: list[int]
+
+    def index(self, time_base: Fraction, rate: float) -> FrameIndex:
+        """Return an index of frames that are found by decoding all of them."""
+        times = _best_effort(self.pts, self.dts)
+        if None in times[:1]:
+            rate = rate or 25.0  # FFmpeg's own assumption for streams without any timing
+            counted = np.arange(len(times), dtype=np.int64)
+            return FrameIndex(counted, counted / rate, 1 / rate, NO_KEYS, NO_KEYS, NO_KEYS)
+        for number, time in enumerate(times):
+            if time is None:  # decoders that are emptied at the end do not say
+                times[number] = (times[number - 1] or 0) + self.durations[number]
+        pts = np.array(times, dtype=np.int64)
+        last_seconds = float(self._last_duration(pts) * time_base)
+        return FrameIndex(pts, seconds(pts, time_base), last_seconds, NO_KEYS, NO_KEYS, NO_KEYS)
+
+    def _last_duration(self, pts: np.ndarray) -> int:
+        """Return how long the last frame is shown; decoders of field-coded streams give the time of one field."""
+        last, gaps = self.durations[-1], np.diff(pts)
+        is_of_field = len(gaps) > 0 and set(self.durations) == {last} and abs(np.median(gaps) - 2 * last) < last / 4
+        return 2 * last if is_of_field else last
+
+
+def _best_effort(all_pts: list[int | None], all_dts: list[int | None]) -> list[int | None]:
+    """Choose between two times of each frame as FFmpeg does for `best_effort_timestamp` (guess_correct_pts)."""
+    last_pts = last_dts = NO_TIME
+    num_bad_pts = num_bad_dts = 0
+    times = []
+    for pts, dts in zip(all_pts, all_dts, strict=True):
+        if dts is not None:
+            num_bad_dts += dts <= last_dts
+        if pts is not None:
+            num_bad_pts += pts <= last_pts
+        last_dts = dts if dts is not None else pts if pts is not None else last_dts
+        last_pts = pts if pts is not None else dts if dts is not None else last_pts
+        times.append(pts if pts is not None and (num_bad_pts <= num_bad_dts or dts is None) else dts)
+    return times
 
 
 def seconds(pts: np.ndarray, time_base: Fraction) -> np.ndarray:

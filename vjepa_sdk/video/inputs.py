@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config.choices import Decoder
 from ..errors import InputError, printable
-from .images import STILL_SUFFIXES, iter_images, list_frame_directory, read_image, rgb_of, size_of
+from .images import is_still_file, iter_images, list_frame_directory, read_image, rgb_of, size_of
 from .reader import iter_clip, open_video
 from .sampling import FrameTimes, Sampling, Span, check_ascending, choose_frames, steady_times
 from .transforms import as_frames, crop_in_groups
@@ -47,8 +47,7 @@ class Frames:
 def is_image(video: object) -> bool:
     """Whether an input is one still image."""
     if isinstance(video, str | os.PathLike):
-        path = Path(video)
-        return path.suffix.lower() in STILL_SUFFIXES and not path.is_dir()
+        return is_still_file(video)
     if isinstance(video, np.ndarray | Tensor):
         return video.ndim == 3
     return _is_pil(video)

@@ -1,6 +1,6 @@
 """Read exact frames through PyAV: those by index are the ones of a full decode, or reading fails.
 
-A damaged frame raises VideoDecodeError. Rotation and edit lists are honoured.
+A damaged or missing frame raises VideoDecodeError. Rotation, edit lists, shape of pixels and alpha are honoured.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,21 +19,28 @@ from numpy.typing import ArrayLike
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
 from .damage import DamageChecks
 from .decoding import STRICT_DECODING, CorruptFrameError, Cursor, decode_from
-from .frame_image import orientation
+from .deinterlace import deinterlaced
+from .frame_image import FrameImage
 from .frame_index import (
+    BARE_STREAMS,
+    COUNTED_CONTAINERS,
     INDEXED_CODECS,
     INDEXED_CONTAINERS,
-    NO_KEYS,
+    KEYED_CONTAINERS,
     FrameIndex,
+    PacketLog,
+    ShownTimes,
     average_fps,
     index_of_packets,
     scan_packets,
-    seconds,
 )
+from .pictures import is_entry
 from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
+from .transport_stream import loses_nothing, without_marks
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -40,13 +48,13 @@ if TYPE_CHECKING:
 class PyAVReader:
     """Exact frames through PyAV: from the key frame before where packets tell which frames exist, else in order."""
 
-    def __init__(self, path: PathLike) -> None:
+    def __init__(self, path: PathLike, *, deinterlace: bool = False) -> None:
+        self._deinterlace = deinterlace
         self._file = open_regular_file(path)
         self._path = os.fspath(path)
-        self._converter: Any = None
         try:
             refuse_by_content(self._path, self._file)
-            check_structure(self._path, self._file)
+            self._blocks = check_structure(self._path, self._file)
             self._damage = DamageChecks(self._file)
             with decoder_errors(self._path):
                 self._read_index()
@@ -57,6 +65,11 @@ class PyAVReader:
     @property
     def timestamps(self) -> np.ndarray:
         return self._index.timestamps
+
+    @property
+    def num_interlaced(self) -> int:
+        """How many of the frames that were read so far are marked as interlaced."""
+        return self._image.num_interlaced
 
     def __len__(self) -> int:
         return self.info.num_frames
@@ -71,10 +84,11 @@ class PyAVReader:
 
     def iter_frames(self, indices: ArrayLike | None = None) -> Iterator[np.ndarray]:
         if indices is None:
-            needed, frames = np.arange(len(self)), self._frames_in_order()
+            needed, frames = np.arange(len(self)), self._shown_in_order()
         else:
             needed = ascending_indices(indices, len(self), self._path)
-            frames = self._frames_by_key(needed)
+            # what makes an interlaced frame whole are those around it, so none is jumped to
+            frames = iter(()) if self._deinterlace else self._frames_by_key(needed)
         done = 0
         with decoder_errors(self._path):
             for frame in frames:
@@ -107,34 +121,46 @@ class PyAVReader:
 
     def _read_index(self) -> None:
         with self._stream() as (container, stream):
-            codec = stream.codec_context.codec.canonical_name
-            rate = float(stream.average_rate or 0)
+            self._format = container.format.name
+            self._codec = stream.codec_context.codec.canonical_name
+            self._rate = float((stream.guessed_rate if self._format in BARE_STREAMS else stream.average_rate) or 0)
             self._time_base = stream.time_base or Fraction(1)
-            indexed = container.format.name in INDEXED_CONTAINERS and codec in INDEXED_CODECS
-            packets = scan_packets(container, stream) if indexed else None
-        index = None if packets is None else index_of_packets(packets, self._time_base)
+            aspect = stream.sample_aspect_ratio  # the container's, or else the codec's
+            if self._format == "mpegts" and not loses_nothing(self._file, stream, container.demux(stream)):
+                raise failure(self._path, "is truncated or corrupt: packets of the transport stream are missing")
+            index = self._index_by_packets(container, stream)
         if index is None:
-            index, first = self._index_by_decoding(rate)
+            index, first = self._index_by_decoding()
         else:
             first = self._first_frame()
         self._index = index
-        self._frame_size = (first.width, first.height)
-        self._orientation = orientation(first)
-        height, width = (first.width, first.height) if self._orientation[0] else (first.height, first.width)
+        self._image = FrameImage(self._path, first, aspect=aspect, container=self._format, codec=self._codec)
         times = index.timestamps
-        fps = average_fps(times, rate)
+        fps = average_fps(times, self._rate)
         last_seconds = index.last_seconds or (1 / fps if fps else 0.0)
         self.info = VideoInfo(
             path=self._path,
             num_frames=len(times),
             fps=fps,
-            width=width,
-            height=height,
-            rotation=-first.rotation % 360,
-            codec=codec,
+            width=self._image.width,
+            height=self._image.height,
+            rotation=self._image.rotation,
+            codec=self._codec,
             duration_seconds=float(times[-1] - times[0]) + last_seconds,
             start_seconds=float(times[0]),
         )
+
+    def _index_by_packets(self, container: InputContainer, stream: VideoStream) -> FrameIndex | None:
+        if self._format not in COUNTED_CONTAINERS:
+            return None
+        packets = scan_packets(container, stream)
+        listed = self._blocks[stream.index] if stream.index < len(self._blocks) else len(stream.index_entries)
+        if len(packets) < listed and not self._blocks:
+            listed = sum(entry.size > 0 for entry in stream.index_entries)
+        if len(packets) < listed:
+            raise failure(self._path, f"is truncated or corrupt: only {len(packets)} of {listed} packets can be read")
+        is_indexed = self._format in INDEXED_CONTAINERS and self._codec in INDEXED_CODECS
+        return index_of_packets(packets, self._time_base) if is_indexed else None
 
     def _first_frame(self) -> VideoFrame:
         frames = self._decode_all()
@@ -144,33 +170,56 @@ class PyAVReader:
             raise failure(self._path, "holds no frame that can be decoded")
         return first
 
-    def _index_by_decoding(self, rate: float) -> tuple[FrameIndex, VideoFrame]:
+    def _index_by_decoding(self) -> tuple[FrameIndex, VideoFrame]:
         """Find the frames by decoding all of them; the only sure way for transport streams, AVI, GIF and cuts."""
+        with self._stream() as (_, stream):
+            log = PacketLog(stream)
         first: VideoFrame | None = None
-        shown: list[int | None] = []
-        last_duration = 0
-        for frame in self._decode_all():
+        times = ShownTimes([], [], [])
+        for frame in self._decode_all(log):
             first = first or frame
-            shown.append(frame.pts)
-            last_duration = frame.duration
+            times.pts.append(frame.pts)
+            times.dts.append(frame.dts)
+            times.durations.append(frame.duration)
         if first is None:
             raise failure(self._path, "holds no frame that can be decoded")
-        if None in shown:
-            rate = rate or 25.0  # FFmpeg's own assumption for streams without any timing
-            pts = np.arange(len(shown), dtype=np.int64)
-            return FrameIndex(pts, pts / rate, 1 / rate, NO_KEYS, NO_KEYS, NO_KEYS), first
-        pts = np.array(shown, dtype=np.int64)
-        timestamps, last_seconds = seconds(pts, self._time_base), float(last_duration * self._time_base)
-        return FrameIndex(pts, timestamps, last_seconds, NO_KEYS, NO_KEYS, NO_KEYS), first
+        promised, given = log.promised(times.pts)
+        if given < promised:
+            raise failure(self._path, f"is truncated or corrupt: only {given} of {promised} frames can be decoded")
+        if self._format == "avi":
+            times.pts[:] = [None] * len(times.pts)  # it has none; FFmpeg guesses them for packets in decoding order
+        return times.index(self._time_base, self._rate), first
 
-    def _decode_all(self) -> Generator[VideoFrame, None, None]:
+    def _decode_all(self, log: PacketLog | None = None) -> Generator[VideoFrame, None, None]:
         """Decode every frame that is shown, in the decoder's order."""
         with self._stream() as (container, stream):
             packets = container.demux(stream)
-            # A stream that was cut inside a group of pictures cannot be decoded before its first key frame.
-            key = next((packet for packet in packets if packet.is_keyframe), None)
+            if self._format == "mpegts":
+                packets = without_marks(packets)  # `loses_nothing` has told what they mean
+            key = self._find_start(packets)
             if key is not None:
-                yield from decode_from(key, packets, self._damage.decoder(stream))
+                checked = self._damage.decoder(stream)
+                yield from decode_from(key, packets if log is None else log.watch(key, packets), checked)
+
+    def _find_start(self, packets: Iterator[Packet[VideoStream]]) -> Packet[VideoStream] | None:
+        """Return the first packet that decoding can start at.
+
+        A stream that was cut inside a group of pictures cannot be decoded before its first key frame. Of a damaged key
+        frame FFmpeg does not say that it is one; there decoding has to start, and to fail.
+        """
+        first = next(packets, None)
+        if first is None or first.is_keyframe or is_entry(first) or self._is_key_by_container:
+            return first
+        if self._format in KEYED_CONTAINERS:
+            raise failure(self._path, "is cut or corrupt: it does not start with a key frame")
+        return next((packet for packet in packets if packet.is_keyframe or is_entry(packet)), None)
+
+    @cached_property
+    def _is_key_by_container(self) -> bool:
+        """Whether the container calls the first packet a key frame, whatever the packet holds."""
+        with open_container(self._path, self._file, parse=False) as container:
+            first = next(container.demux(video_stream(self._path, container)), None)
+            return first is not None and first.is_keyframe
 
     def _frames_in_order(self) -> Iterator[VideoFrame]:
         """Decode every frame and hold the result against the index."""
@@ -184,11 +233,14 @@ class PyAVReader:
         if count < len(self):
             raise failure(self._path, f"is truncated or corrupt: only {count} of {len(self)} frames can be decoded")
 
+    def _shown_in_order(self) -> Iterator[VideoFrame]:
+        return deinterlaced(self._frames_in_order()) if self._deinterlace else self._frames_in_order()
+
     def _frames_from_start(self, needed: np.ndarray) -> Iterator[VideoFrame]:
         """Decode everything up to the last needed frame."""
         row = 0
         if len(needed):
-            for position, frame in enumerate(self._frames_in_order()):
+            for position, frame in enumerate(self._shown_in_order()):
                 if position == needed[row]:
                     yield frame
                     row += 1
@@ -220,16 +272,4 @@ class PyAVReader:
             return  # not a true entry point, or damage: decoding from the start will tell
 
     def _rgb(self, frame: VideoFrame) -> np.ndarray:
-        """Convert to RGB as the ffmpeg program does by default, and turn upright."""
-        from av.video.reformatter import Interpolation, VideoReformatter
-
-        if (frame.width, frame.height) != self._frame_size:
-            (width, height), size = self._frame_size, f"{frame.width}x{frame.height}"
-            raise failure(self._path, f"changes its frame size from {width}x{height} to {size}; re-encode it")
-        if self._converter is None:
-            self._converter = VideoReformatter()
-        rgb = self._converter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1)
-        transpose, flip_vertically, flip_horizontally = self._orientation
-        image: np.ndarray = rgb.to_ndarray()
-        image = image.transpose(1, 0, 2) if transpose else image
-        return np.ascontiguousarray(image[:: -1 if flip_vertically else 1, :: -1 if flip_horizontally else 1])
+        return self._image(frame)

@@ -3,6 +3,11 @@
 Two decoders stand behind one interface. "pyav" is the default: frames by index are exactly those of a full
 decode, and rotation and edit lists are honoured. "decord" is for frame-for-frame parity with the official
 pipelines; it returns neighbouring frames for open-GOP and cut files and cannot read AV1 or GIF.
+
+Frames are shown as players and the ffmpeg program show them: upright; with square pixels, for which the width is scaled
+and the height stays (`scale=iw*sar:ih`), unless they are within 1 % of square; alpha composited on black, but for GIF,
+whose frames are drawn over one another. A video whose size changes is scaled to the size of its first frame. Interlaced
+frames are shown as they are, combed where something moves; "pyav-deinterlace" makes them whole.
 """
 
 from __future__ import annotations
@@ -16,15 +21,24 @@ from numpy.typing import ArrayLike
 
 from ..config.choices import Decoder
 from ..errors import ConfigError
+from .animation import AnimationReader
 from .containers import VideoInfo
 from .decord_reader import DecordReader
+from .images import is_animation
 from .pyav_reader import PyAVReader
 from .safety import PathLike
 
 VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".flv", ".wmv"}
-    | {".asf", ".ogv", ".3gp", ".gif"}
+    {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mj2", ".mkv", ".mk3d", ".webm", ".avi", ".divx"}
+    | {".mpg", ".mpeg", ".mpe", ".m2p", ".vob", ".mod", ".tod", ".ts", ".m2ts", ".mts", ".m2t", ".tp", ".trp"}
+    | {".flv", ".wmv", ".asf", ".ogv", ".ogm", ".mxf", ".nut", ".dv", ".gif"}
+    | {".m1v", ".m2v", ".mpv", ".h264", ".264", ".avc", ".hevc", ".h265", ".265", ".vc1", ".ivf", ".obu", ".y4m"}
 )
+OTHER_VIDEO_SUFFIXES = frozenset(
+    {".rm", ".rmvb", ".swf", ".wtv", ".dvr-ms", ".evo", ".vro", ".bik", ".bk2", ".smk", ".roq", ".nsv", ".amv", ".mlv"}
+    | {".r3d", ".braw", ".ari", ".cine", ".insv", ".lrv", ".360", ".mjpeg", ".mjpg", ".vvc", ".266"}
+)
+"""Files that look like videos and are not read: in a directory they are counted in a warning."""
 
 
 @runtime_checkable
@@ -63,15 +77,18 @@ def open_video(path: PathLike, *, decoder: Decoder = "pyav") -> VideoReader:
 
     Args:
         path: a regular file. URLs and protocol strings are refused.
-        decoder: "pyav" (exact on every file) or "decord" (parity with the official pipelines).
+        decoder: "pyav" (exact on every file), "decord" (parity with the official pipelines), or "pyav-deinterlace":
+            frames that are marked as interlaced are made whole, one for one, by FFmpeg's filter yadif. That decodes
+            from the start.
 
     Raises:
         ConfigError: the decoder is unknown or not installed.
         InputError: the path is a URL or cannot be a path.
         VideoDecodeError: the file is missing, not a video, damaged or too large; the message says which.
     """
-    if decoder == "pyav":
-        return PyAVReader(path)
+    if decoder in ("pyav", "pyav-deinterlace"):
+        deinterlace = decoder == "pyav-deinterlace"
+        return AnimationReader(path) if is_animation(path) else PyAVReader(path, deinterlace=deinterlace)
     if decoder == "decord":
         return DecordReader(path)
     raise ConfigError(f"Unknown decoder {decoder!r}. Available: {', '.join(get_args(Decoder))}")

@@ -17,7 +17,7 @@ from ..errors import printable
 from ..runtime.progress import progress_bar
 from ..runtime.workers.pool import WorkerPool
 from ..runtime.workers.wire import WorkerResult
-from ..video.images import STILL_SUFFIXES, read_frame_directory, read_image
+from ..video.images import is_still_file, read_frame_directory, read_image
 from ..video.reader import open_video
 
 DEADLINE_SECONDS = 20.0
@@ -87,7 +87,7 @@ class _Read:
         if os.path.isdir(wanted.path):
             first: np.ndarray = read_frame_directory(wanted.path, [wanted.frame or 0])[0]
             return first
-        if os.path.splitext(wanted.path)[1].lower() in STILL_SUFFIXES:
+        if is_still_file(wanted.path):
             return read_image(wanted.path)
         with open_video(wanted.path, decoder=self.decoder) as reader:
             number = len(reader) // 2 if wanted.frame is None else wanted.frame
