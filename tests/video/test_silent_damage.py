@@ -10,10 +10,10 @@ from silent_damage import DAMAGES, FORMATS, measure, scene, silent_share, write_
 # What disks and networks lose is found but where it hits the tables that tell which frames exist, before all in MP4.
 # Flipped bits and foreign bytes are found where something can tell them: a checksum, or a decoder that checks the end.
 BOUNDS = {  # shares of wrong videos without an error: for each kind of damage in `LOST`, and for all kinds
-    "H.264, MP4": (0.02, 0.14),
-    "H.264, Matroska": (0.01, 0.01),
-    "HEVC, MP4": (0.02, 0.4),
-    "HEVC, Matroska": (0.01, 0.01),
+    "H.264, MP4": (0.005, 0.14),
+    "H.264, Matroska": (0.005, 0.005),
+    "HEVC, MP4": (0.005, 0.4),
+    "HEVC, Matroska": (0.005, 0.005),
     "VP9, MP4": (0.01, 0.01),
     "VP9, WebM": (0.01, 0.01),
     "AV1, MP4": (0.01, 0.02),

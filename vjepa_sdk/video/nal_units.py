@@ -8,7 +8,7 @@ from __future__ import annotations
 _START_CODE = b"\0\0\1"
 # An erased block of flash memory. Test pictures reach 19 such bytes in a row, filmed ones none.
 _ERASED = b"\xff" * 64
-_MAX_TRAILING_ZEROS = 16  # muxers leave the first zeros of the next start code, and no block of zeros
+_MAX_TRAILING_ZEROS = 4  # muxers leave the first zeros of the next start code, and no block of zeros
 
 
 def length_size(codec: str, extradata: bytes) -> int:
