@@ -49,20 +49,37 @@ def _add_packet(source: Path, path: Path, data: bytes, *, after: int) -> Path:
 
 
 SUPPLEMENT = b"\0\0\0\5\6\5\1\xaa\x80"
+DELIMITER, FILLER = b"\0\0\0\2\x09\xf0", b"\0\0\0\5\x0c\xff\xff\xff\x80"
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("after", [0, 7, 19])
-def test_a_packet_without_a_picture_is_no_frame(suffix: str, after: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [SUPPLEMENT, DELIMITER + FILLER], ids=["supplement", "filler"])
+def test_a_packet_without_a_picture_is_no_frame(data: bytes, suffix: str, after: int, tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4")
-    path = _add_packet(whole, tmp_path / f"a{suffix}", SUPPLEMENT, after=after)
+    path = _add_packet(whole, tmp_path / f"a{suffix}", data, after=after)
     with open_video(path) as reader:
         np.testing.assert_array_equal(reader.get_frames(range(20)), read_video(whole))
         np.testing.assert_allclose(reader.timestamps, np.arange(20) / 10, atol=1e-3)
 
 
+def test_a_packet_of_hevc_without_a_picture_is_no_frame(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4", codec="libx265", options={"x265-params": "log-level=error:bframes=0"})
+    path = _add_packet(whole, tmp_path / "a.mp4", b"\0\0\0\6\x4e\1\5\1\xaa\x80", after=7)
+    np.testing.assert_array_equal(read_video(path), read_video(whole))
+
+
 @pytest.mark.parametrize(
-    "data", [b"\0\0\0\5\1\5\1\xaa\x80", b"\0\0\0\6\6\5\1\xaa\x80", b"\0\0\0\5\0\0\0\0\0", b"\0" * 9], ids=bytes.hex
+    "data",
+    [
+        b"\0\0\0\5\1\5\1\xaa\x80",
+        b"\0\0\0\6\6\5\1\xaa\x80",
+        b"\0\0\0\5\6\5\2\xaa\x80",
+        b"\0\0\0\5\7\5\1\xaa\x80",
+        b"\0\0\0\5\0\0\0\0\0",
+        b"\0" * 9,
+    ],
+    ids=bytes.hex,
 )
 def test_a_packet_without_a_picture_that_is_not_sound_is_damage(data: bytes, tmp_path: Path) -> None:
     path = _add_packet(write_video(tmp_path / "whole.mp4"), tmp_path / "a.mp4", data, after=7)

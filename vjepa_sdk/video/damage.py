@@ -51,9 +51,10 @@ class CheckedDecoder:
     """Decode the packets of one stream, and raise CorruptFrameError for those that are damaged."""
 
     def __init__(self, stream: VideoStream, checksums: ClusterChecksums) -> None:
-        self._checksums = checksums
+        self._checksums = checksums if len(checksums) else None
         self._context = stream.codec_context
         self._codec = self._context.codec.canonical_name
+        self._has_nal_units = self._codec in _NAL_CODECS
         self._length_size = length_size(self._codec, self._context.extradata or b"")
         self._reference = _reference_decoder(stream) if self._codec == "vp9" else None
         self._is_first = True
@@ -72,9 +73,9 @@ class CheckedDecoder:
         """Look at a packet without decoding it."""
         if not packet.size:
             return
-        if self._checksums and self._checksums.is_damaged(packet.pos):
+        if self._checksums is not None and self._checksums.is_damaged(packet.pos):
             raise CorruptFrameError("a Matroska cluster differs from its checksum")
-        if self._codec in _NAL_CODECS:
+        if self._has_nal_units:
             if reason := find_damage(self._codec, bytes(packet), self._length_size):
                 raise CorruptFrameError(reason)
         elif self._codec == "vp8" and any(block in bytes(packet) for block in _LOST_BLOCKS):

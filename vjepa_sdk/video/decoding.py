@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
 from .pictures import lacks_picture
@@ -21,7 +21,7 @@ STRICT_DECODING = {"err_detect": "crccheck+bitstream+buffer+explode", "max_pixel
 class Decoder(Protocol):
     """Decode the packets of one stream."""
 
-    def __call__(self, packet: Packet[VideoStream]) -> Sequence[VideoFrame]:
+    def __call__(self, packet: Packet[VideoStream]) -> list[VideoFrame]:
         """Return the frames that come out; an empty packet ends the stream."""
 
     def restart(self) -> None:
@@ -76,7 +76,7 @@ def decode_from(
         is_earlier = start is not None and packet.size > 0 and (packet.pts is None or packet.pts < start)
         is_leading = is_leading and is_earlier
         try:
-            frames = list(decode(packet, decoder))
+            frames = decode(packet, decoder)
         except (av.InvalidDataError, CorruptFrameError):
             if not is_leading:
                 raise
@@ -84,22 +84,28 @@ def decode_from(
         yield from frames
 
 
+def _is_invalid_data(error: Exception) -> bool:
+    """Whether a decoder could make nothing of a packet."""
+    import av
+
+    return isinstance(error, av.InvalidDataError)
+
+
 class CorruptFrameError(Exception):
     pass
 
 
-def decode(packet: Packet[VideoStream], decoder: Decoder) -> Iterator[VideoFrame]:
-    import av
-
+def decode(packet: Packet[VideoStream], decoder: Decoder) -> list[VideoFrame]:
+    """Return the frames that a packet brings out, or raise if it or one of them is damaged."""
     if packet.is_corrupt:
         raise CorruptFrameError("a packet is damaged")
     try:
         frames = decoder(packet)
-    except av.InvalidDataError:
-        if not lacks_picture(packet):  # to decoders that is an error too
+    except ValueError as error:  # av.InvalidDataError is one; importing av here would cost time at each packet
+        if not _is_invalid_data(error) or not lacks_picture(packet):  # to decoders that is an error too
             raise
-        return
+        return []
     for frame in frames:
         if frame.is_corrupt:
             raise CorruptFrameError("the decoder marks a frame as corrupt")
-        yield frame
+    return frames

@@ -8,6 +8,7 @@ from __future__ import annotations
 _START_CODE = b"\0\0\1"
 # An erased block of flash memory. Test pictures reach 19 such bytes in a row, filmed ones none.
 _ERASED = b"\xff" * 64
+_WITHIN_ERASED = len(_ERASED) - 1  # one of so many bytes apart lies in such a block, wherever it is
 _MAX_TRAILING_ZEROS = 4  # muxers leave the first zeros of the next start code, and no block of zeros
 
 
@@ -30,6 +31,8 @@ def find_damage(codec: str, packet: bytes, size_of_length: int) -> str | None:
         packet: one access unit.
         size_of_length: of `length_size`.
     """
+    if packet.find(b"\0\0", size_of_length) < 0 and packet[-1:] > b"\0" and b"\xff" not in packet[::_WITHIN_ERASED]:
+        return None  # as most packets, of one unit; what follows would find nothing either
     is_h264 = codec == "h264"
     for start, end in _after_lengths(packet, size_of_length) if size_of_length else _after_start_codes(packet):
         header = packet[start]
@@ -62,8 +65,7 @@ def _is_forbidden(packet: bytes, position: int, end: int) -> bool:
 
 
 def _is_erased(packet: bytes, start: int, end: int) -> bool:
-    every = packet[start : end : len(_ERASED) - 1]  # one of these at least lies in a block, wherever it is
-    return b"\xff" in every and packet.find(_ERASED, start, end) >= 0
+    return b"\xff" in packet[start:end:_WITHIN_ERASED] and packet.find(_ERASED, start, end) >= 0
 
 
 def _after_lengths(packet: bytes, size: int) -> list[tuple[int, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -68,12 +68,17 @@ class _Units:
     @cached_property
     def _sequences(self) -> set[_Sequence]:
         units = _parameter_sets(self._setup) if self._length_size else self._split(self._setup)
-        return {_read_sequence(unit) for unit in units if self._kind(unit) == 7}
+        return {_read_sequence(bytes(unit)) for unit in units if self._kind(unit) == 7}
+
+    @property
+    def _may_have_fields(self) -> bool:
+        """Whether a sequence in use allows fields; some streams, as AVC-Intra, do not even say."""
+        return not self._sequences or any(sequence.has_fields for sequence in self._sequences)
 
     @cached_property
     def _is_frames_only(self) -> bool:
         """Whether units of H.264 lie behind lengths of four bytes, and no sequence allows fields."""
-        return self._is_h264 and self._length_size == 4 and not any(each.has_fields for each in self._sequences)
+        return self._is_h264 and self._length_size == 4 and not self._may_have_fields
 
     def count_fields(self, packet: Any) -> int:
         data = memoryview(packet)
@@ -84,7 +89,7 @@ class _Units:
             if self._is_picture(unit):
                 return 1 if self._is_h264 and self._is_field(unit) else 2
             if self._is_h264 and self._kind(unit) == 7:
-                self._sequences.add(_read_sequence(unit))
+                self._sequences.add(_read_sequence(bytes(unit)))
                 self.__dict__.pop("_is_frames_only", None)
         return 0 if self.hold_no_picture(packet) else 2
 
@@ -93,15 +98,25 @@ class _Units:
         return any(self._is_picture(unit) and self._kind(unit) in kinds for unit in self._split(packet))
 
     def hold_no_picture(self, packet: Any) -> bool:
+        """Whether all units are sound ones of no picture: a flipped bit makes such out of a picture's, by its kind."""
         data, used = bytes(packet), 0
         for unit in self._split(data):
-            kind = self._kind(unit)
-            # supplements, parameter sets, delimiters, ends, filler
-            is_beside = 6 <= kind <= 12 if self._is_h264 else 32 <= kind <= 40
-            if unit[0] & 128 or not is_beside:
+            if not self._is_beside(bytes(unit)):
                 return False
             used += self._length_size + len(unit)
         return bool(used) and (not self._length_size or used == len(data))
+
+    def _is_beside(self, unit: bytes) -> bool:
+        kind, head = self._kind(unit), 1 if self._is_h264 else 2
+        if unit[0] & 128 or len(unit) < head:
+            return False
+        if kind in ((7, 8) if self._is_h264 else (32, 33, 34)):  # parameter sets
+            return unit in self._setup
+        if kind in ((9, 10, 11) if self._is_h264 else (35, 36, 37)):  # a delimiter, the end of a sequence or stream
+            return len(unit) <= head + 1
+        if kind == (12 if self._is_h264 else 38):  # filler
+            return unit[head:].rstrip(b"\0").strip(b"\xff") in (b"", b"\x80")
+        return kind in ((6,) if self._is_h264 else (39, 40)) and _are_supplements(unit[head:])
 
     def _split(self, packet: Any) -> Iterator[Any]:
         """Yield the units, none of them empty, up to where lengths stop making sense."""
@@ -129,9 +144,9 @@ class _Units:
 
     def _is_field(self, unit: Any) -> bool:
         """Whether a slice of H.264 belongs to a field; if of which sequence it is cannot be told, whether it may."""
-        if not any(sequence.has_fields for sequence in self._sequences):
+        if not self._may_have_fields:
             return False
-        if len(self._sequences) > 1:
+        if len(self._sequences) != 1:
             return True
         (sequence,) = self._sequences
         bits = _Bits(bytes(unit[1:33]))
@@ -139,6 +154,21 @@ class _Units:
             bits.exp_golomb()
         bits.skip(2 * sequence.has_planes + sequence.frame_number_bits)
         return bits.read(1) == 1
+
+
+def _are_supplements(data: bytes) -> bool:
+    """Whether bytes are supplemental enhancement information: messages of kind, size and content, and an end."""
+    data = data.rstrip(b"\0").replace(b"\0\0\3", b"\0\0")
+    position = 0
+    while position < len(data) - 1:
+        for _ in ("kind", "size"):
+            number = 0
+            while position < len(data) and data[position] == 255:
+                number, position = number + 255, position + 1
+            number += data[position] if position < len(data) else 0
+            position += 1
+        position += number
+    return position == len(data) - 1 and data[position] == 128
 
 
 def _parameter_sets(setup: bytes) -> Iterator[bytes]:
@@ -177,9 +207,10 @@ class _Bits:
 _PROFILES_WITH_CHROMA = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 
 
-def _read_sequence(unit: Any) -> _Sequence:
+@lru_cache(maxsize=64)  # the files of a collection are often coded alike
+def _read_sequence(unit: bytes) -> _Sequence:
     """Read a sequence parameter set of H.264 (7.3.2.1.1) as far as the flag that allows fields."""
-    bits = _Bits(bytes(unit[1:]))
+    bits = _Bits(unit[1:])
     profile = bits.read(8)
     bits.skip(16)
     bits.exp_golomb()

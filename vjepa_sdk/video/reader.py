@@ -13,6 +13,7 @@ frames are shown as they are, combed where something moves; "pyav-deinterlace" m
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, get_args, runtime_checkable
 
@@ -26,7 +27,7 @@ from .containers import VideoInfo
 from .decord_reader import DecordReader
 from .images import is_animation
 from .pyav_reader import PyAVReader
-from .safety import PathLike
+from .safety import PathLike, check_is_path
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mj2", ".mkv", ".mk3d", ".webm", ".avi", ".divx"}
@@ -88,7 +89,10 @@ def open_video(path: PathLike, *, decoder: Decoder = "pyav") -> VideoReader:
     """
     if decoder in ("pyav", "pyav-deinterlace"):
         deinterlace = decoder == "pyav-deinterlace"
-        return AnimationReader(path) if is_animation(path) else PyAVReader(path, deinterlace=deinterlace)
+        check_is_path(path)
+        if Path(path).suffix.lower() not in VIDEO_SUFFIXES and is_animation(path):
+            return AnimationReader(path)
+        return PyAVReader(path, deinterlace=deinterlace)
     if decoder == "decord":
         return DecordReader(path)
     raise ConfigError(f"Unknown decoder {decoder!r}. Available: {', '.join(get_args(Decoder))}")
