@@ -105,6 +105,19 @@ def test_damage_between_the_probed_frames_takes_a_full_check(tmp_path: Path) -> 
     assert not one(path, full=True).is_good
 
 
+def test_a_full_check_reads_each_frame_of_a_directory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.png")
+    opened: list[str] = []
+    listed: list[Path] = []
+    open_image, iterdir = Image.open, Path.iterdir
+    monkeypatch.setattr(Image, "open", lambda file, **how: opened.append(file.name) or open_image(file, **how))
+    monkeypatch.setattr(Path, "iterdir", lambda self: listed.append(self) or iterdir(self))
+    assert one(tmp_path, full=True).num_frames == 30
+    assert len(opened) == 30
+    assert len(listed) < 4
+
+
 def test_a_frame_of_another_size_takes_a_full_check(tmp_path: Path) -> None:
     for number in range(9):
         Image.new("RGB", (8, 9 if number == 3 else 8)).save(tmp_path / f"{number}.png")

@@ -82,10 +82,10 @@ def test_no_packet_is_decoded_twice_while_frames_are_iterated(
         decode = decoding.decode
         decoded: list[tuple[object, ...]] = []
 
-        def count(packet: Any) -> Any:
+        def count(packet: Any, decoder: Any) -> Any:
             if packet.size:
                 decoded.append((packet.pts, packet.dts, packet.pos, bytes(packet)))
-            return decode(packet)
+            return decode(packet, decoder)
 
         monkeypatch.setattr(decoding, "decode", count)
         assert [read_number(frame) for frame in reader.iter_frames(wanted)] == wanted
@@ -96,7 +96,9 @@ def test_frames_that_nobody_asks_for_are_jumped_over(tmp_path: Path, monkeypatch
     with open_video(write_video(tmp_path / "a.mp4", num_frames=200)) as reader:
         decode = decoding.decode
         decoded: list[int] = []
-        monkeypatch.setattr(decoding, "decode", lambda packet: decoded.append(packet.pts) or decode(packet))
+        monkeypatch.setattr(
+            decoding, "decode", lambda packet, decoder: decoded.append(packet.pts) or decode(packet, decoder)
+        )
         assert [read_number(frame) for frame in reader.iter_frames([5, 6, 150, 199])] == [5, 6, 150, 199]
     assert len(decoded) < 30
 

@@ -173,10 +173,10 @@ def test_each_frame_is_decoded_and_converted_once(
     decoded: list[int] = []
     converted: list[int] = []
 
-    def count_decoded(packet: Any) -> Any:
+    def count_decoded(packet: Any, decoder: Any) -> Any:
         if packet.size:
             decoded.append(packet.pts)
-        return decode(packet)
+        return decode(packet, decoder)
 
     def count_converted(reader: Any, frame: Any) -> Any:
         converted.append(frame.pts)
@@ -197,7 +197,9 @@ def test_what_lies_outside_the_windows_is_jumped_over(tmp_path: Path, monkeypatc
     decoded: list[int] = []
     windowing = replace(_windowing(), start_seconds=30.0, end_seconds=32.0)
     with WindowLoader(preprocess=AS_IT_IS, windowing=windowing).open(path) as video:
-        monkeypatch.setattr(decoding, "decode", lambda packet: decoded.append(packet.pts) or decode(packet))
+        monkeypatch.setattr(
+            decoding, "decode", lambda packet, decoder: decoded.append(packet.pts) or decode(packet, decoder)
+        )
         numbers = [read_numbers(clip.transpose(0, 2, 3, 1)) for clip in video.clips()]
     assert numbers == [[300, 302, 305, 307], [310, 312, 315, 317]]
     assert len(decoded) <= 20

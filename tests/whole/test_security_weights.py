@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.weights import unpickle_child as unpickle
 from vjepa_sdk.weights.convert import convert
 from vjepa_sdk.weights.directory import load_model_directory, save_model_directory
+from vjepa_sdk.weights.unpickle import unpickled
 
 CPU = torch.device("cpu")
 SMALL = ModelConfig(img_size=32, num_frames=2, embed_dim=24, depth=1, num_heads=2)
@@ -177,6 +179,71 @@ def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
         convert(tmp_path / "tied.pt", tmp_path / "out", arch=SMALL)
     loaded = load_model_directory(tmp_path / "out", device=CPU).encoder.state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
+
+
+def _zip_of(pickled: bytes) -> bytes:
+    """Wrap a hand-made pickle as torch.save does."""
+    with zipfile.ZipFile(buffer := io.BytesIO(), "w") as archive:
+        for name, data in (("data.pkl", pickled), ("version", b"3\n"), ("byteorder", b"little")):
+            archive.writestr(f"archive/{name}", data)
+    return buffer.getvalue()
+
+
+def _nested(wrap: Callable[[object], object], levels: int) -> object:
+    value: object = []
+    for _ in range(levels):
+        value = wrap(value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        (_nested(lambda value: [value] * 10, 30), "more objects than a checkpoint of its size"),
+        (_nested(lambda value: {"a": value, "b": value}, 30), "more objects than a checkpoint of its size"),
+        (_nested(lambda value: [value], 100), "nested more than 32 levels deep"),
+        ({((1, 2),): torch.zeros(1)}, "a key is a tuple, not a name"),
+        ({"x" * 10_000: torch.zeros(1)}, "not a name of at most 1000 characters"),
+    ],
+    ids=["lists", "dictionaries", "depth", "tuple", "name"],
+)
+def test_short_files_that_spell_endless_trees_are_refused(held: object, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    torch.save({"encoder": held}, path)
+    assert path.stat().st_size < 20_000
+    started = time.monotonic()
+    with in_this_process(), pytest.raises(ValueError, match=reason):
+        convert(path, tmp_path / "out", arch=SMALL)
+    assert time.monotonic() - started < 5  # and not for ever
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="needs Linux to limit memory")
+def test_many_tiny_objects_end_with_the_memory_that_their_file_may_have(tmp_path: Path) -> None:
+    # 9 MB of empty dictionaries, each 64 bytes and more in memory
+    pickled = b"\x80\x02}X\x07\x00\x00\x00encoder](" + b"}" * 9_000_000 + b"es."
+    (tmp_path / "bomb.pt").write_bytes(_zip_of(pickled))
+    with pytest.raises(WeightsError, match="more memory|more time or memory"):
+        convert(tmp_path / "bomb.pt", tmp_path / "out", arch=SMALL)
+
+
+@pytest.mark.soak
+def test_keys_that_take_for_ever_to_hash_end_with_the_time_that_their_file_may_take(tmp_path: Path) -> None:
+    key: object = ()
+    for _ in range(60):
+        key = (key, key)
+    # dictionaries hash keys as they are read: hand over the pickle of the tuple, which itself is quick to write
+    pickled = b"\x80\x02}" + pickle.dumps(key, 2)[2:-1] + b"K\x01s."
+    (tmp_path / "bomb.pt").write_bytes(_zip_of(pickled))
+    started = time.monotonic()
+    with pytest.raises(WeightsError, match="more time or memory"):
+        convert(tmp_path / "bomb.pt", tmp_path / "out", arch=SMALL)
+    assert time.monotonic() - started < 300
+
+
+def test_tens_of_thousands_of_tensors_pass(tmp_path: Path) -> None:
+    torch.save({"encoder": {f"{i}": torch.zeros(1) for i in range(20_000)}}, tmp_path / "many.pt")
+    with unpickled(tmp_path / "many.pt", near=tmp_path / "out") as (tensors, _):
+        assert len(tensors) == 20_000
 
 
 CONFINED = """

@@ -14,7 +14,7 @@ from ..errors import InputError, VJEPAError, printable
 from ..runtime.progress import progress_bar
 from ..runtime.workers.pool import TaskResult, WorkerPool
 from ..runtime.workers.wire import WorkerResult
-from ..video.images import is_still_file, list_frame_directory, read_frame_directory, read_image
+from ..video.images import is_still_file, iter_images, list_frame_directory, read_image
 from ..video.pyav_reader import PyAVReader
 from ..video.reader import open_video
 from ..video.safety import PathLike
@@ -148,11 +148,10 @@ class _Check:
                 facts["num_interlaced"] = reader.num_interlaced
 
     def _frames(self, request: _Request, facts: dict[str, Any]) -> None:
-        facts["num_frames"] = count = len(list_frame_directory(request.path))
-        facts["height"], facts["width"] = read_frame_directory(request.path, [0]).shape[1:3]
-        # one by one, since all may not fit in memory; each must have the size of the first
-        for i in range(1, count) if self.full else sorted({count // 2, count - 1}):
-            read_frame_directory(request.path, [0, i])
+        files = list_frame_directory(request.path)
+        facts["num_frames"] = count = len(files)
+        for image in iter_images(files if self.full else [files[i] for i in sorted({0, count // 2, count - 1})]):
+            facts["height"], facts["width"] = image.shape[:2]
 
     def _image(self, request: _Request, facts: dict[str, Any]) -> None:
         facts["num_frames"] = 1

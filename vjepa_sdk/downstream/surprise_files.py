@@ -23,7 +23,7 @@ from ..errors import ConfigError, OutputError, VJEPAError, printable
 from ..features.parquet import check_installed
 from ..inference.surprise import Surprise, SurpriseMeter
 from ..inference.vjepa import VJEPA
-from ..runtime.files import atomic_file, disk_errors
+from ..runtime.files import atomic_file, disk_errors, size_on_disk
 from ..runtime.progress import ProgressBar, progress_bar
 from ..runtime.workers.pool import TaskResult, WorkerPool
 from ..runtime.workers.wire import WorkerResult
@@ -122,6 +122,7 @@ def surprise_files(
         device: `cuda`, `mps` or `cpu`; None: the best there is.
         num_workers: decoding processes; 0 decodes in this process, without a deadline.
         deadline_seconds: for a piece of a file; one that takes longer is tried once more, then it counts as failed.
+            All of a file may take 60 times as long, and as long again for each MiB.
         follow_symlinks: read what symbolic links point to.
         overwrite: replace what is there.
         show_progress_bar: on stderr; None: if it is a terminal.
@@ -157,7 +158,11 @@ def surprise_files(
     if normalizer is not None:
         normalizer.check(meter.identity)
     pool = WorkerPool(
-        _ReadFrames(meter.walk), num_workers=num_workers, deadline_seconds=deadline_seconds, crash_retries=1
+        _ReadFrames(meter.walk),
+        num_workers=num_workers,
+        deadline_seconds=deadline_seconds,
+        crash_retries=1,
+        num_bytes_of=lambda clip: size_on_disk(clip.path),
     )
     with pool:
         job = _Job(meter, pool, clips, show_progress_bar)

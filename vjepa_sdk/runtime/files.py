@@ -86,6 +86,17 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def size_on_disk(path: str | Path) -> int:
+    """Return the bytes of a file, or of the files right in a directory; 0 if there is nothing to ask."""
+    try:
+        if not os.path.isdir(path):
+            return os.path.getsize(path)
+        with os.scandir(path) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.is_file())
+    except OSError:  # who reads it will say so
+        return 0
+
+
 @contextmanager
 def disk_errors(path: Path, *, needed: int | None = None) -> Iterator[None]:
     """Turn what the file system refuses into a WriteError that says how much room there is."""

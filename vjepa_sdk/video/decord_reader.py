@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import ConfigError
-from .containers import VideoInfo, open_container, refuse_by_content, video_stream
+from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
+from .damage import DamageChecks
 from .frame_image import is_square, may_be_transparent
 from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
 
@@ -39,6 +40,9 @@ class DecordReader:
                 stream = video_stream(self._path, container)
                 codec = stream.codec_context.codec.canonical_name
                 self._refuse_what_it_shows_wrong(container.format.name, stream)
+                # decord guesses what is damaged and says nothing.
+                check_structure(self._path, self._file)
+                DamageChecks(self._file).check(container, stream)
             with decoder_errors(self._path, "cannot be read by decord; decoder='pyav' reads more formats"):
                 self._file.seek(0)
                 descriptor = f"/proc/self/fd/{self._file.fileno()}"

@@ -13,7 +13,7 @@ _IN_SEGMENT = frozenset(
     {0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1C53BB6B, 0x1941A469, 0x1043A770, 0x1254C367, 0xEC, 0xBF}  # in the segment
     | {0xE7, 0x5854, 0xA7, 0xAB, 0xA0, 0xA3, 0xAF}  # in a cluster
 )
-_CLUSTER, _TRACKS, _TRACK, _TRACK_NUMBER, _TRACK_TYPE = 0x1F43B675, 0x1654AE6B, 0xAE, 0xD7, 0x83
+CLUSTER, _TRACKS, _TRACK, _TRACK_NUMBER, _TRACK_TYPE = 0x1F43B675, 0x1654AE6B, 0xAE, 0xD7, 0x83
 _BLOCK_GROUP, _BLOCK, _SIMPLE_BLOCK = 0xA0, 0xA1, 0xA3
 _TYPES_OF_STREAMS = (1, 2, 17, 33)  # video, audio, subtitles, metadata: what FFmpeg makes a stream of
 
@@ -24,8 +24,8 @@ def count_blocks(path: str, file: BinaryIO, file_size: int) -> list[int]:
     Raises:
         VideoDecodeError: the file is cut or overwritten.
     """
-    first = _element(file, 0)
-    segment = _element(file, first.start + (first.size or 0))
+    first = read_element(file, 0)
+    segment = read_element(file, first.start + (first.size or 0))
     position = segment.start
     end = file_size if segment.size is None else position + segment.size
     if end > file_size:
@@ -33,8 +33,8 @@ def count_blocks(path: str, file: BinaryIO, file_size: int) -> list[int]:
     numbers: list[int] = []
     blocks: Counter[int] = Counter()
     while position < end:
-        element = _element(file, position)
-        if element.identifier == _CLUSTER:
+        element = read_element(file, position)
+        if element.identifier == CLUSTER:
             position = element.start  # its elements are walked like those around it, which also suits unknown sizes
             continue
         if element.identifier not in _IN_SEGMENT or element.size is None or element.start + element.size > end:
@@ -47,40 +47,40 @@ def count_blocks(path: str, file: BinaryIO, file_size: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Element:
+class Element:
     identifier: int  # 0: none
     start: int  # of its content
     size: int | None  # of its content; None: unknown
     content: bytes  # the first bytes of it
 
 
-def _element(file: BinaryIO, position: int) -> _Element:
+def read_element(file: BinaryIO, position: int) -> Element:
     file.seek(position)
     head = file.read(24)
     id_length = 9 - head[0].bit_length() if head else 9
     if id_length > 4 or len(head) <= id_length:
-        return _Element(0, position, None, b"")
+        return Element(0, position, None, b"")
     size_length = 9 - head[id_length].bit_length()
     length = id_length + size_length
     coded = int.from_bytes(head[id_length:length], "big")
     unknown = (1 << 7 * size_length) - 1
     size = coded & unknown  # the length marker is the bit above
     identifier = int.from_bytes(head[:id_length], "big")
-    return _Element(identifier, position + length, None if size == unknown else size, head[length:])
+    return Element(identifier, position + length, None if size == unknown else size, head[length:])
 
 
-def _children(file: BinaryIO, parent: _Element) -> Iterator[_Element]:
+def _children(file: BinaryIO, parent: Element) -> Iterator[Element]:
     """Yield the elements in one whose size is known, up to where they stop making sense."""
     position, end = parent.start, parent.start + (parent.size or 0)
     while position < end:
-        child = _element(file, position)
+        child = read_element(file, position)
         if not child.identifier or child.size is None or child.start + child.size > end:
             return
         yield child
         position = child.start + child.size
 
 
-def _numbers_of_streams(file: BinaryIO, tracks: _Element) -> Iterator[int]:
+def _numbers_of_streams(file: BinaryIO, tracks: Element) -> Iterator[int]:
     for track in _children(file, tracks):
         if track.identifier == _TRACK:
             entries = {each.identifier: each.content[: each.size] for each in _children(file, track)}
@@ -88,7 +88,7 @@ def _numbers_of_streams(file: BinaryIO, tracks: _Element) -> Iterator[int]:
                 yield int.from_bytes(entries.get(_TRACK_NUMBER, b""), "big")
 
 
-def _block_numbers(file: BinaryIO, element: _Element) -> Iterator[int]:
+def _block_numbers(file: BinaryIO, element: Element) -> Iterator[int]:
     """Yield the number of the track that a block is of, if the element is or holds one with a frame in it."""
     blocks = [element] if element.identifier == _SIMPLE_BLOCK else []
     if element.identifier == _BLOCK_GROUP:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
+from .damage import DamageChecks
 from .decoding import STRICT_DECODING, CorruptFrameError, Cursor, decode_from
 from .deinterlace import deinterlaced
 from .frame_image import FrameImage
@@ -54,6 +55,7 @@ class PyAVReader:
         try:
             refuse_by_content(self._path, self._file)
             self._blocks = check_structure(self._path, self._file)
+            self._damage = DamageChecks(self._file)
             with decoder_errors(self._path):
                 self._read_index()
         except BaseException:
@@ -196,7 +198,8 @@ class PyAVReader:
                 packets = without_marks(packets)  # `loses_nothing` has told what they mean
             key = self._find_start(packets)
             if key is not None:
-                yield from decode_from(key, packets if log is None else log.watch(key, packets))
+                checked = self._damage.decoder(stream)
+                yield from decode_from(key, packets if log is None else log.watch(key, packets), checked)
 
     def _find_start(self, packets: Iterator[Packet[VideoStream]]) -> Packet[VideoStream] | None:
         """Return the first packet that decoding can start at.
@@ -257,7 +260,7 @@ class PyAVReader:
         groups = np.searchsorted(index.keys, needed, side="right") - 1
         try:
             with self._stream() as (container, stream):
-                cursor = Cursor(container, stream)
+                cursor = Cursor(container, stream, self._damage.decoder(stream))
                 for position, group in zip(needed.tolist(), groups.tolist(), strict=True):
                     if index.key_packets[group] > cursor.num_packets:
                         cursor.jump(int(index.seek_targets[group]), num_packets=int(index.key_packets[group]))

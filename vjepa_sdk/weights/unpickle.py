@@ -84,7 +84,8 @@ def _read_report(source: Path, path: Path, code: int) -> dict[str, Any]:
         facts = json.loads(raw)
     except ValueError:
         raise WeightsError(
-            f"{source}: reading it ended the process (exit {code}); the file is damaged or too large"
+            f"{source}: reading it ended the process (exit {code}): it is damaged, or takes more time or memory "
+            "than a checkpoint of its size needs; fetch it again, from its publisher"
         ) from None
     if not isinstance(facts, dict) or not isinstance(facts.get("others", {}), dict):
         raise WeightsError(f"{source}: reading it gave no report; the file is damaged")

@@ -3,7 +3,8 @@
 Run as a script by `convert`, never imported: `python -I unpickle.py SOURCE OUT PATH...`. Nothing of this package is
 imported, so that the process holds no more than it needs. It reads with `weights_only=True`, which builds tensors and
 plain containers and calls nothing, and that is all the safety there must be; the rest is for the day it fails: no
-network, no environment, no new privileges, bounded memory, time and output.
+network, no environment, no new privileges. Memory, time, output, depth and number of objects are bounded by the size of
+the file: a few bytes can spell a tree without end.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Top-level keys under which others keep a bare dictionary of tensors."""
 
 _MIN_TORCH = (2, 10)
+_MAX_NAME = 1000
+_MAX_DEPTH = 32  # checkpoints have four levels at most
+_MAX_OBJECTS, _BYTES_PER_OBJECT = 2_000_000, 16  # a tensor takes a hundred bytes to write down
+_SPARE_OBJECTS = 10_000
+_SPARE_SECONDS, _BYTES_PER_SECOND = 30, 4 << 20  # a tenth of what one slow core does
+_SPARE_MEMORY = 512 << 20  # for some hundred thousand tensors; their values come on top
 _CLONE_NEWUSER, _CLONE_NEWNET, _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 0x10000000, 0x40000000, 1, 38
 
 
@@ -31,6 +38,9 @@ def main(source: str, out: str, *paths: str) -> None:
     isolated = _confine(os.path.getsize(source))
     sys.path.extend(paths)
     try:
+        import torch  # noqa: F401  whose own needs are not the file's
+
+        _limit_work(os.path.getsize(source))
         report = _extract(source, out)
     except Exception as error:
         # the parent turns this into one of its own errors; a traceback could carry bytes of the file
@@ -56,18 +66,37 @@ def _limit_resources(size: int) -> None:
         return
     import resource
 
-    limits = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: 256,
-        resource.RLIMIT_CPU: 3600,
-        resource.RLIMIT_FSIZE: size + (64 << 20),
-    }
+    _lower(resource.RLIMIT_CORE, 0)
+    _lower(resource.RLIMIT_NOFILE, 256)
+    _lower(resource.RLIMIT_CPU, 3600)
+    _lower(resource.RLIMIT_FSIZE, size + (64 << 20))
     if sys.platform == "linux":
-        limits[resource.RLIMIT_AS] = 2 * size + (32 << 30)
-    for limit, value in limits.items():
-        hard = resource.getrlimit(limit)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(limit, (value, value))
+        _lower(resource.RLIMIT_AS, 2 * size + (32 << 30))
+
+
+def _limit_work(size: int) -> None:
+    """End the process where a file asks for more time or memory than one of its size needs."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + _SPARE_SECONDS + size // _BYTES_PER_SECOND)
+    if os.path.exists("/proc/self/statm"):
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[5])
+        # the mapped file, copies of tensors that share memory, and what goes to the output
+        _lower(resource.RLIMIT_DATA, pages * resource.getpagesize() + 3 * size + _SPARE_MEMORY)
+
+
+def _lower(limit: int, value: int) -> None:
+    if sys.platform == "win32":
+        return
+    import resource
+
+    hard = resource.getrlimit(limit)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(limit, (value, value))
 
 
 def _extract(source: str, out: str) -> dict[str, Any]:
@@ -91,9 +120,11 @@ def _extract(source: str, out: str) -> dict[str, Any]:
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"holds a {type(checkpoint).__name__}, not a dictionary")
     tensors: dict[str, Any] = {}
-    budget, seen = os.path.getsize(source), set()
+    size = os.path.getsize(source)
+    budget, seen = size, set()
+    objects_left = iter(range(min(_MAX_OBJECTS, _SPARE_OBJECTS + size // _BYTES_PER_OBJECT)))
     held = _weights_of(checkpoint)
-    for name, value in _walk(held):
+    for name, value in _walk(held, objects_left):
         # a few bytes can claim, by strides of zero, to be a tensor of any size
         budget -= value.numel() * value.element_size()
         if budget < 0:
@@ -105,8 +136,8 @@ def _extract(source: str, out: str) -> dict[str, Any]:
         value = value.detach()
         tensors[name] = value.contiguous() if is_whole else value.clone(memory_format=torch.contiguous_format)
     save_file(tensors, out)
-    kinds = {str(key): type(value).__name__ for key, value in checkpoint.items() if key not in held}
-    return {"others": dict(list(kinds.items())[:100])}
+    others = [(_text(key), type(checkpoint[key]).__name__) for key in checkpoint if key not in held]
+    return {"others": dict(others[:100])}
 
 
 def _weights_of(checkpoint: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -119,23 +150,37 @@ def _weights_of(checkpoint: Mapping[Any, Any]) -> dict[Any, Any]:
     return {key: value for key, value in checkpoint.items() if isinstance(value, torch.Tensor)}
 
 
-def _walk(value: object, name: str = "") -> Iterator[tuple[str, Any]]:
+def _walk(value: object, objects_left: Iterator[int], name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield every tensor with its path, such as `encoder/module.backbone.norm.bias` or `classifiers/0/...`."""
     import torch
 
+    # a list that holds one list many times, which does so too, is short to write and endless to walk
+    if next(objects_left, None) is None:
+        raise ValueError("it holds more objects than a checkpoint of its size can")
+    if depth > _MAX_DEPTH:
+        raise ValueError(f"its objects are nested more than {_MAX_DEPTH} levels deep")
     if isinstance(value, torch.Tensor):
         yield name, value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _walk(item, f"{name}/{key}" if name else str(key))
+            yield from _walk(item, objects_left, f"{name}/{_text(key)}" if name else _text(key), depth + 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from _walk(item, f"{name}/{index}")
+            yield from _walk(item, objects_left, f"{name}/{index}", depth + 1)
     else:
         raise ValueError(f"{name!r} is a {type(value).__name__}, not a tensor")
 
 
+def _text(key: object) -> str:
+    """Return a key of a dictionary; the text of a nested one can be endless."""
+    if not isinstance(key, str | int) or (isinstance(key, str) and len(key) > _MAX_NAME):
+        raise ValueError(f"a key is a {type(key).__name__}, not a name of at most {_MAX_NAME} characters")
+    return str(key)
+
+
 def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it asks for more memory than a checkpoint of its size needs"
     text = str(error)
     # torch's own text is long and tells the reader to switch the protection off
     if match := re.search(r"unsupported (?:global|class|operand):?\s+(?:GLOBAL\s+)?(\S+)", text, re.IGNORECASE):

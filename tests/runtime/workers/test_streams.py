@@ -190,6 +190,28 @@ def test_the_deadline_is_for_each_result() -> None:
     ]
 
 
+def test_results_that_never_end_have_a_deadline_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "DEADLINES_PER_REQUEST", 3)
+    drip = dict.fromkeys(range(1000), "live; sleep 0.2")
+    started = time.monotonic()
+    with _pool(1, deadline_seconds=0.5, crash_retries=1) as pool:
+        story = _story(pool.map([Count("a", 1000, drip), Count("b", 1)], prefetch=0))
+    assert time.monotonic() - started < 15  # and not 200
+    assert ("a", 2) in story and ("a", 900) not in story
+    assert story[-3:] == [
+        ("a", "no end within 1.5 s of work on this file; it has none, or needs more deadline_seconds"),
+        ("b", 0),
+        ("b", None),
+    ]
+
+
+def test_the_time_for_all_results_grows_with_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "DEADLINES_PER_REQUEST", 1)
+    slow = dict.fromkeys(range(5), "sleep 0.3")
+    with _pool(1, deadline_seconds=0.8, num_bytes_of=lambda _: 5 << 20) as pool:
+        assert _story(pool.map([Count("a", 5, slow)], prefetch=0))[-1] == ("a", None)
+
+
 def test_time_in_which_the_caller_takes_nothing_does_not_count(tmp_path: Path) -> None:
     with _pool(1, deadline_seconds=1.0) as pool:
         results = pool.map([Count("a", 4)], prefetch=1)

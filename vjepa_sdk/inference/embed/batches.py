@@ -19,6 +19,7 @@ import numpy as np
 from ...corpus.snapshot import Clip
 from ...errors import VJEPAError, printable
 from ...features.formats import Row
+from ...runtime.files import size_on_disk
 from ...runtime.progress import ProgressBar, progress_bar
 from ...runtime.signals import StopRequest
 from ...runtime.workers.pool import TaskResult, WorkerPool
@@ -53,6 +54,10 @@ class _Windows:
     number: int
     clip: Clip
     first: int
+
+
+def _num_bytes_of(wanted: Clip | _Windows) -> int:
+    return size_on_disk((wanted.clip if isinstance(wanted, _Windows) else wanted).path)
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,14 @@ class Encoding:
 
     def _pool(self, task: _ClipReader | _WindowReader | _SegmentReader) -> WorkerPool[Any]:
         workers, deadline = self._options.num_workers, self._options.deadline_seconds
-        return WorkerPool(task, num_workers=workers, deadline_seconds=deadline, crash_retries=1, nursery=self._nursery)
+        return WorkerPool(
+            task,
+            num_workers=workers,
+            deadline_seconds=deadline,
+            crash_retries=1,
+            num_bytes_of=_num_bytes_of,
+            nursery=self._nursery,
+        )
 
     def _run_clips(self, task: _ClipReader, todo: Sequence[int], stop: StopRequest, bar: ProgressBar) -> None:
         """Go through the frozen batches of which no part has the clips."""

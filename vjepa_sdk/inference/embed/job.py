@@ -143,7 +143,8 @@ def embed_files(
         decoder: `pyav`, or `decord` for frame-for-frame parity with the official pipelines.
         device: `cuda`, `mps` or `cpu`; None: the best there is.
         num_workers: decoding processes; 0 decodes in this process, without a deadline.
-        deadline_seconds: a clip that takes longer to decode is tried once more, then it has failed.
+        deadline_seconds: a clip that takes longer to decode is tried once more, then it has failed. All windows of a
+            video may take 60 times as long, and as long again for each MiB of it.
         max_failures: stop when more than this share of the clips has failed, such as 0.05 or `5%`; None: never.
         on_error: `skip` lists a clip that fails and goes on, `stop` raises.
         follow_symlinks: read what symbolic links point to; else those found in directories are left out, with a

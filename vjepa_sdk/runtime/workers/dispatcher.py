@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3  # in a row; the kernel may kill a new process for lack of memory and let the next one live
 MAX_MESSAGES = 5_000_000  # that answer one request; who sends more never ends
+DEADLINES_PER_REQUEST = 60  # for all results of a request, and one more for each MiB that it reads
 MAX_DEATHS = 10  # of different requests, one after the other; then the requests are not to blame
 WATCHDOG_SECONDS = 600.0
 _KILL_SECONDS = 5.0
@@ -37,8 +38,10 @@ def dump_stacks() -> None:
 class Ticket:
     """Stand for one request until its results are in."""
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, num_bytes: int = 0) -> None:
         self.request = request
+        self.num_deadlines = DEADLINES_PER_REQUEST + num_bytes / (1 << 20)
+        """So long may its results take together."""
         self.pickled = pickle.dumps(request)  # here, so that an unpicklable request fails in its caller
         self.results: deque[Message] = deque()
         """Those that wait for the caller."""
@@ -54,6 +57,8 @@ class _Worker:
         self.deadline = time.monotonic() + start.START_UP_SECONDS
         self.is_ready = False
         self.ticket: Ticket | None = None
+        self.asked_at = self.seconds_left = math.inf
+        """Since when it is at work on its ticket, and how long it may have been then, all in all."""
         self.num_results = self.num_messages = 0
         """Of the ticket; messages are results and signs of life."""
         self.is_paused = False
@@ -113,8 +118,9 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._dispatch, name="vjepa-workers", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Any) -> Ticket:
-        ticket = Ticket(request)
+    def submit(self, request: Any, num_bytes: int = 0) -> Ticket:
+        """Have a request run that reads so many bytes."""
+        ticket = Ticket(request, num_bytes)
         self._waiting.append(ticket)
         self._wake_up()
         return ticket
@@ -232,7 +238,8 @@ class Dispatcher:
                 self._start_workers()
                 continue
             worker.ticket, worker.num_results, worker.num_messages = ticket, 0, 0
-            worker.deadline = time.monotonic() + self._deadline_seconds
+            worker.seconds_left = ticket.num_deadlines * self._deadline_seconds
+            self._start_clock(worker)
 
     def _go_on(self) -> None:
         """Ask for the next results where there is room; a caller that waits always gets one."""
@@ -249,7 +256,12 @@ class Dispatcher:
             except OSError:
                 self._end(worker, reason_of_death(worker.exit_status()), is_death=True)
                 continue
-            worker.is_paused, worker.deadline = False, time.monotonic() + self._deadline_seconds
+            worker.is_paused = False
+            self._start_clock(worker)
+
+    def _start_clock(self, worker: _Worker) -> None:
+        worker.asked_at = time.monotonic()
+        worker.deadline = worker.asked_at + min(self._deadline_seconds, worker.seconds_left)
 
     def _wait_for_events(self) -> None:
         nearest = min((worker.deadline for worker in self._workers), default=math.inf)
@@ -299,7 +311,13 @@ class Dispatcher:
         self._num_failed_starts = 0
 
     def _give_up(self, worker: _Worker) -> None:
-        if worker.is_ready:
+        if worker.is_ready and worker.ticket is not None and worker.seconds_left < self._deadline_seconds:
+            seconds = f"{worker.ticket.num_deadlines * self._deadline_seconds:g} s"
+            worker.ticket.num_crashes = self._crash_retries  # all of that time again would tell no more
+            self._end(
+                worker, f"no end within {seconds} of work on this file; it has none, or needs more deadline_seconds"
+            )
+        elif worker.is_ready:
             seconds = f"{self._deadline_seconds:g} s"
             self._end(
                 worker, f"no result within {seconds}; the decoder hangs on this file, or needs more deadline_seconds"
@@ -346,6 +364,7 @@ class Dispatcher:
         """Take a message that answers a worker's request: its caller gets it, but for signs of life."""
         ticket, worker.deadline = worker.ticket, math.inf
         assert ticket is not None  # what is sent without being asked for ends a worker before
+        worker.seconds_left -= time.monotonic() - worker.asked_at
         worker.num_messages += 1
         worker.is_paused = not message.is_last
         if message.kind == "alive":

@@ -92,6 +92,9 @@ class WorkerPool(Generic[Request]):
         crash_retries: how often a task is run again, in a fresh child, after its child hung or died. A child may be
             killed for no fault of its task; where results must not depend on that, pass 1. Results that the caller has
             already are not repeated.
+        num_bytes_of: how much a request reads, where the time for all of its results should grow with that: they may
+            take `DEADLINES_PER_REQUEST` deadlines together, and one more for each MiB. Waiting for the caller does not
+            count.
         nursery: what `prepare` returned.
 
     Raises:
@@ -106,6 +109,7 @@ class WorkerPool(Generic[Request]):
         deadline_seconds: float,
         max_tasks_per_worker: int = 500,
         crash_retries: int = 0,
+        num_bytes_of: Callable[[Request], int] | None = None,
         nursery: Nursery | None = None,
     ) -> None:
         num_workers = _settled(num_workers)
@@ -119,6 +123,7 @@ class WorkerPool(Generic[Request]):
         self._max_tasks_per_worker = max_tasks_per_worker
         self._crash_retries = crash_retries
         self._nursery = nursery
+        self._num_bytes_of = num_bytes_of or (lambda _: 0)
         self._dispatcher: Dispatcher | None = None
         self._is_mapping = False
         self._is_closed = False
@@ -158,7 +163,7 @@ class WorkerPool(Generic[Request]):
             remaining, unanswered = iter(requests), list[Ticket]()
             while True:
                 room = self._num_workers + prefetch - len(unanswered)
-                unanswered += [dispatcher.submit(request) for request in islice(remaining, room)]
+                unanswered += [self._submit(dispatcher, request) for request in islice(remaining, room)]
                 if not unanswered:
                     return
                 ticket, message = dispatcher.next_result(unanswered)
@@ -184,11 +189,14 @@ class WorkerPool(Generic[Request]):
         with self._mapping(prefetch) as dispatcher:
             unanswered: deque[Ticket] = deque()
             for request in requests:
-                unanswered.append(dispatcher.submit(request))
+                unanswered.append(self._submit(dispatcher, request))
                 if len(unanswered) == self._num_workers + prefetch:
                     yield from _results(dispatcher, unanswered.popleft(), retry)
             while unanswered:
                 yield from _results(dispatcher, unanswered.popleft(), retry)
+
+    def _submit(self, dispatcher: Dispatcher, request: Request) -> Ticket:
+        return dispatcher.submit(request, self._num_bytes_of(request))
 
     def _check_is_free(self, prefetch: int) -> None:
         if prefetch < 0:
