@@ -300,6 +300,12 @@ def test_a_missing_directory_is_named() -> None:
         VJEPA.from_pretrained("./missing")
 
 
+@pytest.mark.parametrize("name", ["runs/first/model", "missing/"])
+def test_what_can_only_be_a_path_is_called_a_directory_that_is_not_there(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}': no such directory; pass one that holds config.json"):
+        VJEPA.from_pretrained(name)
+
+
 @pytest.mark.parametrize("name", ["foo/b ar", ""])
 def test_names_that_no_hub_can_hold_are_unknown_models(name: str) -> None:
     with pytest.raises(ConfigError, match=f"unknown model '{name}'"):

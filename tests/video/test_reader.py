@@ -430,7 +430,7 @@ def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_directory_without_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no image in this directory"):
+    with pytest.raises(InputError, match="no image in this directory; .* for a directory of videos use embed_files"):
         list_frame_directory(tmp_path)
 
 

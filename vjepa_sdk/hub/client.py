@@ -153,7 +153,9 @@ def patiently(call: Callable[[], _Result], *, what: str, tries: int = TRIES, is_
             wait = _wait_seconds(error, attempt, is_plain=is_plain)
             if wait is None or (_told_seconds(error) is None and time.monotonic() + wait > give_up_at):
                 raise
-            logger.warning("%s: %s; trying again in %.1f s", what, reason_of(error), wait)
+            # where there is no network one line says so, in the end
+            level = logging.INFO if _is_unreached(error) else logging.WARNING
+            logger.log(level, "%s: %s; trying again in %.1f s", what, reason_of(error), wait)
         time.sleep(wait)
     return call()
 
@@ -306,6 +308,10 @@ def _wait_seconds(error: BaseException, attempt: int, *, is_plain: bool) -> floa
         return told if told <= LONGEST_WAIT_SECONDS else None
     # the whole range, so that many clients do not come back at once
     return random.uniform(0, BACKOFF_SECONDS * 2 ** (attempt - 1))
+
+
+def _is_unreached(error: BaseException) -> bool:
+    return isinstance(_root(error), _httpx().ConnectError | _httpx().ConnectTimeout)
 
 
 def _was_retried(error: BaseException) -> bool:

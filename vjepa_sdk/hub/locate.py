@@ -114,9 +114,19 @@ def _refuse_revision(revision: str | None, place: str | Path) -> None:
         raise ConfigError(f"{place}: is a directory here, which has no revision={revision!r}; leave revision out")
 
 
+def _looks_like_path(name: str) -> bool:
+    """Whether a name can be neither that of a model nor a hub id, `owner/name`, but a path."""
+    return name.count("/") > 1 or name.startswith(("/", ".", "~")) or name.endswith("/") or "\\" in name
+
+
 def _unknown_model(name: str) -> ConfigError:
     if Path(name).is_file():
         return ConfigError(f"{name!r} is a file; pass a model directory, or run `vjepa convert` on an official file")
+    if _looks_like_path(name):
+        return ConfigError(
+            f"{name!r}: no such directory; pass one that holds config.json and model.safetensors, such as RUN/model, "
+            "or a name from `vjepa models`"
+        )
     near = difflib.get_close_matches(name, KNOWN_MODELS, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"available: {', '.join(KNOWN_MODELS)}"
     return ConfigError(f"unknown model {name!r}; {hint} (or pass a directory or a hub id such as owner/name)")

@@ -34,7 +34,10 @@ def list_frame_directory(path: PathLike) -> list[Path]:
     images = [p for p in directory.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
     if not images:
         expected = " ".join(sorted(IMAGE_SUFFIXES))
-        raise InputError(f"{printable(path)}: no image in this directory; looked for {expected}")
+        raise InputError(
+            f"{printable(path)}: no image in this directory; looked for {expected}; "
+            "for a directory of videos use embed_files or `vjepa embed`"
+        )
     return sorted(images, key=lambda image: _natural_key(image.name))
 
 
