@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from vjepa_sdk.inference.vjepa import VJEPA
 from vjepa_sdk.models.encoder import VideoEncoder
 from vjepa_sdk.models.positions import extend_sincos, resize_sincos, sincos_table
 from vjepa_sdk.models.predictor import Predictor
-from vjepa_sdk.weights.directory import Pretrained
+from vjepa_sdk.weights.directory import Pretrained, save_model_directory
 
 CASES = ("vjepa1_tiny", "vjepa2_tiny", "ijepa_tiny", "vjepa21_tiny", "vjepa21_tiny_distilled")
 
@@ -48,6 +49,26 @@ def _tokens(config: ModelConfig) -> int:
 def test_predictions_equal_the_official_ones(golden: Golden) -> None:
     given = golden.tensors
     predicted = _of(golden).predict(golden.clips, context=given["context_index.0"], target=given["target_index.0"])
+    torch.testing.assert_close(predicted, given["prediction.0"], **TOLERANCE)
+
+
+def test_the_context_encoder_sees_where_the_model_has_both(tmp_path: Path) -> None:
+    golden = load_golden("vjepa2_tiny")
+    jepa, given = golden.jepa.eval(), golden.tensors
+    save_model_directory(
+        tmp_path / "both",
+        config=jepa.model_config,
+        preprocess=PreprocessConfig.for_crop(jepa.model_config.img_size),
+        modules={
+            "encoder": jepa.target_encoder, "context_encoder": jepa.context_encoder, "predictor": jepa.predictor
+        },
+        encoder_weights="target",
+        provenance={},
+        card="",
+    )  # fmt: skip
+    model = VJEPA.from_pretrained(tmp_path / "both", device="cpu")
+    assert model.encoder_weights == "target"
+    predicted = model.predict(golden.clips, context=given["context_index.0"], target=given["target_index.0"])
     torch.testing.assert_close(predicted, given["prediction.0"], **TOLERANCE)
 
 

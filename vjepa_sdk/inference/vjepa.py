@@ -567,8 +567,8 @@ class VJEPA:
     ) -> Tensor:
         """Predict the features of hidden tokens from visible ones; what is not in `context` is never encoded.
 
-        Tokens count row-major in (frame, row, column) from 0. The predictor was trained on the context encoder's
-        output: load the model with `weights="context"` where it has both.
+        Tokens count row-major in (frame, row, column) from 0. The context encoder sees them, behind which the predictor
+        was trained, also where `encode` uses the target encoder; the latter only where the model has no other.
 
         Args:
             video: one video, as for `encode`; or normalised clips, a float tensor `[B, 3, T, H, W]` of any size.
@@ -594,7 +594,7 @@ class VJEPA:
         if isinstance(video, Tensor) and video.ndim == 5 and video.is_floating_point():
             clips = self._to_weights(video)
             return predict_tokens(
-                self.encoder, self.predictor, clips, context=context, target=target, mask_index=mask_index
+                self._context_encoder, self.predictor, clips, context=context, target=target, mask_index=mask_index
             )
         load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
         clips = self._normalize(torch.from_numpy(load(video)[0])[None])
@@ -741,6 +741,13 @@ class VJEPA:
             batch_size=batch_size,
             description=self._description(),
         )
+
+    @property
+    def _context_encoder(self) -> VideoEncoder:
+        """The encoder whose features the predictor was trained to read; where it is not there, the other."""
+        if self.encoder_weights == "context" or self._pretrained.second_encoder is None:
+            return self.encoder
+        return self._both_encoders[0]
 
     @cached_property
     def _both_encoders(self) -> tuple[VideoEncoder, VideoEncoder]:
