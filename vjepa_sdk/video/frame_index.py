@@ -28,6 +28,7 @@ BARE_STREAMS = frozenset({"h264", "hevc"})  # without times; the rate is that wh
 KEYED_CONTAINERS = frozenset({"avi", "asf", "flv"})
 NO_KEYS = np.empty(0, dtype=np.int64)
 NO_TIME = -(2**63)
+_HEAD = 8  # packets after which most decoders have given a frame
 
 
 @dataclass(frozen=True)
@@ -42,21 +43,24 @@ class FrameIndex:
     seek_targets: np.ndarray  # int64 [K], where to seek for each key frame
 
 
-def scan_packets(container: InputContainer, stream: VideoStream) -> np.ndarray:
+def scan_packets(container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, list[Packet[VideoStream]]]:
     """Return time, decoding time, duration, whether it is a key frame, and shown fields of each packet, int64 [N, 5].
 
-    A time that is missing is NO_TIME.
+    A time that is missing is NO_TIME. The first packets themselves are returned, too: most often they give a frame.
     """
     count_fields = fields_counter(stream)
     numbers = array("q")  # and not objects: a day of video has millions of packets
+    head: list[Packet[VideoStream]] = []
     for packet in container.demux(stream):
         if packet.size:
+            if len(head) < _HEAD:
+                head.append(packet)
             pts = NO_TIME if packet.pts is None else packet.pts
             # Matroska stores no decoding times; those that FFmpeg cannot derive are missing.
             dts = pts if packet.dts is None else packet.dts
             fields = 0 if packet.is_discard else count_fields(packet)
             numbers.extend((pts, dts, packet.duration or 0, packet.is_keyframe, fields))
-    return np.frombuffer(numbers, np.int64).reshape(-1, 5)
+    return np.frombuffer(numbers, np.int64).reshape(-1, 5), head
 
 
 def index_of_packets(packets: np.ndarray, time_base: Fraction) -> FrameIndex | None:

@@ -128,11 +128,10 @@ class PyAVReader:
             aspect = stream.sample_aspect_ratio  # the container's, or else the codec's
             if self._format == "mpegts" and not loses_nothing(self._file, stream, container.demux(stream)):
                 raise failure(self._path, "is truncated or corrupt: packets of the transport stream are missing")
-            index = self._index_by_packets(container, stream)
+            index, first = self._index_by_packets(container, stream)
         if index is None:
             index, first = self._index_by_decoding()
-        else:
-            first = self._first_frame()
+        first = first or self._first_frame()
         self._index = index
         self._image = FrameImage(self._path, first, aspect=aspect, container=self._format, codec=self._codec)
         times = index.timestamps
@@ -150,17 +149,24 @@ class PyAVReader:
             start_seconds=float(times[0]),
         )
 
-    def _index_by_packets(self, container: InputContainer, stream: VideoStream) -> FrameIndex | None:
+    def _index_by_packets(
+        self, container: InputContainer, stream: VideoStream
+    ) -> tuple[FrameIndex | None, VideoFrame | None]:
+        """Return the index, None where only decoding gives it; with it the first frame, if it comes soon."""
         if self._format not in COUNTED_CONTAINERS:
-            return None
-        packets = scan_packets(container, stream)
+            return None, None
+        packets, head = scan_packets(container, stream)
         listed = self._blocks[stream.index] if stream.index < len(self._blocks) else len(stream.index_entries)
         if len(packets) < listed and not self._blocks:
             listed = sum(entry.size > 0 for entry in stream.index_entries)
         if len(packets) < listed:
             raise failure(self._path, f"is truncated or corrupt: only {len(packets)} of {listed} packets can be read")
         is_indexed = self._format in INDEXED_CONTAINERS and self._codec in INDEXED_CODECS
-        return index_of_packets(packets, self._time_base) if is_indexed else None
+        index = index_of_packets(packets, self._time_base) if is_indexed else None
+        if index is None:
+            return None, None
+        # decoding it here saves to open the file once more for it
+        return index, next(decode_from(head[0], iter(head[1:]), self._damage.decoder(stream)), None)
 
     def _first_frame(self) -> VideoFrame:
         frames = self._decode_all()
