@@ -94,8 +94,8 @@ def test_options_of_the_command_are_those_of_the_call_with_the_same_defaults() -
 
 def test_options_have_the_same_types_everywhere() -> None:
     hints = {place: get_type_hints(place) for place in (embed, embed_files, EmbedOptions)}
-    # a command line has text for paths, lists and shares
-    for name in DEFAULTS.keys() - {"model", "layers", "max_failures", "show_progress_bar"}:
+    # a command line has text for paths, lists, shares and devices
+    for name in DEFAULTS.keys() - {"model", "layers", "max_failures", "show_progress_bar", "device"}:
         assert hints[embed][name] == hints[embed_files][name] == hints[EmbedOptions][name], name
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     import torch
 
     Device: TypeAlias = str | torch.device | None
     """`cuda`, `mps` or `cpu`, also with a number; None: the best there is."""
+else:
+    Device = Any  # torch is not loaded to name a type of it
 
 
 def device_name(device: Device) -> str | None:

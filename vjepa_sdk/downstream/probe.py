@@ -7,12 +7,12 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from ..config.choices import ProbeKind
+from ..config.choices import Device, ProbeKind
 from ..errors import ConfigError, InputError, VJEPAError
 from ..features.embeddings import Embeddings
 from ..features.source import UNKNOWN, FeatureSource
@@ -32,9 +32,6 @@ from .fit import Examples, check_features, fit_logistic, fit_nearest, fit_ridge,
 from .rows import Features, array_of, check_source, labels_of, rows_of, targets_of
 from .scores import Predictions, ProbeScores, score
 from .splits import INNER_FOLDS, group_folds
-
-if TYPE_CHECKING:
-    from ..config.choices import Device
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from ..config.choices import Decoder, EncoderWeights, Pooling, ProbeKind, device_name
+from ..config.choices import Decoder, Device, EncoderWeights, Pooling, ProbeKind, device_name
 from ..config.protocols import SIMPLE
 from ..config.registry import DEFAULT_MODEL
 from ..errors import ConfigError
@@ -17,9 +17,6 @@ from .probe_job import LabelLists, ProbeJob
 from .probe_options import EncodeOptions, FitOptions, Select, grid_of
 from .probe_report import ProbeReport
 from .probe_saving import check_probe_output
-
-if TYPE_CHECKING:
-    from ..config.choices import Device
 
 
 def train_probe(

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from ..config.choices import Decoder, device_name
+from ..config.choices import Decoder, Device, device_name
 from ..config.protocols import SIMPLE, ClipSet
 from ..corpus.find import FoundClips, find_clips
 from ..errors import ConfigError, counted
@@ -27,9 +27,6 @@ from .probe_encoding import Said, UseOptions, checked_job, encode_for, job_of, s
 from .probe_report import TRAINED_ROW, ProbeReport, Row
 from .scores import Predictions, score
 from .view_predictions import predict_views
-
-if TYPE_CHECKING:
-    from ..config.choices import Device
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 
-from ..config.choices import Metric, QueryAggregation, SearchBackend
+from ..config.choices import Device, Metric, QueryAggregation, SearchBackend
 from ..config.schema import check_choice
 from ..errors import ConfigError, InputError, ResumeError
 from ..inference.vjepa import VJEPA
@@ -21,9 +21,6 @@ from .approximate import open_faiss
 from .nearest import mean_of, nearest_rows
 from .queries import Query, averaged, encode_query, find_model_of
 from .stored import Features, open_features
-
-if TYPE_CHECKING:
-    from ..config.choices import Device
 
 _Path = str | os.PathLike[str]
 _Found = tuple[int, float, int]

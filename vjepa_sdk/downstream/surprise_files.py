@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from ..config.choices import Decoder
+from ..config.choices import Decoder, Device
 from ..config.registry import DEFAULT_MODEL
 from ..config.surprise import CONTEXTS, ContextReduction, SurpriseCrop, SurpriseProtocol, SurpriseTargets
 from ..corpus.find import find_clips
@@ -31,9 +31,6 @@ from ..video.safety import PathLike
 from ..video.walk import FrameWalk, Walk
 from .surprise import NormalFootage, SurpriseNormalizer, check_normalizer_path
 from .surprise_labels import LabelledScores, read_surprise_labels
-
-if TYPE_CHECKING:
-    from ..config.choices import Device
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 COLUMNS = ("id", "path", "start_seconds", "end_seconds", "surprise", "p_value")

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, overload
+from typing import Any, Literal, get_args, overload
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._version import __version__
-from ..config.choices import Decoder, EncoderWeights, Pooling, Tail
+from ..config.choices import Decoder, Device, EncoderWeights, Pooling, Tail
 from ..config.model import ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
 from ..config.surprise import (
@@ -54,9 +54,6 @@ from .prediction import predict_tokens
 from .prediction_error import ErrorMeter, check_predictor
 from .surprise import Surprise, SurpriseMeter
 from .timeline import Normalizer
-
-if TYPE_CHECKING:
-    from ..config.choices import Device
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail, device_name
+from ...config.choices import Decoder, Device, Dtype, EncoderWeights, OnError, Pooling, Tail, device_name
 from ...config.registry import DEFAULT_MODEL
 from ...corpus.find import FoundClips, Links, find_clips
 from ...corpus.snapshot import Clip, clip_changes, describe_clips, setting_changes
@@ -39,7 +39,6 @@ from .output import Extension, check_output, existing_output, finish, write_outp
 from .workspace import Part, Workspace
 
 if TYPE_CHECKING:
-    from ...config.choices import Device
     from ...video.clips import ClipLoader, WindowLoader
     from ...video.segments import SegmentLoader
     from ..vjepa import VJEPA
