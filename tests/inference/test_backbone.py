@@ -27,7 +27,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("clips") / "a.mp4", num_frames=8)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "temporal", "change", "none"])
+@pytest.mark.parametrize("pooling", ["mean", "temporal", "grid", "change", "none"])
 @pytest.mark.parametrize("layers", [None, (0, 1)])
 def test_features_are_those_of_encode(model: VJEPA, clip: Path, pooling: str, layers: Sequence[int] | None) -> None:
     backbone = model.backbone()

@@ -22,7 +22,7 @@ def clips(num_frames: int = 4) -> torch.Tensor:
     return torch.randint(0, 256, (3, num_frames, 3, 32, 32), dtype=torch.uint8, generator=generator)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "temporal", "change"])
+@pytest.mark.parametrize("pooling", ["mean", "temporal", "grid", "change"])
 def test_rows_are_those_of_each_network_alone_side_by_side_and_then_grey_frames(tmp_path: Path, pooling: Any) -> None:
     model = VJEPA.from_pretrained(save_tiny(tmp_path, VIDEO), device="cpu")
     rows = WithBaselines(model, Baselines(trained=True, random_inits=2)).embed_clips(clips(), pooling=pooling)

@@ -55,7 +55,9 @@ def test_batch_size_changes_rounding_only(model: VJEPA, clip: Path) -> None:
         np.testing.assert_array_equal(several.frame_indices, single.frame_indices)
 
 
-@pytest.mark.parametrize(("pooling", "shape"), [("mean", (24,)), ("temporal", (2, 24)), ("none", (2, 2, 2, 24))])
+@pytest.mark.parametrize(
+    ("pooling", "shape"), [("mean", (24,)), ("temporal", (2, 24)), ("grid", (2, 3, 3, 24)), ("none", (2, 2, 2, 24))]
+)
 @pytest.mark.parametrize("layers", [None, 1, 2, [0], [1, 0]])
 def test_shape_follows_pooling_and_layers(
     model: VJEPA, clip: Path, pooling: Any, shape: tuple[int, ...], layers: int | list[int] | None
@@ -157,7 +159,7 @@ def test_single_frames_take_the_image_path_of_models_that_have_one(clip: Path) -
         ({"fps": 2, "num_frames": 0}, "num_frames=0 must be a multiple of tubelet_size=2; pass 2 or 4"),
         ({"window_seconds": 2, "num_frames": 1 << 20}, "must be an integer of at most 4096"),
         ({"window_seconds": 2, "tail": "keep"}, "tail='keep' must be one of"),
-        ({"window_seconds": 2, "pooling": "max"}, "pooling='max' must be one of mean, temporal, change, none"),
+        ({"window_seconds": 2, "pooling": "max"}, "pooling='max' must be one of mean, temporal, grid, change, none"),
         ({"window_seconds": 2, "layers": [2]}, r"layers=\[2\] must name blocks of the 2 from 0 to 1"),
         ({"window_seconds": 2, "layers": [0.5]}, r"layers=\[0\.5\] must name blocks"),
         ({"window_seconds": 2, "layers": "last"}, "layers='last' must name blocks"),

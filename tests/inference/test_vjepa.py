@@ -35,7 +35,19 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [write_video(directory / f"{n}.mp4", num_frames=9 + n, width=80 - 16 * n) for n in range(3)]
 
 
-@pytest.mark.parametrize(("pooling", "shape"), [("mean", (24,)), ("temporal", (2, 24)), ("none", (2, 2, 2, 24))])
+def test_the_grid_keeps_the_means_of_nine_parts_of_the_frame() -> None:
+    tokens = torch.randn(2, 2 * 6 * 7, 5, generator=torch.Generator().manual_seed(0))
+    cells = VJEPA.pool(tokens, (2, 6, 7), pooling="grid")
+    volume = tokens.view(2, 2, 6, 7, 5)
+    for row in range(3):
+        for column, (left, right) in enumerate([(0, 3), (2, 5), (4, 7)]):  # 7 columns: neighbours share one
+            expected = volume[:, :, 2 * row : 2 * row + 2, left:right].mean(dim=(2, 3))
+            torch.testing.assert_close(cells[:, :, row, column], expected)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "shape"), [("mean", (24,)), ("temporal", (2, 24)), ("grid", (2, 3, 3, 24)), ("none", (2, 2, 2, 24))]
+)
 def test_shape_follows_pooling(model: VJEPA, clips: list[Path], pooling: str, shape: tuple[int, ...]) -> None:
     one, several = model.encode(clips[0], pooling=pooling), model.encode(clips, pooling=pooling)
     assert one.shape == shape and several.shape == (3, *shape)
@@ -190,7 +202,7 @@ def test_what_is_not_a_video_is_refused(model: VJEPA, video: object, message: st
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "max"}, "pooling='max' must be one of mean, temporal, change, none"),
+        ({"pooling": "max"}, "pooling='max' must be one of mean, temporal, grid, change, none"),
         ({"batch_size": 0}, "batch_size=0 must be an integer of at least 1"),
         ({"num_frames": 3}, "num_frames=3 must be a multiple of tubelet_size=2; pass 2 or 4"),
         ({"num_frames": -2}, "num_frames=-2 must be a multiple"),

@@ -25,7 +25,7 @@ def test_shape_is_that_of_the_loaded_model(tmp_path: Path, layout: str, config: 
     assert (shape.config, shape.preprocess) == (model.config, model.preprocess)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "temporal", "none"])
+@pytest.mark.parametrize("pooling", ["mean", "temporal", "grid", "none"])
 @pytest.mark.parametrize("num_frames", [None, 8])
 def test_values_of_a_row_are_those_that_encode_returns(tmp_path: Path, pooling: str, num_frames: int | None) -> None:
     directory = save_tiny(tmp_path / "model")

@@ -32,8 +32,10 @@ Tail = Literal["pad", "drop", "overlap"]
 EncoderWeights = Literal["target", "context"]
 """`target`: the moving average, whose features the predictor predicts; `context`: the encoder that is trained."""
 
-Pooling = Literal["mean", "temporal", "change", "none"]
-"""`mean`: one vector; `temporal`: one for each tubelet in time; `change`: one number for each token but the first
+GRID_SIDE = 3
+Pooling = Literal["mean", "temporal", "grid", "change", "none"]
+"""`mean`: one vector; `temporal`: one for each tubelet in time; `grid`: nine for each tubelet, the means over 3 x 3
+parts of the frame, which keep roughly where something is and when; `change`: one number for each token but the first
 tubelet's, how far it is from the token before it; `none`: one vector for each token."""
 
 Dtype = Literal["float32", "float16"]

@@ -70,7 +70,8 @@ class Backbone(nn.Module):
             layers: numbers of blocks, from 0; they become the second axis. None: the output, without that axis.
 
         Returns:
-            float32, batch first: `mean` `[B, D]`, `temporal` `[B, T', D]`, `none` `[B, T', H', W', D]`.
+            float32, batch first: `mean` `[B, D]`, `temporal` `[B, T', D]`, `grid` `[B, T', 3, 3, D]`, `change`
+            `[B, T' - 1, H', W']`, `none` `[B, T', H', W', D]`.
 
         Raises:
             ConfigError: a pooling that is not known.

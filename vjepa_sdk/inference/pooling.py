@@ -6,8 +6,9 @@ from typing import get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..config.choices import Pooling
+from ..config.choices import GRID_SIDE, Pooling
 from ..errors import ConfigError, InputError
 
 
@@ -30,7 +31,16 @@ def pool_tokens(tokens: Tensor, grid: tuple[int, int, int], *, pooling: Pooling)
     if pooling == "change":
         change: Tensor = volume.diff(dim=1).norm(dim=-1)
         return change
+    if pooling == "grid":
+        return _cells(volume)
     return volume.mean(dim=(2, 3)) if pooling == "temporal" else volume
+
+
+def _cells(volume: Tensor) -> Tensor:
+    """Return means over 3 x 3 parts of the frame, `[B, T', 3, 3, D]`; they overlap where 3 does not divide it."""
+    planes = volume.flatten(0, 1).movedim(-1, 1)
+    cells = F.adaptive_avg_pool2d(planes, GRID_SIDE).movedim(1, -1)
+    return cells.reshape(*volume.shape[:2], *cells.shape[1:])
 
 
 def stack_by_shape(clips: list[Tensor]) -> list[Tensor]:

@@ -276,9 +276,9 @@ class VJEPA:
                 `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, of uint8 or floats in [0, 1] (which are rounded to 8 bits).
                 Any other list or iterable, or a 5-D array, is a batch. For image models (I-JEPA) one image is a path, a
                 PIL image or an array `[H, W, 3]`, and a list of them a batch.
-            pooling: `mean` [D], `temporal` [T', D], `change` [T' - 1, H', W'] (how far each token is from the one
-                before it) or `none` [T', H', W', D], where a token covers `tubelet_size` frames and `patch_size` x
-                `patch_size` pixels.
+            pooling: `mean` [D], `temporal` [T', D], `grid` [T', 3, 3, D] (means over 3 x 3 parts of the frame),
+                `change` [T' - 1, H', W'] (how far each token is from the one before it) or `none` [T', H', W', D],
+                where a token covers `tubelet_size` frames and `patch_size` x `patch_size` pixels.
             num_frames: frames of the clip; None: the model's own. They lie at `round(linspace(0, n - 1, num_frames))`;
                 a shorter video repeats frames.
             fps: take frames at this rate from the video's start instead; the last one repeats.
@@ -351,8 +351,8 @@ class VJEPA:
                 and whose `end_seconds` is where the video ends; `drop`: nothing; `overlap`: a whole window, moved
                 back to end where the video ends. A video shorter than a window is padded unless `tail` is `drop`.
             source_fps: frame rate of arrays, lists of images and frame directories, which have no times of their own.
-            pooling: `mean` [D], `temporal` [T', D], `change` [T' - 1, H', W'] or `none` [T', H', W', D] for each
-                window, as in `encode`.
+            pooling: `mean` [D], `temporal` [T', D], `grid` [T', 3, 3, D], `change` [T' - 1, H', W'] or `none`
+                [T', H', W', D] for each window, as in `encode`.
             layers: the last so many blocks, or their numbers from 0, as in `get_intermediate_layers`; they add an axis
                 after the first. None: the model's output.
             batch_size: windows encoded together.

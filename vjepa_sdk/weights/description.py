@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from ..config.choices import EncoderWeights
+from ..config.choices import GRID_SIDE, EncoderWeights
 from ..config.documents import read_json
 from ..config.model import MODEL_FORMAT, ModelConfig, PreprocessConfig
 from ..config.registry import KNOWN_MODELS
@@ -34,6 +34,8 @@ class Shape:
         values = num_layers * (1 if pooling == "change" else self.config.embed_dim)
         if pooling != "mean":
             values *= max(1, num_frames // self.config.tubelet_size)
+        if pooling == "grid":
+            values *= GRID_SIDE**2
         if pooling in ("none", "change"):
             values *= (self.preprocess.crop_size // self.config.patch_size) ** 2
         return values

@@ -79,7 +79,9 @@ class TestOutput:
         assert {path.name for path in tmp_path.iterdir()} == FILES
         assert (tmp_path / "feats.errors.jsonl").read_bytes() == b""
 
-    @pytest.mark.parametrize(("pooling", "shape"), [("mean", (24,)), ("temporal", (2, 24)), ("none", (2, 2, 2, 24))])
+    @pytest.mark.parametrize(
+        ("pooling", "shape"), [("mean", (24,)), ("temporal", (2, 24)), ("grid", (2, 3, 3, 24)), ("none", (2, 2, 2, 24))]
+    )
     @pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors"])
     def test_every_format_holds_every_pooling(
         self, run: Embed, model: Path, clips: Path, tmp_path: Path, suffix: str, pooling: str, shape: tuple[int, ...]
@@ -284,7 +286,7 @@ class TestEarlyErrors:
             ({"dtype": "int8"}, "dtype='int8' must be one of 'float32', 'float16'"),
             ({"source_fps": 0.0}, "source_fps=0.0 must be a number above 0"),
             ({"extend": True, "overwrite": True}, "extend and overwrite exclude each other; pass one"),
-            ({"pooling": "max"}, "pooling='max' must be one of 'mean', 'temporal', 'change', 'none'"),
+            ({"pooling": "max"}, "pooling='max' must be one of 'mean', 'temporal', 'grid', 'change', 'none'"),
             ({"on_error": "ignore"}, "on_error='ignore' must be one of 'skip', 'stop'"),
             ({"batch_size": "8"}, "batch_size='8' must be an integer"),
             ({"num_frames": 3}, "num_frames=3 must be a multiple of tubelet_size=2"),

@@ -124,7 +124,8 @@ def embed_files(
         model: a name from `list_models()`, a model directory or a hub id.
         revision: branch, tag or commit of a hub repository.
         weights: `target` or `context` encoder; None takes what is there, target first.
-        pooling: `mean` [D], `temporal` [T', D], `change` [T' - 1, H', W'] or `none` [T', H', W', D].
+        pooling: `mean` [D], `temporal` [T', D], `grid` [T', 3, 3, D], `change` [T' - 1, H', W'] or `none`
+            [T', H', W', D].
         layers: the last so many blocks, or their numbers from 0; they add an axis before those of `pooling`. None: the
             model's output.
         num_frames: frames of each clip or window; None: the model's own.
