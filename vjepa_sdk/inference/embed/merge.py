@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...corpus.lists import ClipSource
-from ...corpus.snapshot import Clip, inputs_digest
+from ...corpus.snapshot import Clip, sorted_inputs_digest
 from ...errors import InputError, OutputError, ResumeError, printable
 from ...features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
 from ...features.formats import Row, check_shapes, json_line, open_rows, write_features
@@ -146,7 +146,7 @@ def _places(parts: Sequence[SharePart]) -> list[_Place]:
     places.sort()
     digest, before = ListDigest(), None
     for place in places:
-        clip, _ = _read_input(_line_at(sidecar(parts[place.part].output.path, INPUTS), place.line))
+        clip = _clip_at(parts, place)
         digest.add(_source(clip))
         if before is not None and before[0].path == clip.path and _look(before[0]) != _look(clip):
             raise InputError(
@@ -163,8 +163,14 @@ def _places(parts: Sequence[SharePart]) -> list[_Place]:
     return places
 
 
+def _clip_at(parts: Sequence[SharePart], place: _Place) -> Clip:
+    clip, _ = _read_input(_line_at(sidecar(parts[place.part].output.path, INPUTS), place.line))
+    return clip
+
+
 def _source(clip: Clip) -> ClipSource:
-    return ClipSource(path=clip.path, id=clip.id, start_seconds=clip.start_seconds, end_seconds=clip.end_seconds)
+    id = clip.path if clip.id == clip.path else clip.id  # one text in memory, not two
+    return ClipSource(path=clip.path, id=id, start_seconds=clip.start_seconds, end_seconds=clip.end_seconds)
 
 
 def _look(clip: Clip) -> tuple[int, str]:
@@ -216,7 +222,9 @@ def _write(out: Path, work: Workspace, parts: Sequence[SharePart]) -> None:
             "failed": failed,
             "plan": {
                 "settings": first["plan"]["settings"],
-                "inputs_sha256": inputs_digest(_read_input(line)[0] for line in _lines(work.directory / INPUTS)),
+                "inputs_sha256": sorted_inputs_digest(
+                    _clip_at(parts, place) for place in sorted(places, key=lambda place: place.order[-1])
+                ),
             },
             "sha256": sha256_of(work.directory / FEATURES),
             "lists_sha256": {name: sha256_of(work.directory / name) for name in (INDEX, ERRORS, INPUTS)},
