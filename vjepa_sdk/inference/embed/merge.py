@@ -59,7 +59,8 @@ def merge_embeddings(
     the parts as they are, and nothing or the finished output.
 
     Args:
-        parts: what `embed_files(..., shard=...)` wrote, of any formats: paths, or patterns such as `parts/*.npy`.
+        parts: what `embed_files(..., shard=...)` wrote, of any formats: paths, or patterns such as `parts/*.npy`; not
+            more than files may be open at a time (`ulimit -n`).
         out: as for `embed_files`; the suffix decides the format.
         allow_mixed: take parts that were made by other versions, devices or numbers of threads than the first, whose
             last bits can differ.
