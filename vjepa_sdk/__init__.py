@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from .inference.backbone import Backbone as Backbone
     from .inference.embed.job import EmbedResult as EmbedResult
     from .inference.embed.job import embed_files as embed_files
+    from .inference.embed.merge import MergeResult as MergeResult
+    from .inference.embed.merge import merge_embeddings as merge_embeddings
     from .inference.surprise import Surprise as Surprise
     from .inference.vjepa import VJEPA as VJEPA
     from .training.plan.estimate import Plan as Plan
@@ -101,6 +103,7 @@ _HOMES = {
     "FeatureMaps": "viz.maps",
     "FoundClips": "corpus.find",
     "Hit": "downstream.search",
+    "MergeResult": "inference.embed.merge",
     "Mislabelled": "downstream.outliers",
     "ModelConfig": "config.model",
     "ModelInfo": "config.registry",
@@ -146,6 +149,7 @@ _HOMES = {
     "list_models": "config.registry",
     "list_protocols": "config.protocols",
     "load_embeddings": "hub.locate",
+    "merge_embeddings": "inference.embed.merge",
     "outlier_scores": "downstream.outliers",
     "plan": "training.plan.estimate",
     "predict_files": "downstream.probe_use",

@@ -46,6 +46,7 @@ VALUES: dict[str, Any] = {
     "max_failures": "5%",
     "on_error": "stop",
     "follow_symlinks": True,
+    "shard": "3/16",
     "extend": True,
     "overwrite": True,
     "show_progress_bar": False,

@@ -19,6 +19,7 @@ from .doctor import doctor
 from .duplicates import duplicates
 from .embed import embed
 from .exit_codes import EXIT_CODES, FAILED
+from .merge import merge
 from .models import models
 from .outliers import outliers
 from .pretrain import PretrainCommand, pretrain
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.command()(demo)
 app.command()(embed)
+app.command()(merge)
 app.command()(search)
 app.command()(duplicates)
 app.command()(outliers)

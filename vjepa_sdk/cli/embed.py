@@ -59,6 +59,10 @@ def embed(
     ] = None,
     on_error: Annotated[OnError, typer.Option(help="List a clip that fails and go on, or stop at it.")] = "skip",
     follow_symlinks: FollowSymlinks = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(help="Take one share of the clips, such as 3/16, or auto from the scheduler; see `vjepa merge`."),
+    ] = None,
     extend: Annotated[bool, typer.Option("--extend", help="Add clips that the output does not have yet.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = False,
     as_json: Json = False,
@@ -93,6 +97,7 @@ def embed(
         max_failures=max_failures,
         on_error=on_error,
         follow_symlinks=follow_symlinks,
+        shard=shard,
         extend=extend,
         overwrite=overwrite,
         show_progress_bar=False if quiet else None,

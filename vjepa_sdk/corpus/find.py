@@ -269,12 +269,7 @@ def _unique(sources: list[ClipSource]) -> list[ClipSource]:
                 f"id {source.id!r} stands for two clips, {printable(_span(other))} and {printable(_span(source))}; "
                 "give each its own"
             )
-    return sorted(kept.values(), key=_order)
-
-
-def _order(source: ClipSource) -> tuple[str, float, float, str]:
-    end = float("inf") if source.end_seconds is None else source.end_seconds
-    return source.path, source.start_seconds or 0.0, end, source.id
+    return sorted(kept.values(), key=lambda source: source.place)
 
 
 def _span(source: ClipSource) -> str:

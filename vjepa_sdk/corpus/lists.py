@@ -43,6 +43,12 @@ class ClipSource:
     end_seconds: float | None = None
     """Where the part ends; None: at the video's end."""
 
+    @property
+    def place(self) -> tuple[str, float, float, str]:
+        """What clips are sorted by: path, then time."""
+        end = float("inf") if self.end_seconds is None else self.end_seconds
+        return self.path, self.start_seconds or 0.0, end, self.id
+
 
 def default_id(path: str, start_seconds: float | None, end_seconds: float | None) -> str:
     """Return the id of a clip that was given none."""

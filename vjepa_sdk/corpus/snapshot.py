@@ -72,8 +72,13 @@ def _look_at_frames(directory: str) -> tuple[int, int, str]:
 
 def inputs_digest(clips: Iterable[Clip]) -> str:
     """Return the sha256 over a set of clips, whatever their order."""
+    return sorted_inputs_digest(sorted(clips, key=lambda clip: clip.id))
+
+
+def sorted_inputs_digest(clips: Iterable[Clip]) -> str:
+    """Return the `inputs_digest` of clips that come in the order of their ids, without holding all of them."""
     digest = hashlib.sha256()
-    for clip in sorted(clips, key=lambda clip: clip.id):
+    for clip in clips:
         digest.update(json.dumps(asdict(clip), sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
 

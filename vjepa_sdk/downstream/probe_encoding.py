@@ -132,6 +132,7 @@ def job_of(probe: Probe, options: UseOptions) -> EmbedOptions:
         max_failures=options.max_failures,
         on_error="skip",
         follow_symlinks=False,
+        shard=None,
         extend=False,
         overwrite=False,
         show_progress_bar=options.show_progress_bar,

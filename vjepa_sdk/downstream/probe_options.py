@@ -111,6 +111,7 @@ class EncodeOptions:
             max_failures=self.max_failures,
             on_error="skip",
             follow_symlinks=False,
+            shard=None,
             extend=False,
             overwrite=False,
             show_progress_bar=self.show_progress_bar,

@@ -6,7 +6,8 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -71,7 +72,7 @@ def write_features(
 
     Args:
         rows: as many as `shapes`.
-        shapes: of each row, at least one.
+        shapes: of each row.
     """
     if suffix == ".parquet":
         from .parquet import write_parquet
@@ -82,7 +83,7 @@ def write_features(
         _write_npz(file, rows, dtype)
         return
     if suffix == ".npy":
-        shape = (len(shapes), *shapes[0])
+        shape = (len(shapes), *(shapes[0] if shapes else ()))
         layout = {"descr": _LITTLE_ENDIAN[dtype].str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, layout)
     else:
@@ -116,6 +117,31 @@ def iter_rows(path: Path) -> Iterator[np.ndarray]:
         with loaded:
             for key in sorted(loaded.files):
                 yield loaded[key]
+
+
+@contextmanager
+def open_rows(path: Path) -> Iterator[Callable[[int], np.ndarray]]:
+    """Lend what reads a row by its number, whatever the format, without those before it.
+
+    Raises:
+        as `iter_rows`.
+    """
+    if path.suffix == ".parquet":
+        from .parquet import open_parquet
+
+        with open_parquet(path) as read:
+            yield read
+    elif path.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="np") as file:
+            yield lambda row: np.asarray(file.get_tensor(_key(row)))
+    elif path.suffix == ".npy":
+        rows = load_npy(path, mmap_mode="r")
+        yield lambda row: np.asarray(rows[row])
+    else:
+        with np.load(path, allow_pickle=False) as loaded:
+            yield lambda row: np.asarray(loaded[_key(row)])
 
 
 def load_npy(path: Path, *, mmap_mode: Literal["r"] | None = None) -> np.ndarray:

@@ -8,8 +8,11 @@ several axes is flattened, and `shape` says how.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +37,7 @@ def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Seq
     """Write rows in groups of a size that depends on their shape alone.
 
     Args:
-        rows: entry of the index and values of each; at least one.
+        rows: entry of the index and values of each.
         shapes: of each row.
     """
     import pyarrow as pa
@@ -43,16 +46,16 @@ def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Seq
     distinct = {tuple(shape) for shape in shapes}
     length = math.prod(next(iter(distinct))) if len(distinct) == 1 else -1
     has_shape = length < 0 or len(next(iter(distinct))) > 1
-    largest = max(math.prod(shape) for shape in distinct) * np.dtype(dtype).itemsize
+    largest = max((math.prod(shape) for shape in distinct), default=1) * np.dtype(dtype).itemsize
     group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // max(1, largest)))
     value = pa.float32() if dtype == "float32" else pa.float16()
     remaining = iter(rows)
-    first = next(remaining)
+    first = next(remaining, None)
     columns = {
         "row": pa.int64(),
         "id": pa.string(),
         "path": pa.string(),
-        **({"window": pa.int64()} if "window" in first[0] else {}),
+        **({"window": pa.int64()} if first is not None and "window" in first[0] else {}),
         "start_seconds": pa.float64(),
         "end_seconds": pa.float64(),
         "frames": pa.list_(pa.int64()),
@@ -63,7 +66,7 @@ def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Seq
     schema = pa.schema(list(columns.items()))
     with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema) as writer:
         pending: list[_Row] = []
-        for row in chain([first], remaining):
+        for row in chain([] if first is None else [first], remaining):
             pending.append(row)
             if len(pending) == group:
                 writer.write_table(_table(pending, schema, dtype), row_group_size=group)
@@ -96,6 +99,27 @@ def _table(rows: list[_Row], schema: Any, dtype: str) -> Any:
 def _cell(value: Any) -> Any:
     """Escape what is not UTF-8 in names of files; the index has them unchanged."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+@contextmanager
+def open_parquet(path: Path) -> Iterator[Callable[[int], np.ndarray]]:
+    """Lend what reads a row by its number; the groups of the last few stay in memory."""
+    from pyarrow import parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        columns = [name for name in ("embedding", "shape") if name in file.schema_arrow.names]
+        sizes = (file.metadata.row_group(number).num_rows for number in range(file.num_row_groups))
+        firsts = [0, *accumulate(sizes)]
+        group = lru_cache(maxsize=2)(lambda number: file.read_row_group(number, columns=columns).combine_chunks())
+
+        def read(row: int) -> np.ndarray:
+            number = bisect_right(firsts, row) - 1
+            table = group(number)
+            cell = {name: table.column(name)[row - firsts[number]] for name in columns}
+            values: np.ndarray = cell["embedding"].values.to_numpy(zero_copy_only=False)
+            return values.reshape(cell["shape"].as_py()) if "shape" in cell else values
+
+        yield read
 
 
 def iter_parquet(path: Path) -> Iterator[np.ndarray]:

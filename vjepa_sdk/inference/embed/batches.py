@@ -1,8 +1,9 @@
 """Encode the clips of a corpus, or the windows of its videos, batch by batch.
 
 What shares a batch is frozen, so that the bytes of a row depend neither on failures nor on restarts nor on the number
-of workers. Clips share batches with their neighbours in the plan: one that fails keeps its slot (as zeros, its result
-is dropped), and the last batch is padded. Windows share batches with windows of their own video only.
+of workers. Clips share batches with their neighbours in the plan, each in its slot: one that fails keeps it (as zeros,
+its result is dropped), and slots without a clip are padded, as at the end. Windows share batches with windows of their
+own video only.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ...runtime.workers.start import Nursery
 from ...runtime.workers.wire import WorkerResult
 from .ledger import Ledger, Outcome
 from .options import EmbedOptions
+from .shards import Slots
 
 if TYPE_CHECKING:
     from ...video.clips import ClipLoader, WindowLoader
@@ -98,6 +100,7 @@ class Encoding:
 
     Args:
         loader: what turns a file of the plan into one clip, or into windows.
+        slots: of the clips in batches; windows have none.
         ledger: where the rows go.
         nursery: of the decoding processes, see `prepare`.
     """
@@ -108,13 +111,14 @@ class Encoding:
         model: VJEPA,
         loader: ClipLoader | WindowLoader | SegmentLoader,
         *,
+        slots: Slots,
         options: EmbedOptions,
         ledger: Ledger,
         nursery: Nursery | None = None,
     ) -> None:
         self._nursery = nursery
         self._clips, self._model, self._loader = clips, model, loader
-        self._options, self._ledger = options, ledger
+        self._slots, self._options, self._ledger = slots, options, ledger
         self._layers = None if options.layers is None else model.layer_numbers(options.layers)
         self.seconds = 0.0
         """How long the clips of this run took."""
@@ -155,18 +159,22 @@ class Encoding:
 
     def _run_clips(self, task: _ClipReader, todo: Sequence[int], stop: StopRequest, bar: ProgressBar) -> None:
         """Go through the frozen batches of which no part has the clips."""
-        total = len(self._clips)
-        size = min(self._options.batch_size, total)  # a small corpus needs no padding beyond its size
-        batches = [range(first, min(first + size, total)) for first in sorted({n - n % size for n in todo})]
+        size, left = self._slots.batch_size, set(todo)
+        batches = [batch for batch in self._slots.batches() if not left.isdisjoint(batch)]
         with self._pool(task) as pool:
             results = pool.map((self._clips[n] for batch in batches for n in batch), prefetch=2 * size)
             for batch in batches:
                 decoded = self._take(results, len(batch), stop)
                 if decoded is not None:
-                    pixels = [result.array if self._is_clip(result) else None for result in decoded]
+                    slots = self._slots.of[batch.start : batch.stop]
+                    pixels: list[np.ndarray | None] = [None] * size
+                    for slot, result in zip(slots, decoded, strict=True):
+                        pixels[slot] = result.array if self._is_clip(result) else None
                     rows = self._encode(pixels, batch_size=size)
                     clips = [self._clips[number] for number in batch]
-                    self._ledger.add(batch.start, list(map(self._outcome, clips, decoded, rows)))
+                    self._ledger.add(
+                        batch.start, list(map(self._outcome, clips, decoded, (rows[slot] for slot in slots)))
+                    )
                     bar.advance(self._note(), by=len(batch))
                 if stop.is_requested:
                     break

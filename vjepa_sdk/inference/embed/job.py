@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,8 @@ import numpy as np
 from ...config.choices import Decoder, Device, Dtype, EncoderWeights, OnError, Pooling, Tail, device_name
 from ...config.registry import DEFAULT_MODEL
 from ...corpus.find import FoundClips, Links, find_clips
-from ...corpus.snapshot import Clip, clip_changes, describe_clips, setting_changes
-from ...errors import OutputError, ResumeError
+from ...corpus.snapshot import describe_clips
+from ...errors import OutputError
 from ...features.embeddings import ERRORS, sidecar
 from ...runtime.host import load_torch_from_anywhere
 from ...runtime.signals import stop_on_signal
@@ -35,7 +35,9 @@ from .environment import describe_environment, num_threads, on_threads
 from .ledger import Ledger
 from .model import describe_sampling, find_model, load_model, model_sha256
 from .options import EmbedOptions
-from .output import Extension, check_output, existing_output, finish, write_output
+from .output import check_output, existing_output, finish, write_output
+from .plan import OUTPUT_FORMAT, Job
+from .shards import Slots, take_share
 from .workspace import Part, Workspace
 
 if TYPE_CHECKING:
@@ -44,8 +46,6 @@ if TYPE_CHECKING:
     from ..vjepa import VJEPA
 
 logger = logging.getLogger(__name__)
-
-OUTPUT_FORMAT = 2
 
 Inputs = PathLike | Iterable[PathLike]
 
@@ -105,6 +105,7 @@ def embed_files(
     max_failures: float | str | None = None,
     on_error: OnError = "skip",
     follow_symlinks: bool = False,
+    shard: str | None = None,
     extend: bool = False,
     overwrite: bool = False,
     show_progress_bar: bool | None = None,
@@ -149,6 +150,9 @@ def embed_files(
         on_error: `skip` lists a clip that fails and goes on, `stop` raises.
         follow_symlinks: read what symbolic links point to; else those found in directories are left out, with a
             warning, and those named are an error.
+        shard: take one share of the inputs, such as `3/16` (from `1/16` to `16/16`), by a hash of the ids, see
+            `vjepa_sdk.inference.embed.shards`; or `auto`: as torchrun's RANK and WORLD_SIZE say, or Slurm's array.
+            `merge_embeddings` makes one output of all shares.
         extend: add the clips that an existing output does not have yet, after its rows, which stay as they are.
         overwrite: replace an existing output, or unfinished work, that belongs to other settings.
         show_progress_bar: on stderr; None: if it is a terminal.
@@ -184,6 +188,7 @@ def embed_files(
         max_failures=max_failures,
         on_error=on_error,
         follow_symlinks=follow_symlinks,
+        shard=shard,
         extend=extend,
         overwrite=overwrite,
         show_progress_bar=show_progress_bar,
@@ -218,16 +223,24 @@ def _embed(
     if options.clip_set is None:
         shape.config.check_num_frames(num_frames)
     wants_stills = shape.config.is_image_model and not options.has_windows
-    clips = describe_clips(found.clips("stills" if wants_stills else "frames"))
+    share = take_share(
+        found.clips("stills" if wants_stills else "frames"),
+        options.taken_shard,
+        batch_size=options.batch_size,
+        in_batches=options.clip_set is None and not options.has_windows,
+    )
+    clips = describe_clips(share.sources)
     settings = {**options.settings, "model_sha256": model_sha256(directory)}
     extension = None
     if output is not None:
-        output.check(settings, extend=options.extend, clips=None if options.extend else clips)
+        output.check(settings, extend=options.extend, share=share.facts, clips=None if options.extend else clips)
         extension = output.extension(clips) if options.extend else None
         output.verify()
         if extension is None or not extension.clips:
             return EmbedResult(out=out, rows=output.rows, failed=output.failed, already_complete=True)
-    job = _Job(options, out, settings, extension.clips if extension else clips, extension)
+    todo = extension.clips if extension else clips
+    slots = share.slots or Slots.in_turn(len(todo), options.batch_size)
+    job = Job(options, out, settings, todo, share.facts, slots, extension)
     unfinished = job.unfinished(work)
     parts = work.recover() if unfinished is not None else []
     done = [job.clips[number].id for part in parts if part.end is None for number in range(part.first, part.last)]
@@ -237,59 +250,8 @@ def _embed(
         return _run(job, directory, work, parts, started, nursery)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What one run is to do."""
-
-    options: EmbedOptions
-    out: Path
-    settings: dict[str, Any]
-    """With the digest of the model."""
-    clips: list[Clip]
-    """To encode; for an extension the new ones."""
-    extension: Extension | None
-
-    @property
-    def extends(self) -> str | None:
-        """The sha256 of the features that this job adds to."""
-        return None if self.extension is None else str(self.extension.base.meta["sha256"])
-
-    @property
-    def plan(self) -> dict[str, Any]:
-        """What makes two jobs the same in one environment, as plain data."""
-        return {
-            "format_version": OUTPUT_FORMAT,
-            "settings": self.settings,
-            "extends": self.extends,
-            "inputs": [asdict(clip) for clip in self.clips],
-        }
-
-    def unfinished(self, work: Workspace, environment: Mapping[str, str] | None = None) -> dict[str, Any] | None:
-        """Return the plan of unfinished work to go on with, None if there is none; refuse work with another plan.
-
-        Args:
-            environment: None where it is not known yet.
-        """
-        old = work.read_plan()
-        if old is None:
-            return None
-        new = {"format_version": OUTPUT_FORMAT}
-        changes = setting_changes({"format_version": old["format_version"]}, new)
-        if not changes:  # another format may lack what is compared here
-            changes += setting_changes(old["settings"], self.settings)
-            changes += setting_changes({"extends": old["extends"]}, {"extends": self.extends})
-            changes += setting_changes(old["environment"], environment or {})
-            changes += clip_changes([Clip(**clip) for clip in old["inputs"]], self.clips)
-        if changes and not self.options.overwrite:
-            raise ResumeError(
-                f"{work.directory}: holds unfinished work with another plan ({'; '.join(changes)}); "
-                "restore that, or pass --overwrite to start over"
-            )
-        return None if changes else old
-
-
 def _run(
-    job: _Job, directory: Path, work: Workspace, parts: list[Part], started: float, nursery: Nursery | None
+    job: Job, directory: Path, work: Workspace, parts: list[Part], started: float, nursery: Nursery | None
 ) -> EmbedResult:
     """Encode what no part has, and publish."""
     options, extension = job.options, job.extension
@@ -304,7 +266,7 @@ def _run(
             work.start({**job.plan, "environment": environment, "num_threads": threads})
         row_shape = None if extension is None else extension.base.row_shape
         ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
-        encoding = Encoding(job.clips, model, loader, options=options, ledger=ledger, nursery=nursery)
+        encoding = Encoding(job.clips, model, loader, slots=job.slots, options=options, ledger=ledger, nursery=nursery)
         is_complete = encoding.run(stop)
         result = EmbedResult(
             out=job.out,
@@ -323,7 +285,7 @@ def _run(
     return result
 
 
-def _check_room(job: _Job, shape: Shape, *, num_frames: int, num_done: int) -> None:
+def _check_room(job: Job, shape: Shape, *, num_frames: int, num_done: int) -> None:
     """Refuse a job that cannot fit: what is left is written twice, as parts and as the output made of them."""
     size = np.dtype(job.options.dtype).itemsize
     layers = job.options.layers
@@ -345,7 +307,7 @@ def _check_room(job: _Job, shape: Shape, *, num_frames: int, num_done: int) -> N
 
 def _about(
     result: EmbedResult,
-    job: _Job,
+    job: Job,
     environment: Mapping[str, Any],
     model: VJEPA,
     loader: ClipLoader | WindowLoader | SegmentLoader,
@@ -368,7 +330,7 @@ def _about(
         "settings": {**job.options.settings, **describe_sampling(loader)},
         "preprocess": to_dict(model.preprocess),
         "environment": dict(environment),
-        "plan": {"settings": job.settings},
+        "plan": job.described,
     }
     if job.extension is not None:  # its rows may come from other versions or another machine
         old = job.extension.base.meta

@@ -13,6 +13,7 @@ from ...config.schema import check_types
 from ...errors import ConfigError
 from ...runtime.files import digest_of
 from ...video.windows import as_seconds, settle_windows
+from .shards import Shard, read_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,7 @@ class EmbedOptions:
     max_failures: float | str | None
     on_error: OnError
     follow_symlinks: bool
+    shard: str | None
     extend: bool
     overwrite: bool
     show_progress_bar: bool | None
@@ -61,9 +63,14 @@ class EmbedOptions:
             as_seconds(name, getattr(self, name))
         if self.tail != "pad" and not self.has_windows:
             raise ConfigError(f"tail={self.tail} is for the end of windows; pass window_seconds, or leave it out")
-        _ = self.failure_share
+        _ = self.failure_share, self.taken_shard
         if self.extend and self.overwrite:
             raise ConfigError("extend and overwrite exclude each other; pass one")
+        if self.extend and self.shard is not None:
+            raise ConfigError(
+                "extend and shard exclude each other, since rows that are added to a share have no place among those "
+                "of the others; embed the new clips as shares of their own, or extend what was merged"
+            )
 
     @property
     def failure_share(self) -> float:
@@ -78,6 +85,11 @@ class EmbedOptions:
         if not 0 <= share <= 1:
             raise ConfigError(f"max_failures={given} must be a fraction from 0 to 1 or a percentage; pass 0.05 or 5%")
         return share
+
+    @property
+    def taken_shard(self) -> Shard | None:
+        """Which share of the clips is wanted; None: all."""
+        return None if self.shard is None else read_shard(self.shard)
 
     @property
     def has_windows(self) -> bool:

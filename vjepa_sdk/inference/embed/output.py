@@ -17,6 +17,7 @@ from ...features.formats import Row, check_suffix, iter_rows, json_line, write_f
 from ...runtime.files import atomic_file, disk_errors, sha256_of, write_json
 from ...runtime.ownership import is_file_here
 from .ledger import stored_outcomes
+from .shards import UNSHARDED
 from .workspace import FEATURES, Part, Workspace
 
 _META_KEYS = {"output", "plan", "rows", "failed", "sha256", "lists_sha256"}
@@ -44,16 +45,29 @@ class Output:
         return int(self.meta["failed"])
 
     @property
+    def share(self) -> dict[str, Any]:
+        """Which share of all inputs it is, see `shards.Share.facts`."""
+        return dict(self.meta["plan"].get("share", UNSHARDED))
+
+    @property
     def row_shape(self) -> tuple[int, ...] | None:
         """Shape of every row, None for formats in which rows may differ."""
         return next(row.shape for row in iter_rows(self.path)) if self.path.suffix == ".npy" else None
 
-    def check(self, settings: Mapping[str, Any], *, extend: bool, clips: Sequence[Clip] | None = None) -> None:
+    def check(
+        self,
+        settings: Mapping[str, Any],
+        *,
+        extend: bool,
+        share: Mapping[str, Any] | None = None,
+        clips: Sequence[Clip] | None = None,
+    ) -> None:
         """Refuse an output that was made differently.
 
         Args:
             settings: only those given are compared.
             extend: the caller wants to add to it, so that a refusal is one to go on.
+            share: which one of all inputs it must be; None: whichever that is.
             clips: what it must have been made of; None: whatever that was.
 
         Raises:
@@ -61,6 +75,7 @@ class Output:
         """
         plan = self.meta["plan"]
         changes = setting_changes(plan["settings"], settings)
+        changes += setting_changes(self.share, share or {})
         if clips is not None and plan["inputs_sha256"] != inputs_digest(clips):
             changes += clip_changes([clip for clip, _ in self._inputs()], clips)
         if changes:
@@ -95,13 +110,19 @@ class Output:
 
     def verify(self) -> None:
         """Raise OutputError unless the files are those that the meta file describes."""
+        if (path := self.altered()) is not None:
+            raise OutputError(
+                f"{path}: is not the file that {sidecar(self.path, META)} describes; pass --overwrite to redo it"
+            )
+
+    def altered(self) -> Path | None:
+        """Return the first file that is missing, or is not the one that the meta file describes."""
         digests = {self.path: self.meta["sha256"]}
         digests |= {sidecar(self.path, name): sha256 for name, sha256 in self.meta["lists_sha256"].items()}
         for path, sha256 in digests.items():
             if not path.exists() or sha256_of(path) != sha256:
-                raise OutputError(
-                    f"{path}: is not the file that {sidecar(self.path, META)} describes; pass --overwrite to redo it"
-                )
+                return path
+        return None
 
     def extension(self, clips: Sequence[Clip]) -> Extension:
         """Find which clips are new. One that failed, and whose file has changed since, counts as new.
@@ -175,7 +196,7 @@ def _check_name(out: Path) -> None:
         )
 
 
-def existing_output(out: Path) -> Output | None:
+def existing_output(out: Path, *, remedy: str = "choose another --out, or pass --overwrite") -> Output | None:
     """Return the complete output at a path, None if nothing is there; refuse what is not ours."""
     meta = _read_meta(out)
     if not os.path.lexists(out):
@@ -183,7 +204,7 @@ def existing_output(out: Path) -> Output | None:
             _refuse_sidecars(out)
         return None
     if meta is None:
-        raise OutputError(f"{out}: exists and was not made by `vjepa embed`; choose another --out, or pass --overwrite")
+        raise OutputError(f"{out}: exists and was not made by `vjepa embed`; {remedy}")
     return Output(out, meta)
 
 
@@ -242,8 +263,8 @@ def write_output(
         old_shapes = [row.shape for row in iter_rows(base.path)] if base is not None else []
         counts = _write_lists(work, parts, clips=clips, extension=extension, first_row=len(old_shapes))
         shapes = [*old_shapes, *counts.shapes]
-        if not shapes:
-            _give_up(out, work)
+        if not shapes and "share" not in about["plan"]:  # a share without rows is one of those that make the whole
+            give_up(out, work)
         with atomic_file(work.directory / FEATURES) as file:
             new = (row for outcome in stored_outcomes(work, parts) for row in outcome.rows)
             rows = chain(_old_rows(base) if base is not None else (), _numbered(new, len(old_shapes)))
@@ -325,7 +346,7 @@ def _numbered(rows: Iterator[Row], first: int) -> Iterator[Row]:
         yield Row({"row": number, **row.entry}, row.values)
 
 
-def _give_up(out: Path, work: Workspace) -> None:
+def give_up(out: Path, work: Workspace) -> None:
     """Report that every clip failed; the list of reasons stays, unless an older output stands there."""
     failures = [json.loads(line) for line in (work.directory / ERRORS).read_bytes().splitlines()]
     hint = ""

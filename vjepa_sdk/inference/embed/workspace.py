@@ -261,6 +261,11 @@ class Workspace:
         return None
 
 
+def has_plan(directory: Path) -> bool:
+    """Whether work lies there that is not finished, or not in its place yet."""
+    return (directory / _PLAN).exists() or (directory / _COMMIT).exists()
+
+
 def _line(part: Part) -> bytes:
     body = asdict(part)
     return canonical_json({**body, "crc32": zlib.crc32(canonical_json(body))}) + b"\n"
