@@ -190,3 +190,9 @@ def test_keys_of_v_jepa_21_on_weights_that_are_none_are_an_error(
     directory = _changed(saved, tmp_path / "changed", "config.json", change)
     with pytest.raises(WeightsError, match="calls itself V-JEPA 2.1, and has not the four norms of its levels"):
         load_model_directory(directory, device=torch.device("cpu"))
+
+
+def test_a_number_that_no_float_holds_is_refused_too(saved: Path, tmp_path: Path) -> None:
+    directory = _changed(saved, tmp_path / "changed", "video_preprocessor_config.json", {"rescale_factor": 10**400})
+    with pytest.raises(ConfigError, match="rescale_factor=1000+ must be 0.00392"):
+        load_model_directory(directory, device=torch.device("cpu"))
