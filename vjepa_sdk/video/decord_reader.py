@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from ..errors import ConfigError
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
 from .damage import DamageChecks
-from .frame_image import is_square, may_be_transparent
+from .frame_image import has_alpha_apart, is_square, may_be_transparent
 from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class DecordReader:
         if aspect is not None and not is_square(aspect):
             shape = f"{aspect.numerator}:{aspect.denominator}"
             raise failure(self._path, f"has pixels of {shape}, which decord takes for square; decoder='pyav' does not")
-        if pixel_format is not None and may_be_transparent(pixel_format, container=container, codec=codec):
+        has_alpha = pixel_format is not None and may_be_transparent(pixel_format, container=container, codec=codec)
+        if has_alpha or has_alpha_apart(stream):
             raise failure(self._path, "has alpha, of which decord shows the hidden colours; decoder='pyav' does not")
 
     def _times(self, num_frames: int) -> np.ndarray:
