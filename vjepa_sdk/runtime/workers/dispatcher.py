@@ -187,9 +187,9 @@ class Dispatcher:
     def _dispatch(self) -> None:
         try:
             while not self._is_stopping:
+                self._go_on()  # first: it may find that a child is dead, whose task then waits for a new one
                 self._start_workers()
                 self._hand_out()
-                self._go_on()
                 self._wait_for_events()
         except BaseException as error:
             with self._changed:
