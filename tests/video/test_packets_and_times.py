@@ -32,6 +32,23 @@ def test_the_last_of_field_coded_frames_lasts_two_fields(suffix: str, tmp_path: 
         assert reader.info.fps == pytest.approx(FIELDS_PER_SECOND / 2)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_decord_refuses_fields_that_it_would_count_as_frames(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    path = write_fields(tmp_path / f"a{suffix}", num_frames=6)
+    with pytest.raises(VideoDecodeError, match="has packets of half a frame or none, each of which decord counts as"):
+        open_video(path, decoder="decord")
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mpg"])
+def test_decord_refuses_streams_whose_first_frames_it_would_skip(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    codec = "mpeg1video" if suffix == ".mpg" else "libx264"
+    path = write_video(tmp_path / f"a{suffix}", codec=codec, num_frames=40, fps=25)
+    with pytest.raises(VideoDecodeError, match="is an MPEG stream, of which decord skips the first frames"):
+        open_video(path, decoder="decord")
+
+
 def _add_packet(source: Path, path: Path, data: bytes, *, after: int) -> Path:
     """Copy a video and put a packet in, half a frame after another."""
     with av.open(str(source)) as given, av.open(str(path), "w") as written:

@@ -15,7 +15,6 @@ from .nal_units import find_damage, length_size
 from .superframes import split_superframe
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.packet import Packet
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
@@ -32,16 +31,6 @@ class DamageChecks:
 
     def __init__(self, file: BinaryIO) -> None:
         self._checksums = ClusterChecksums(file)
-
-    def check(self, container: InputContainer, stream: VideoStream) -> None:
-        """Look at every packet of a stream, for readers that decode elsewhere.
-
-        Raises:
-            CorruptFrameError: one is damaged.
-        """
-        decoder = self.decoder(stream)
-        for packet in container.demux(stream):
-            decoder.check(packet)
 
     def decoder(self, stream: VideoStream) -> CheckedDecoder:
         """Return a decoder of a stream of the file, which was opened anew."""
@@ -74,7 +63,7 @@ class CheckedDecoder:
         return [frame for part in parts for frame in self._reference.decode(part)]
 
     def check(self, packet: Packet[VideoStream]) -> None:
-        """Look at a packet without decoding it."""
+        """Look at a packet without decoding it, for readers that decode elsewhere too."""
         if not packet.size:
             return
         if self._checksums is not None and self._checksums.is_damaged(packet.pos):
