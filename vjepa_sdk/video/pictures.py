@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from .nal_units import length_size
+
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
@@ -70,8 +72,7 @@ class _Units:
     def __init__(self, stream: VideoStream) -> None:
         setup = bytes(stream.codec_context.extradata or b"")
         self._is_h264 = stream.codec_context.codec.canonical_name == "h264"
-        position = 4 if self._is_h264 else 21
-        self._length_size = (setup[position] & 3) + 1 if len(setup) > position and setup[0] == 1 else 0
+        self._length_size = length_size(stream.codec_context.codec.canonical_name, setup)
         self._setup = setup
 
     @cached_property
