@@ -32,8 +32,10 @@ def test_a_line_that_may_mean_two_clips_is_refused(tmp_path: Path) -> None:
         names(tmp_path / "l.txt")
 
 
-def test_semicolons_part_columns_where_the_header_says_so(tmp_path: Path) -> None:
-    (make(tmp_path, "a.mp4", "b.mp4") / "l.csv").write_text("path;label\na.mp4;0\nb.mp4;1\n")
+@pytest.mark.parametrize("mark", [";", "\t"], ids=["semicolon", "tab"])
+def test_other_marks_part_columns_where_the_header_says_so(mark: str, tmp_path: Path) -> None:
+    text = "path;label\na.mp4;0\nb.mp4;1\n".replace(";", mark)
+    (make(tmp_path, "a.mp4", "b.mp4") / "l.csv").write_text(text)
     assert names(tmp_path / "l.csv") == ["a.mp4", "b.mp4"]
     assert [row["label"] for _, row in read_table(tmp_path / "l.csv")] == ["0", "1"]
 

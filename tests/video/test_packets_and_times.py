@@ -32,6 +32,23 @@ def test_the_last_of_field_coded_frames_lasts_two_fields(suffix: str, tmp_path: 
         assert reader.info.fps == pytest.approx(FIELDS_PER_SECOND / 2)
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_decord_refuses_fields_that_it_would_count_as_frames(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    path = write_fields(tmp_path / f"a{suffix}", num_frames=6)
+    with pytest.raises(VideoDecodeError, match="has packets of half a frame or none, each of which decord counts as"):
+        open_video(path, decoder="decord")
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mpg"])
+def test_decord_refuses_streams_whose_first_frames_it_would_skip(suffix: str, tmp_path: Path) -> None:
+    pytest.importorskip("decord")
+    codec = "mpeg1video" if suffix == ".mpg" else "libx264"
+    path = write_video(tmp_path / f"a{suffix}", codec=codec, num_frames=40, fps=25)
+    with pytest.raises(VideoDecodeError, match="is an MPEG stream, of which decord skips the first frames"):
+        open_video(path, decoder="decord")
+
+
 def _add_packet(source: Path, path: Path, data: bytes, *, after: int) -> Path:
     """Copy a video and put a packet in, half a frame after another."""
     with av.open(str(source)) as given, av.open(str(path), "w") as written:
@@ -110,15 +127,17 @@ def _write_part(path: Path, first: int, codec: str = "libx264") -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
 @pytest.mark.parametrize("second", [20, 500], ids=["without a gap", "after a gap"])
-def test_joined_transport_streams_are_not_damaged(second: int, tmp_path: Path) -> None:
+def test_joined_transport_streams_are_not_damaged(second: int, codec: str, tmp_path: Path) -> None:
     path = tmp_path / "joined.ts"
-    path.write_bytes(_write_part(tmp_path / "1.ts", 10) + _write_part(tmp_path / "2.ts", second))
+    path.write_bytes(_write_part(tmp_path / "1.ts", 10, codec) + _write_part(tmp_path / "2.ts", second, codec))
     with av.open(str(path)) as container:
         assert any(packet.is_corrupt for packet in container.demux(video=0))
     with open_video(path) as reader:
         assert read_numbers(reader.get_frames(range(len(reader)))) == [*range(10), *range(10)]
-        assert reader.timestamps[10] - reader.timestamps[0] == pytest.approx((second - 10) / 10)
+        fps = 25 if codec == "mpeg2video" else 10
+        assert reader.timestamps[10] - reader.timestamps[0] == pytest.approx((second - 10) / fps)
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg2video"])

@@ -94,9 +94,9 @@ def _transparent_frames() -> list[np.ndarray]:
     return [np.dstack([numbered_frame(number) | 0x20, ALPHA]) for number in range(3)]
 
 
-def write_transparent(path: Path, codec: str, pixel_format: str) -> Path:
+def write_transparent(path: Path, codec: str, pixel_format: str, options: dict[str, str] | None = None) -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
+        stream = container.add_stream(codec, rate=10, options=options)
         stream.width, stream.height, stream.pix_fmt = 64, 48, pixel_format
         for image in _transparent_frames():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgba")))
@@ -130,6 +130,20 @@ def test_alpha_beside_brightness_and_colour_is_on_black_too(
     opaque = np.stack(_transparent_frames())[..., :3].astype(float)
     np.testing.assert_allclose(frames[:, 30:, 22:38], opaque[:, 30:, 22:38] * 128 / 255, atol=4)
     np.testing.assert_allclose(frames[:, 30:, 44:], opaque[:, 30:, 44:], atol=6)
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_alpha_beside_the_packets_of_a_webm_is_on_black_too(codec: str, tmp_path: Path) -> None:
+    path = write_transparent(tmp_path / "a.webm", codec, "yuva420p", {"auto-alt-ref": "0", "crf": "4", "b": "4M"})
+    with open_video(path) as reader:
+        frames = reader.get_frames([0, 1, 2]).astype(float)
+        np.testing.assert_array_equal(reader.get_frames([1])[0], frames[1])
+    assert frames[:, :, :12].max() <= 8
+    opaque = np.stack(_transparent_frames())[..., :3].astype(float)
+    assert np.abs(frames[:, 30:, 26:34] - opaque[:, 30:, 26:34] * 128 / 255).mean() < 12
+    pytest.importorskip("decord")
+    with pytest.raises(VideoDecodeError, match=r"a\.webm: has alpha, of which decord shows the hidden colours"):
+        open_video(path, decoder="decord")
 
 
 def test_the_fourth_byte_of_raw_pixels_in_avi_is_no_alpha(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """
     text = _text(path)
     first = text.partition("\n")[0]
-    # spreadsheets of half of Europe write semicolons
-    delimiter = ";" if "path" in _cells(first, ";") and "path" not in _cells(first, ",") else ","
+    # spreadsheets of half of Europe write semicolons, and all of them tabs where text is copied
+    delimiter = next((each for each in ",;\t" if "path" in _cells(first, each)), ",")
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         if path.suffix.lower() != ".csv" or "path" not in (reader.fieldnames or ()):

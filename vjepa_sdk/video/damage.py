@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .cluster_checksums import ClusterChecksums
 from .decoding import CorruptFrameError
+from .frame_image import has_alpha_apart
 from .nal_units import find_damage, length_size
 from .superframes import split_superframe
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
     from av.packet import Packet
     from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
@@ -32,16 +32,6 @@ class DamageChecks:
     def __init__(self, file: BinaryIO) -> None:
         self._checksums = ClusterChecksums(file)
 
-    def check(self, container: InputContainer, stream: VideoStream) -> None:
-        """Look at every packet of a stream, for readers that decode elsewhere.
-
-        Raises:
-            CorruptFrameError: one is damaged.
-        """
-        decoder = self.decoder(stream)
-        for packet in container.demux(stream):
-            decoder.check(packet)
-
     def decoder(self, stream: VideoStream) -> CheckedDecoder:
         """Return a decoder of a stream of the file, which was opened anew."""
         return CheckedDecoder(stream, self._checksums)
@@ -56,7 +46,8 @@ class CheckedDecoder:
         self._codec = self._context.codec.canonical_name
         self._has_nal_units = self._codec in _NAL_CODECS
         self._length_size = length_size(self._codec, self._context.extradata or b"")
-        self._reference = _reference_decoder(stream) if self._codec == "vp9" else None
+        self._has_alpha = has_alpha_apart(stream)
+        self._reference = _reference_decoder(stream) if self._codec == "vp9" or self._has_alpha else None
         self._is_first = True
         if self._codec == "av1":  # dav1d then also checks the bits that end each unit
             self._context.options = {**self._context.options, "strict": "strict"}
@@ -67,10 +58,12 @@ class CheckedDecoder:
         if self._reference is None or (self._is_first and self._is_turned(packet)):
             return self._context.decode(packet)
         self._is_first = False
-        return [frame for part in _frames_of(packet) for frame in self._reference.decode(part)]
+        # what lies beside a packet belongs to all of its frames
+        parts = [packet] if self._has_alpha else _frames_of(packet)
+        return [frame for part in parts for frame in self._reference.decode(part)]
 
     def check(self, packet: Packet[VideoStream]) -> None:
-        """Look at a packet without decoding it."""
+        """Look at a packet without decoding it, for readers that decode elsewhere too."""
         if not packet.size:
             return
         if self._checksums is not None and self._checksums.is_damaged(packet.pos):
@@ -115,19 +108,19 @@ def _frames_of(packet: Packet[VideoStream]) -> Iterator[Any]:
 
 
 def _reference_decoder(stream: VideoStream) -> VideoCodecContext | None:
-    """Return libvpx for a VP9 stream that it can decode, else None.
+    """Return libvpx for a VP9 stream, or one in VP8 that has alpha, that it can decode; else None.
 
     FFmpeg's own VP9 decoder stops reading where the picture is full; libvpx fails unless a frame's data ends there too,
-    and gives the same pixels in much the same time.
+    and gives the same pixels in much the same time. Alpha, which Matroska has beside the packets, it alone decodes.
     """
     from av.codec import Codec, CodecContext
     from av.codec.codec import UnknownCodecError
 
     native = stream.codec_context
-    if native.pix_fmt not in _EIGHT_BITS or stream.metadata.get("alpha_mode") == "1":
+    if native.pix_fmt not in _EIGHT_BITS:
         return None
     try:
-        codec = Codec("libvpx-vp9", "r")
+        codec = Codec("libvpx" if native.codec.canonical_name == "vp8" else "libvpx-vp9", "r")
     except UnknownCodecError:  # builds of FFmpeg that leave it out
         return None
     context: Any = CodecContext.create(codec, "r")

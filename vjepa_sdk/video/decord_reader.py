@@ -1,7 +1,8 @@
 """Read frames as decord's get_batch gives them, for parity with the official pipelines.
 
 decord returns neighbouring frames for open-GOP and cut files and cannot read AV1 or GIF. What it would get wrong
-without a word is refused: pixels that are not square, alpha, and containers without times.
+without a word is refused: pixels that are not square, alpha, containers without times, MPEG streams, and packets that
+are not frames.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from numpy.typing import ArrayLike
 from ..errors import ConfigError
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
 from .damage import DamageChecks
-from .frame_image import is_square, may_be_transparent
+from .frame_image import has_alpha_apart, is_square, may_be_transparent
+from .pictures import fields_counter
 from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
 
 if TYPE_CHECKING:
+    from av.container import InputContainer
     from av.video.stream import VideoStream
 
+_NOT_DECODED = "is truncated or corrupt, or decord fails on it, which decoder='pyav' tells"
 _LONGEST_SECONDS = 1e9  # thirty years; times beyond stand for none
 
 
@@ -42,7 +46,7 @@ class DecordReader:
                 self._refuse_what_it_shows_wrong(container.format.name, stream)
                 # decord guesses what is damaged and says nothing.
                 check_structure(self._path, self._file)
-                DamageChecks(self._file).check(container, stream)
+                self._check_packets(container, stream)
             with decoder_errors(self._path, "cannot be read by decord; decoder='pyav' reads more formats"):
                 self._file.seek(0)
                 descriptor = f"/proc/self/fd/{self._file.fileno()}"
@@ -54,13 +58,26 @@ class DecordReader:
             raise
 
     def _refuse_what_it_shows_wrong(self, container: str, stream: VideoStream) -> None:
+        if container in ("mpegts", "mpeg"):
+            reason = "is an MPEG stream, of which decord skips the first frames and repeats the last"
+            raise failure(self._path, f"{reason}; decoder='pyav' does not")
         aspect, pixel_format = stream.sample_aspect_ratio, stream.codec_context.format
         codec = stream.codec_context.codec.canonical_name
         if aspect is not None and not is_square(aspect):
             shape = f"{aspect.numerator}:{aspect.denominator}"
             raise failure(self._path, f"has pixels of {shape}, which decord takes for square; decoder='pyav' does not")
-        if pixel_format is not None and may_be_transparent(pixel_format, container=container, codec=codec):
+        has_alpha = pixel_format is not None and may_be_transparent(pixel_format, container=container, codec=codec)
+        if has_alpha or has_alpha_apart(stream):
             raise failure(self._path, "has alpha, of which decord shows the hidden colours; decoder='pyav' does not")
+
+    def _check_packets(self, container: InputContainer, stream: VideoStream) -> None:
+        """Look at every packet for damage, which decord does not tell, and for whether it is a frame."""
+        checked, count_fields = DamageChecks(self._file).decoder(stream), fields_counter(stream)
+        for packet in container.demux(stream):
+            checked.check(packet)
+            if packet.size and not packet.is_discard and count_fields(packet) != 2:
+                reason = "has packets of half a frame or none, each of which decord counts as one"
+                raise failure(self._path, f"{reason}; decoder='pyav' does not")
 
     def _times(self, num_frames: int) -> np.ndarray:
         """Return when each frame starts and ends, in seconds, float64 [N, 2]."""
@@ -94,13 +111,13 @@ class DecordReader:
         wanted = checked_indices(indices, len(self), self._path)
         if not len(wanted):
             return np.empty((0, self.info.height, self.info.width, 3), dtype=np.uint8)
-        with decoder_errors(self._path):
+        with decoder_errors(self._path, _NOT_DECODED):
             frames: np.ndarray = self._reader.get_batch(wanted.tolist()).asnumpy()
         return frames
 
     def iter_frames(self, indices: ArrayLike | None = None) -> Iterator[np.ndarray]:
         wanted = np.arange(len(self)) if indices is None else ascending_indices(indices, len(self), self._path)
-        with decoder_errors(self._path):
+        with decoder_errors(self._path, _NOT_DECODED):
             for i in wanted.tolist():
                 yield self._reader.get_batch([i]).asnumpy()[0]
 

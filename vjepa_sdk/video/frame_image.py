@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from av.filter import Graph
     from av.video.format import VideoFormat
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 # Encoders write pixels this far from square to make up for sizes that they round, as 2159:2160 for 144x254.
 _ALMOST_SQUARE = 0.01
@@ -137,6 +138,12 @@ def may_be_transparent(pixel_format: VideoFormat, *, container: str, codec: str)
     if pixel_format.name == "pal8":
         return codec == "png"  # other palettes have no alpha, and decoders put anything in its place
     return any(component.is_alpha for component in pixel_format.components)
+
+
+def has_alpha_apart(stream: VideoStream) -> bool:
+    """Whether alpha is a picture of its own beside each packet, as of VP8 and VP9 in Matroska and WebM."""
+    is_vpx = stream.codec_context.codec.canonical_name in ("vp8", "vp9")
+    return is_vpx and stream.metadata.get("alpha_mode") == "1"
 
 
 def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
+from .nal_units import length_size
+
 if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.stream import VideoStream
@@ -42,8 +44,17 @@ def is_entry(packet: Packet[VideoStream]) -> bool:
 
 def forgets_all(packet: Packet[VideoStream]) -> bool:
     """Whether neither a packet nor any after it needs a picture before it."""
-    is_known = packet.stream.codec_context.codec.canonical_name in _UNIT_CODECS
+    codec = packet.stream.codec_context.codec.canonical_name
+    if codec in ("mpeg1video", "mpeg2video"):
+        return _is_closed_group(bytes(packet))
+    is_known = codec in _UNIT_CODECS
     return is_known and _Units(packet.stream).hold_picture_of(packet, h264=range(5, 6), hevc=range(19, 21))
+
+
+def _is_closed_group(packet: bytes) -> bool:
+    """Whether a packet of MPEG-1 or 2 starts a group of pictures that says so, by ISO/IEC 13818-2, 6.2.2.6."""
+    start = packet.find(b"\0\0\1\xb8")
+    return start >= 0 and len(packet) > start + 7 and bool(packet[start + 7] & 0x40)
 
 
 @dataclass(frozen=True)
@@ -61,8 +72,7 @@ class _Units:
     def __init__(self, stream: VideoStream) -> None:
         setup = bytes(stream.codec_context.extradata or b"")
         self._is_h264 = stream.codec_context.codec.canonical_name == "h264"
-        position = 4 if self._is_h264 else 21
-        self._length_size = (setup[position] & 3) + 1 if len(setup) > position and setup[0] == 1 else 0
+        self._length_size = length_size(stream.codec_context.codec.canonical_name, setup)
         self._setup = setup
 
     @cached_property

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,6 +36,8 @@ def act(request: Any) -> Answer:
         time.sleep(float(rest))
     elif kind == "signal":
         os.kill(os.getpid(), int(rest))
+    elif kind == "signal-group":
+        os.kill(0, int(rest))
     elif kind == "exit":
         os._exit(int(rest))
     elif kind == "refuse":
@@ -309,6 +313,77 @@ def test_a_parent_that_dies_takes_its_children_along(how: signal.Signals) -> Non
     parent.wait(10)
     parent.stdout.close()
     _wait_until_gone(pids)
+
+
+@linux
+def test_a_child_that_ends_its_process_group_ends_no_other() -> None:
+    with _pool(2, deadline_seconds=10.0) as pool:
+        values = _values(pool.map(["sleep 0.8", f"signal-group {int(signal.SIGKILL)}", 3], prefetch=1))
+    assert (values[0], values[2]) == (0, 3)
+    assert str(values[1]).startswith("decoder process was killed (signal 9)")
+
+
+@linux
+@pytest.mark.skipif(not start.can_fork(), reason="no child is forked here")
+def test_the_end_of_the_process_that_is_forked_costs_no_task() -> None:
+    with _pool(2, max_tasks_per_worker=5) as pool:
+        results = pool.map(["sleep 0", *["sleep 0.3"] * 4], prefetch=2)
+        next(results)
+        (nursery,) = (pid for pid in _children() if _parent_of(pid) == os.getpid())
+        os.kill(nursery, signal.SIGKILL)
+        assert _values(results) == [0] * 4
+
+
+def _parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+@pytest.mark.parametrize("place", [(os, "pidfd_open"), (signal, "pidfd_send_signal")], ids=["hold", "send"])
+def test_a_python_that_cannot_hold_processes_starts_them_one_by_one(
+    place: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(*place)  # as of a Python that was built with old headers
+    assert not start.can_fork.__wrapped__()
+
+
+def test_a_program_that_ignores_the_end_of_children_loses_no_task(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import signal\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nfrom test_pool import _pool, _values\n"
+        "with _pool(1) as pool:\n    print(_values(pool.map([1, 'exit 3', 2], prefetch=1)))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, timeout=60)
+    assert done.stdout == "[1, 'decoder process died (exit code 3)', 2]\n", done.stderr
+
+
+def test_closing_from_another_thread_ends_a_map_that_waits() -> None:
+    pool = _pool(1)
+    results = pool.map([1, "sleep 60"], prefetch=1)
+    next(results)
+    closer = threading.Timer(0.3, pool.close)
+    closer.start()
+    started = time.monotonic()
+    with pytest.raises(VJEPAError, match="this WorkerPool was closed by another thread before all results had come"):
+        next(results)
+    assert time.monotonic() - started < 10
+    closer.join()
+
+
+def test_a_map_that_was_not_begun_starts_no_child_after_closing() -> None:
+    pool = _pool(1)
+    results = pool.map([1], prefetch=0)
+    pool.close()
+    with pytest.raises(VJEPAError, match="this WorkerPool is closed; open a new one"):
+        next(results)
+
+
+def test_a_nursery_that_does_not_answer_is_ended_before_it_answers_another_question() -> None:
+    nursery = start.Nursery.__new__(start.Nursery)
+    nursery._process, nursery._connection = mock.Mock(), mock.Mock(**{"poll.return_value": False})
+    assert nursery.status_of(5) == -signal.SIGKILL
+    nursery._process.kill.assert_called_once()
 
 
 def test_a_script_without_a_main_guard_runs_once(tmp_path: Path) -> None:

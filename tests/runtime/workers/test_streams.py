@@ -274,3 +274,26 @@ def test_a_slow_request_holds_no_unordered_one_up(pools: dict[int, WorkerPool[Co
     slow, fast = Count("slow", 2, {1: "sleep 1.5"}), Count("fast", 20)
     story = _story(pools[2].map_unordered([slow, fast], prefetch=2))
     assert story.index(("fast", None)) < story.index(("slow", 1))
+
+
+class _Gone:
+    """The connection to a child that dies just before it is told to go on."""
+
+    def __init__(self, connection: Any) -> None:
+        self.fileno, self.recv_bytes, self.close = connection.fileno, connection.recv_bytes, connection.close
+
+    def send_bytes(self, data: bytes) -> None:
+        raise BrokenPipeError
+
+
+def test_a_child_that_died_while_it_waited_for_the_caller_is_replaced() -> None:
+    with _pool(1, crash_retries=1) as pool:
+        results = pool.map([Count("a", 3)], prefetch=0)
+        assert next(results).array == [0]
+        assert pool._dispatcher is not None
+        (worker,) = pool._dispatcher._workers
+        worker.connection = _Gone(worker.connection)  # type: ignore[assignment]
+        closer = threading.Timer(15, pool.close)  # where nobody is started, nothing else ends the wait
+        closer.start()
+        assert [result.array is None for result in results] == [False, False, True]
+        closer.cancel()

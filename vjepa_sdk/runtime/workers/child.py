@@ -70,6 +70,7 @@ def nurse(descriptor: int, parent_pid: int, *preload: str) -> None:
     if sys.platform != "linux":
         raise NotImplementedError("processes are forked on Linux only")
     _settle(parent_pid)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # children of a program that ignores it would end unheard
     for name in preload:
         importlib.import_module(name)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
@@ -98,6 +99,7 @@ def _fork(connection: Connection, task: Task[Any]) -> bytes:
         return str(pid).encode()
     try:
         die_with(nurse_pid)
+        os.setsid()  # what it sends to its process group reaches no other
         connection.close()
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as own:
             _answer_requests(own, task)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...errors import VJEPAError, one_line
 from . import start
-from .start import Nursery, Process, StartError, can_fork, reason_of_death, spawn
+from .start import Nursery, Process, StartError, can_fork, ended_for_another, reason_of_death, spawn
 from .wire import GO_ON, Message, receive_message
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 MAX_FAILED_STARTS = 3  # in a row; the kernel may kill a new process for lack of memory and let the next one live
 MAX_MESSAGES = 5_000_000  # that answer one request; who sends more never ends
 DEADLINES_PER_REQUEST = 60  # for all results of a request, and one more for each MiB that it reads
+MAX_LOSSES = 3  # of one request with the process that children are forked from
 MAX_DEATHS = 10  # of different requests, one after the other; then the requests are not to blame
 WATCHDOG_SECONDS = 600.0
 _KILL_SECONDS = 5.0
@@ -46,7 +47,7 @@ class Ticket:
         self.results: deque[Message] = deque()
         """Those that wait for the caller."""
         self.num_results = 0
-        self.num_crashes = 0
+        self.num_crashes = self.num_losses = 0  # of its child alone, and of it with all others
 
 
 class _Worker:
@@ -134,9 +135,10 @@ class Dispatcher:
 
     def _wake_up(self) -> None:
         # once until it is noticed: a full pipe would block for ever, should the thread have ended
-        if not self._is_woken.is_set():
-            self._is_woken.set()
-            self._wake.send_bytes(b".")
+        with self._changed:  # that closes it
+            if not (self._is_woken.is_set() or self._wake.closed):
+                self._is_woken.set()
+                self._wake.send_bytes(b".")
 
     def next_result(self, tickets: Sequence[Ticket]) -> tuple[Ticket, Message]:
         """Wait for a result of any of these tickets; the first of them that has one gives it."""
@@ -150,6 +152,8 @@ class Dispatcher:
             while (ticket := next((each for each in tickets if each.results), None)) is None:
                 if self._failure is not None:
                     raise VJEPAError(f"worker processes failed: {one_line(self._failure)}") from self._failure
+                if self._is_stopping:
+                    raise VJEPAError("this WorkerPool was closed by another thread before all results had come")
                 silent = time.monotonic() - self._last_message
                 if silent >= patience:
                     dump_stacks()
@@ -165,25 +169,27 @@ class Dispatcher:
         return ticket, message
 
     def stop(self) -> None:
-        self._is_stopping = True
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
         self._wake_up()
         for worker in list(self._workers):
             worker.process.kill()  # now, so that the thread does not wait for an answer under way
-        nursery = self._nursery
-        if nursery is not None and self._is_starting:
+        if (nursery := self._nursery) is not None and self._is_starting:
             nursery.kill()
         if threading.current_thread() is not self._thread:  # where garbage collection closes a dropped iterator
             self._thread.join((1 + len(self._workers)) * _KILL_SECONDS)
         if not self._thread.is_alive():
-            self._wake.close()
-            self._woken.close()
+            with self._changed:
+                self._wake.close()
+                self._woken.close()
 
     def _dispatch(self) -> None:
         try:
             while not self._is_stopping:
+                self._go_on()  # first: it may find that a child is dead, whose task then waits for a new one
                 self._start_workers()
                 self._hand_out()
-                self._go_on()
                 self._wait_for_events()
         except BaseException as error:
             with self._changed:
@@ -311,19 +317,17 @@ class Dispatcher:
         self._num_failed_starts = 0
 
     def _give_up(self, worker: _Worker) -> None:
-        if worker.is_ready and worker.ticket is not None and worker.seconds_left < self._deadline_seconds:
-            seconds = f"{worker.ticket.num_deadlines * self._deadline_seconds:g} s"
-            worker.ticket.num_crashes = self._crash_retries  # all of that time again would tell no more
-            self._end(
-                worker, f"no end within {seconds} of work on this file; it has none, or needs more deadline_seconds"
-            )
-        elif worker.is_ready:
-            seconds = f"{self._deadline_seconds:g} s"
-            self._end(
-                worker, f"no result within {seconds}; the decoder hangs on this file, or needs more deadline_seconds"
-            )
-        else:
+        ticket = worker.ticket
+        if not worker.is_ready:
             self._end(worker, f"it was not ready within {start.START_UP_SECONDS:g} s")
+            return
+        if ticket is not None and worker.seconds_left < self._deadline_seconds:
+            ticket.num_crashes = self._crash_retries  # all of that time again would tell no more
+            seconds = ticket.num_deadlines * self._deadline_seconds
+            error = f"no end within {seconds:g} s of work on this file; it has none"
+        else:
+            error = f"no result within {self._deadline_seconds:g} s; the decoder hangs on this file"
+        self._end(worker, f"{error}, or needs more deadline_seconds")
 
     def _end(self, worker: _Worker, error: str, *, is_death: bool = False) -> None:
         """Replace a worker that failed; its task, and only that, is run again or fails with it."""
@@ -332,6 +336,9 @@ class Dispatcher:
             return
         if not worker.is_ready:
             self._count_failed_start(error)
+        elif worker.ticket is not None and ended_for_another(worker.process) and worker.ticket.num_losses < MAX_LOSSES:
+            worker.ticket.num_losses += 1
+            self._waiting.appendleft(worker.ticket)
         elif worker.ticket is not None and worker.ticket.num_crashes < self._crash_retries:
             worker.ticket.num_crashes += 1
             logger.warning("%s; running the task again", error)

@@ -35,6 +35,8 @@ from .wire import Message, Request, Task
 
 logger = logging.getLogger(__name__)
 
+_CLOSED = "this WorkerPool is closed; open a new one"
+
 
 def can_start_processes() -> bool:
     """Whether this system has what worker processes are made of: sockets to inherit and a signal that ends them."""
@@ -202,11 +204,13 @@ class WorkerPool(Generic[Request]):
         if prefetch < 0:
             raise ConfigError(f"prefetch={prefetch} must be at least 0")
         if self._is_closed:
-            raise VJEPAError("this WorkerPool is closed; open a new one")
+            raise VJEPAError(_CLOSED)
 
     @contextlib.contextmanager
     def _mapping(self, prefetch: int) -> Iterator[Dispatcher]:
         """Have the children at work; a block that ends early leaves none at work on results nobody wants."""
+        if self._is_closed:  # between the call of `map` and the first look at its results
+            raise VJEPAError(_CLOSED)
         if self._is_mapping:
             raise VJEPAError("this WorkerPool already maps; finish that iteration or open a second pool")
         if self._dispatcher is None:
@@ -219,11 +223,12 @@ class WorkerPool(Generic[Request]):
                 self._nursery,
             )
             self._nursery = None  # the dispatcher's now
-        self._dispatcher.prefetch = prefetch
+        dispatcher = self._dispatcher
+        dispatcher.prefetch = prefetch
         self._is_mapping = True
         is_complete = False
         try:
-            yield self._dispatcher
+            yield dispatcher
             is_complete = True
         finally:
             self._is_mapping = False
@@ -231,14 +236,14 @@ class WorkerPool(Generic[Request]):
                 self._stop()
 
     def close(self) -> None:
-        """Kill the child processes; idempotent."""
+        """Kill the child processes, and end a `map` under way with VJEPAError; idempotent, and from any thread."""
         self._is_closed = True
         self._stop()
 
     def _stop(self) -> None:
-        if self._dispatcher is not None:
-            self._dispatcher.stop()
-            self._dispatcher = None
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.stop()
 
     def __enter__(self) -> WorkerPool[Request]:
         return self

@@ -21,7 +21,7 @@ from multiprocessing.connection import Pipe
 from multiprocessing.reduction import send_handle
 from typing import Any, Protocol
 
-from ...errors import VJEPAError
+from ...errors import VJEPAError, one_line
 from ..host import is_nowhere
 from ..sandbox import import_path
 from . import child
@@ -42,8 +42,8 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 @functools.cache
 def can_fork() -> bool:
     """Whether children are forked here: on Linux, where a process can be held by more than its number (5.3, 2019)."""
-    if sys.platform != "linux":
-        return False
+    if sys.platform != "linux" or not (hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")):
+        return False  # a Python that was built with the headers of an older system lacks them on any
     try:
         os.close(_hold(os.getpid()))
     except OSError:
@@ -115,6 +115,8 @@ class Nursery:
     def __init__(self, preload: Sequence[str] = ()) -> None:
         self._process, self._connection = _start_python(child.nurse.__name__, *preload)
         self._is_ready = False
+        self.is_lost = False
+        """Whether it was found dead or dumb, and all children with it."""
 
     def fork(self, pickled_task: bytes) -> tuple[Process, _Connection]:
         """Start a child for a task, which is the same each time.
@@ -134,8 +136,10 @@ class Nursery:
                 self._connection.send_bytes(child.FORK)
                 send_handle(self._connection, theirs.fileno(), self._process.pid)
                 return _Forked(self, int(self._answer())), ours
-        except (EOFError, OSError) as error:
+        except (EOFError, ConnectionError, ProcessLookupError) as error:
             raise StartError(reason_of_death(self._exit_status())) from error
+        except OSError as error:  # here, and not there: too many files are open
+            raise StartError(one_line(error)) from error
 
     def status_of(self, pid: int) -> int | None:
         """Reap a child; return how it ended, None if it has not."""
@@ -143,6 +147,8 @@ class Nursery:
             self._connection.send_bytes(str(pid).encode())
             answer = self._answer()
         except (EOFError, OSError, StartError):
+            self.is_lost = True
+            self.kill()  # an answer that comes late would be taken for that to the next question
             return _KILLED  # as the system ended it with the process it was forked from
         return None if answer == GO_ON else int(answer)
 
@@ -208,15 +214,27 @@ class _Forked:
         """
         deadline = time.monotonic() + timeout
         while self._status is None:
-            with self._lock:
-                self._status = self._nursery.status_of(self.pid)
-                if self._status is not None:
+            status = self._nursery.status_of(self.pid)
+            if status is not None:
+                self.kill()  # for one whose nursery was lost, and which may have seen to it that it lives on
+                with self._lock:
+                    self._status = status
                     os.close(self._descriptor)
-                    break
+                return status
             if time.monotonic() > deadline:
                 raise subprocess.TimeoutExpired("a worker process", timeout)
             time.sleep(_POLL_SECONDS)
         return self._status
+
+    @property
+    def is_orphan(self) -> bool:
+        """Whether it ended with the process that it was forked from."""
+        return self._nursery.is_lost
+
+
+def ended_for_another(process: Process) -> bool:
+    """Whether a child ended because the one it was forked from did."""
+    return isinstance(process, _Forked) and process.is_orphan
 
 
 def _hold(pid: int) -> int:
