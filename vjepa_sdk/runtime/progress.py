@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+_WINDOW_SECONDS, _FEWEST_STEPS = 30.0, 8
 
 
 @dataclass(frozen=True)
@@ -17,6 +26,35 @@ class ProgressBar:
     def advance(self, note: str = "", *, by: int = 1) -> None:
         """Move the bar and replace the note at its end."""
         self._advance(by, note)
+
+
+class Pace:
+    """How fast steps follow each other, over the last half minute or eight steps, whichever is longer."""
+
+    def __init__(self, now: float) -> None:
+        self._samples = deque([(now, 0)])
+
+    def add(self, now: float, steps: int) -> None:
+        """Take steps that have just been done."""
+        self._samples.append((now, self._samples[-1][1] + steps))
+        while len(self._samples) > _FEWEST_STEPS + 1 and self._samples[1][0] <= now - _WINDOW_SECONDS:
+            self._samples.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """Steps a second; None before the first."""
+        (began, before), (now, done) = self._samples[0], self._samples[-1]
+        return (done - before) / (now - began) if done > before and now > began else None
+
+    def remaining(self, now: float, steps: int) -> float | None:
+        """Return the seconds that so many steps will still take; None before the first."""
+        return None if self.rate is None else max(0.0, steps / self.rate - (now - self._samples[-1][0]))
+
+    def describe(self, unit: str) -> str:
+        """Return the rate as text, of slow steps their seconds."""
+        if self.rate is None:
+            return ""
+        return f"{self.rate:.1f} {unit}/s" if self.rate >= 1 else f"{1 / self.rate:.1f} s/{unit}"
 
 
 def _is_terminal() -> bool:
@@ -31,7 +69,7 @@ def _is_terminal() -> bool:
 def progress_bar(
     title: str, *, total: int, done: int = 0, show: bool | None = None, unit: str = "step"
 ) -> Iterator[ProgressBar]:
-    """Show a bar with rate and remaining time on stderr while the block runs.
+    """Show a bar with rate and remaining time on stderr while the block runs; log records go above it.
 
     Args:
         show: None shows it if stderr is a terminal.
@@ -41,33 +79,71 @@ def progress_bar(
         yield ProgressBar(lambda by, note: None)
         return
     from rich.console import Console
+    from rich.progress import Progress
+
+    pace = Pace(time.monotonic())
+    stderr = sys.stderr
+    with Progress(*_columns(pace, is_bytes=unit == "B"), console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=total, completed=done, rate="", note="")
+
+        def advance(by: int, note: str) -> None:
+            pace.add(time.monotonic(), by)
+            progress.update(task, advance=by, note=note, rate=pace.describe(unit))
+
+        with _records_above(stderr):
+            yield ProgressBar(advance)
+
+
+def _columns(pace: Pace, *, is_bytes: bool) -> list[ProgressColumn]:
     from rich.progress import (
         BarColumn,
         DownloadColumn,
         MofNCompleteColumn,
-        Progress,
+        ProgressColumn,
+        Task,
         TextColumn,
         TimeElapsedColumn,
-        TimeRemainingColumn,
         TransferSpeedColumn,
     )
+    from rich.text import Text
 
-    is_bytes = unit == "B"
-    columns = (
+    class RemainingColumn(ProgressColumn):
+        """Unlike rich's own, it knows steps of more than half a minute, and counts down while one runs."""
+
+        max_refresh = 0.5
+
+        def render(self, task: Task) -> Text:
+            seconds = pace.remaining(time.monotonic(), int(task.remaining or 0))
+            if seconds is None:
+                return Text("-:--:--", style="progress.remaining")
+            minutes, seconds = divmod(int(seconds), 60)
+            return Text(f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}", style="progress.remaining")
+
+    return [
         TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn() if is_bytes else MofNCompleteColumn(),
         TransferSpeedColumn() if is_bytes else TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("eta"),
-        TimeRemainingColumn(),
+        RemainingColumn(),
         TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total, completed=done, rate="", note="")
+    ]
 
-        def advance(by: int, note: str) -> None:
-            speed = progress.tasks[0].speed
-            progress.update(task, advance=by, note=note, rate=f"{speed:.1f} {unit}/s" if speed else "")
 
-        yield ProgressBar(advance)
+@contextmanager
+def _records_above(stderr: TextIO) -> Iterator[None]:
+    """Let loggers that write to the terminal write above the bar, which has put a stream of its own in its place."""
+    handlers: list[logging.StreamHandler[TextIO]] = [
+        handler
+        for name in ("", "vjepa_sdk")
+        for handler in logging.getLogger(name).handlers
+        if isinstance(handler, logging.StreamHandler) and handler.stream is stderr
+    ]
+    for handler in handlers:
+        handler.setStream(sys.stderr)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.setStream(stderr)
