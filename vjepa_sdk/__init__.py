@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from .inference.embed.merge import merge_embeddings as merge_embeddings
     from .inference.surprise import Surprise as Surprise
     from .inference.vjepa import VJEPA as VJEPA
+    from .training.loggers import MetricsLogger as MetricsLogger
     from .training.plan.estimate import Plan as Plan
     from .training.plan.estimate import plan as plan
     from .training.trainer import PretrainResult as PretrainResult
@@ -104,6 +105,7 @@ _HOMES = {
     "FoundClips": "corpus.find",
     "Hit": "downstream.search",
     "MergeResult": "inference.embed.merge",
+    "MetricsLogger": "training.loggers",
     "Mislabelled": "downstream.outliers",
     "ModelConfig": "config.model",
     "ModelInfo": "config.registry",

@@ -122,8 +122,9 @@ def test_run_of_two_processes_equals_that_of_one(tmp_path: Path) -> None:
         )
         (tmp_path / "run.toml").write_text(to_toml(config))
         command = ["-m", "vjepa_sdk", "pretrain", "--config", str(tmp_path / "run.toml"), "--out", config.out]
-        outputs = run_processes(world_size, command)
+        outputs = run_processes(world_size, [*command, "--log", "tensorboard"])
         assert [bool(output) for output in outputs] == [True] + [False] * (world_size - 1)
+        assert len([*(tmp_path / f"run-{world_size}" / "tensorboard").iterdir()]) == 1  # the first process's alone
     alone, together = (metrics(tmp_path / f"run-{world_size}") for world_size in (1, 2))
     for line, expected in zip(together, alone, strict=True):
         assert line == pytest.approx(expected, rel=1e-4)

@@ -57,6 +57,10 @@ def pretrain(
             "--resume", help="Go on in --out, with the run's own settings if neither recipe nor file is named."
         ),
     ] = False,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(help="Where metrics go beside metrics.jsonl: tensorboard, to OUT/tensorboard; may be repeated."),
+    ] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Say what the run will cost, and stop.")] = False,
     world_size: Annotated[int, typer.Option(help="With --plan: devices that share each step.")] = 1,
     as_json: Json = False,
@@ -79,10 +83,13 @@ def pretrain(
     if plan:
         _print_plan(resolved, world_size, as_json)
         return
+    from ..training.loggers import check_loggers
+
+    check_loggers(log or ())
     from ..training.distributed import is_first_process
     from ..training.trainer import pretrain as run_pretraining
 
-    result = run_pretraining(resolved, resume=resume, show_progress_bar=False if quiet else None)
+    result = run_pretraining(resolved, resume=resume, log=log or (), show_progress_bar=False if quiet else None)
     if not is_first_process():
         raise typer.Exit(COMPLETE if result.finished else STOPPED)
     if not result.finished:

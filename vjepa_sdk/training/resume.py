@@ -25,7 +25,7 @@ _MAY_CHANGE = {
     "data.path", "data.sources.path", "data.cache_gigabytes", "data.num_workers", "data.prefetch",
     "data.deadline_seconds", "data.max_bad_fraction",
 }  # fmt: skip
-_WRITTEN = ("config.toml", "metrics.jsonl", "nan-report.json", "checkpoints", "collapsed", "model")
+_WRITTEN = ("config.toml", "metrics.jsonl", "nan-report.json", "checkpoints", "collapsed", "model", "tensorboard")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +35,8 @@ from .distributed import Group, join_group
 from .export import export_model
 from .guards import CollapseError, Guards, Spread, spread, write_nan_report
 from .initialize import Origin, initialize
-from .metrics import MetricsLog
+from .loggers import Loggers, MetricsLogger, check_loggers
+from .metrics import MetricsLog, last_step
 from .plan.memory import check_memory
 from .plan.preflight import preflight
 from .resume import claimed, load_run
@@ -61,7 +62,13 @@ class PretrainResult:
     """Steps that changed nothing because their loss or gradient was not finite."""
 
 
-def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bool | None = None) -> PretrainResult:
+def pretrain(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    log: Sequence[str | MetricsLogger] = (),
+    show_progress_bar: bool | None = None,
+) -> PretrainResult:
     """Pretrain a model on a directory or list of videos and export a model directory to `config.out/model`.
 
     SIGINT, SIGTERM or SIGUSR1 finishes the step, saves and returns with `finished=False`; call again with
@@ -70,11 +77,14 @@ def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bo
     Args:
         config: the run, complete; see `vjepa_sdk.train_config`.
         resume: go on from the newest checkpoint in `config.out`, bit for bit as if never stopped.
+        log: where metrics go beside `metrics.jsonl`: `tensorboard`, which writes to `config.out/tensorboard`, or
+            objects with `log(step, values)` and `close()`. Only the first process of several calls them; one that
+            fails is left out with a warning.
         show_progress_bar: on stderr; None: if it is a terminal.
 
     Raises:
-        ConfigError: no clips or output given, `config.init_from` is not found or another kind of model, or the run
-            surely needs more memory than there is.
+        ConfigError: no clips or output given, `config.init_from` is not found or another kind of model, the run
+            surely needs more memory than there is, or `log` names what there is not.
         WeightsError: `config.init_from` cannot be read or does not fit.
         VideoDecodeError: none of a sample of the clips can be opened.
         WriteError: the disk has too little room for the checkpoints.
@@ -85,10 +95,11 @@ def pretrain(config: TrainConfig, *, resume: bool = False, show_progress_bar: bo
     """
     if not config.out:
         raise ConfigError("out is empty; pass a directory for the run, for example runs/first")
+    check_loggers(log)
     if resume:
         settings_of_run(config.out)
     with join_group(best_device(config.device)) as group:
-        return Trainer(config, group).run(resume=resume, show_progress_bar=show_progress_bar)
+        return Trainer(config, group, log=log).run(resume=resume, show_progress_bar=show_progress_bar)
 
 
 class Trainer:
@@ -97,8 +108,8 @@ class Trainer:
     Processes that torchrun started do the same steps together; the first of them writes all files.
     """
 
-    def __init__(self, config: TrainConfig, group: Group) -> None:
-        self.config, self.out, self.group = config, Path(config.out), group
+    def __init__(self, config: TrainConfig, group: Group, *, log: Sequence[str | MetricsLogger] = ()) -> None:
+        self.config, self.out, self.group, self.log_to = config, Path(config.out), group, log
         self.device = group.device or best_device(config.device)
         self.bad, self.guards = BadClips(), Guards()
         self.loader = StepLoader(config, group=group, device=self.device, bad=self.bad)
@@ -112,7 +123,9 @@ class Trainer:
         self.saver = CheckpointSaver(
             self.out / "checkpoints", keep=config.keep_checkpoints, keep_every=config.keep_every
         )
-        self.log: MetricsLog | None = None  # the first process's alone, while it trains
+        # the first process's alone, while it trains
+        self.log: MetricsLog | None = None
+        self.loggers: Loggers | None = None
         self.step, self.saved_step = 0, -1
         self.decoded = self.bad.state()
         self.origin: Origin | None = None
@@ -163,7 +176,16 @@ class Trainer:
     def _open_files(self, stack: ExitStack) -> None:
         write_text(self.out / "config.toml", to_toml(self.config))
         stack.enter_context(self.saver)
-        self.log = stack.enter_context(MetricsLog(self.out / "metrics.jsonl", last_step=self.step))
+        path = self.out / "metrics.jsonl"
+        # steps after the checkpoint are done again, to the bit, and were sent already
+        self.loggers = stack.enter_context(Loggers(self.log_to, self.out, after=last_step(path)))
+        self.log = stack.enter_context(MetricsLog(path, last_step=self.step))
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        """Log a line, in the first process."""
+        if self.log is not None and self.loggers is not None:
+            self.log.write(line)
+            self.loggers.log(line)
 
     def _train(self, stop: StopRequest, bar: ProgressBar) -> None:
         """Do the steps that are left, until a signal comes to any of the processes."""
@@ -228,8 +250,7 @@ class Trainer:
         clips = self.loader.describe(batch, error.forward_pass)
         paths = [clip["path"] for clip in clips]
         what = f"{error}; clips: {', '.join(paths)}"
-        if self.log is not None:
-            self.log.write({"step": self.step, "loss": None, "skipped": str(error), "clips": paths})
+        self._write({"step": self.step, "loss": None, "skipped": str(error), "clips": paths})
         if skipped.are_too_many:
             path = write_nan_report(self.out, error, step=self.step, clips=clips, skipped=skipped, jepa=self.jepa)
             raise GuardError(f"{what}; {len(skipped.recent)} of the last 1000 steps had to be skipped, see {path}")
@@ -246,18 +267,17 @@ class Trainer:
     def _report(self, report: StepReport, signs: Spread) -> None:
         """Write a line of `metrics.jsonl`: losses, gradients, schedules and signs of collapse."""
         values, clips = asdict(report), self._all_bad_clips()
-        if self.log is not None:
-            self.log.write(
-                {
-                    "step": self.step,
-                    **values.pop("hyperparameters"),
-                    **values,
-                    **{f"target_{name}": value for name, value in asdict(signs).items()},
-                    "clips_tried": clips["tried"],
-                    "clips_failed": clips["failed"],
-                    "skipped_steps": self.guards.skipped.count,
-                }
-            )
+        self._write(
+            {
+                "step": self.step,
+                **values.pop("hyperparameters"),
+                **values,
+                **{f"target_{name}": value for name, value in asdict(signs).items()},
+                "clips_tried": clips["tried"],
+                "clips_failed": clips["failed"],
+                "skipped_steps": self.guards.skipped.count,
+            }
+        )
 
     def _check_collapse(self, signs: Spread) -> None:
         """Warn of a collapse, or stop at one and keep the collapsed state apart from those that can be resumed."""
