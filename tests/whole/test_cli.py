@@ -227,10 +227,11 @@ def test_pretrain_settings_reach_the_configuration(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(trainer, "pretrain", record)
     out = tmp_path / "run"
     options = ("--split", "train", "--out", out, "--set", "optim.lr=3e-4", "--preset", "tiny", "--resume", "-q")
+    options += ("--log", "tensorboard")
     run(monkeypatch, "pretrain", "list.csv", *options)
     config, keywords = found
     assert (config.data.path, config.data.split, config.out, config.optim.lr) == ("list.csv", "train", str(out), 3e-4)
-    assert keywords == {"resume": True, "show_progress_bar": False}
+    assert keywords == {"resume": True, "log": ["tensorboard"], "show_progress_bar": False}
 
 
 def test_resume_takes_the_settings_of_the_run(

@@ -53,7 +53,10 @@ class FrameImage:
         self._graphs: dict[tuple[int, int, str, str], Graph] = {}
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
-        """Return the picture as the ffmpeg program gives it by default, uint8 [H, W, 3]."""
+        """Return the picture, uint8 [H, W, 3]: with 8 bits a colour as the ffmpeg program gives it by default.
+
+        With more, colours differ from it at sharp edges between them.
+        """
         name = frame.format.name
         has_alpha = self._has_alpha.get(name)
         if has_alpha is None:

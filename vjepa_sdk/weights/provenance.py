@@ -65,12 +65,12 @@ def descended(
 
 
 def _plain(stated: Mapping[str, Any] | None) -> dict[str, Any]:
+    if not isinstance(stated, Mapping | None):
+        raise ConfigError(f"provenance={stated!r} must be a mapping; pass for example {{'made_by': 'my own loop'}}")
     try:
-        plain: object = json.loads(json.dumps({} if stated is None else dict(stated), allow_nan=False))
+        plain: dict[str, Any] = json.loads(json.dumps(dict(stated or {}), allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"provenance={stated!r} must be plain JSON data ({error}); pass texts and numbers") from None
-    if not isinstance(plain, dict):
-        raise ConfigError(f"provenance={stated!r} must be a mapping; pass for example {{'made_by': 'my own loop'}}")
     return plain
 
 
