@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-import vjepa_sdk
 from vjepa_sdk.errors import ConfigError
 from vjepa_sdk.hub import secrets
 from vjepa_sdk.hub.secrets import refuse_secret_text, refuse_secrets
 
-ROOT = Path(vjepa_sdk.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 A1 = "a1B2c3D4e5F6g7H8i9J0" * 8
 HEX = hashlib.sha256(b"nothing").hexdigest() * 2
 
