@@ -37,6 +37,7 @@ from vjepa_sdk.weights import official_layout
 
 NAME, FILE = "vjepa9-tiny", "vjepa9/tiny.pt"
 ROOT = Path(vjepa_sdk.__file__).parents[1]
+SUPPORT = Path(__file__).parents[1] / "support"
 CONTENT = (DIRECTORY / "vjepa2_tiny.pth.tar").read_bytes()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 LEFT = {".lock", "record.json", "snapshots", "verified", f"{SHA256}.report.json"}
@@ -490,7 +491,7 @@ def test_convert_takes_the_name_of_the_bundled_model(tmp_path: Path) -> None:
 
 CHILD = f"""
 import dataclasses, sys
-sys.path.insert(0, {str(ROOT / "tests" / "support")!r})
+sys.path.insert(0, {str(SUPPORT)!r})
 from goldens import model_config
 from vjepa_sdk import VJEPA
 from vjepa_sdk.config import registry
