@@ -63,7 +63,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and q.shape[-2] <= _SHORT:
         # PyTorch's fused kernel takes two to four times as long for short sequences in bfloat16 on a CPU
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return scores.softmax(-1) @ v
+        mixed: Tensor = scores.softmax(-1) @ v
+        return mixed
     return F.scaled_dot_product_attention(q, k, v)
 
 
