@@ -139,8 +139,8 @@ class Plan:
     disk: DiskPlan
     decoding: DecodingPlan
     hours: dict[str, float]
-    """By kind of device, `world_size` of them: at the speeds of `ASSUMED_TFLOPS`, or as long as decoding takes where that
-    is longer. A CPU core does both by turns; beside the other kinds each decoding process has a core."""
+    """By kind of device, `world_size` of them: at the speeds of `ASSUMED_TFLOPS`, or as long as decoding takes where
+    that is longer. A CPU core does both by turns; beside the other kinds each decoding process has a core."""
 
 
 def plan(config: TrainConfig, *, world_size: int = 1) -> Plan:

@@ -173,7 +173,7 @@ def _range_text(low: float, high: float) -> str:
 
 
 class Forecast:
-    """Say how long the rest of a run takes, once three of its own steps tell; the first is slower and does not count."""
+    """Say how long the rest of a run takes, as three of its own steps tell; the first is slower and does not count."""
 
     def __init__(self) -> None:
         self._ends: list[float] = []
