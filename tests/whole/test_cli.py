@@ -338,7 +338,7 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
             ("embed", ".", "-o", "x.npy", "-m", "runs/first/model"),
             "'runs/first/model': no such directory; pass one that",
         ),
-        (("embed", ".", "-o", "x.npy", "--fps", "0"), "fps=0.0 must be above 0"),
+        (("embed", ".", "-o", "x.npy", "--fps", "0"), "fps=0.0 must be a number above 0; pass for example 4"),
         (("pretrain", "a.mp4"), "out is empty; pass a directory for the run, for example --out runs/first"),
         (("pretrain", "clips", "-o", "x"), "clips: does not exist; check the spelling or the working directory"),
         (("surprise", "b.mp4"), "b.mp4: does not exist; check the spelling or the working directory"),
