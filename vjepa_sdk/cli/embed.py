@@ -12,11 +12,11 @@ from ..config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, T
 from ..config.registry import DEFAULT_MODEL
 from ..errors import ConfigError
 from .exit_codes import COMPLETE, SOME_SKIPPED, STOPPED
-from .options import INPUTS_HELP, FollowSymlinks, Json, Model, Quiet, Verbose, print_result, set_up_logging
+from .options import FollowSymlinks, Inputs, Json, Model, Quiet, Verbose, print_result, set_up_logging
 
 
 def embed(
-    inputs: Annotated[list[str], typer.Argument(help=INPUTS_HELP)],
+    inputs: Inputs,
     *,
     out: Annotated[
         Path,

@@ -124,7 +124,7 @@ def find_clips(inputs: Inputs, *, links: Links = "refuse", split: str | None = N
         elif glob.has_magic(name):
             _add_pattern(found, name, links)
         else:
-            raise InputError(f"{printable(name)}: does not exist; check the spelling or the working directory")
+            raise missing(name)
     if not found.named and not found.folders:
         raise InputError("inputs is empty; pass at least one file, directory, pattern or list")
     if found.num_links:
@@ -137,6 +137,11 @@ def find_clips(inputs: Inputs, *, links: Links = "refuse", split: str | None = N
             printable(found.unread[0]),
         )
     return found
+
+
+def missing(name: str) -> InputError:
+    """Return the error for a path that does not exist."""
+    return InputError(f"{printable(name)}: does not exist; check the spelling or the working directory")
 
 
 def find_videos(inputs: Sequence[PathLike]) -> list[Path]:

@@ -6,6 +6,9 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -49,6 +52,7 @@ from ..weights.directory import MAX_SHARD_SIZE, Pretrained, load_model_directory
 from ..weights.provenance import descended
 from ..weights.written import check_model_place
 from .backbone import Backbone, ClipTransform
+from .batches import in_turns, load_clips
 from .pooling import check_pooling, pool_tokens, stack_by_shape, stack_rows
 from .prediction import predict_tokens
 from .prediction_error import ErrorMeter, check_predictor
@@ -229,10 +233,13 @@ class VJEPA:
         videos: object,
         *,
         pooling: Pooling = ...,
+        layers: int | Sequence[int] | None = ...,
         num_frames: int | None = ...,
         fps: float | None = ...,
         source_fps: float | None = ...,
         batch_size: int = ...,
+        num_workers: int = ...,
+        device: Device | Sequence[Device] = ...,
         normalize_embeddings: bool = ...,
         convert_to_tensor: Literal[False] = ...,
         show_progress_bar: bool | None = ...,
@@ -245,10 +252,13 @@ class VJEPA:
         videos: object,
         *,
         pooling: Pooling = ...,
+        layers: int | Sequence[int] | None = ...,
         num_frames: int | None = ...,
         fps: float | None = ...,
         source_fps: float | None = ...,
         batch_size: int = ...,
+        num_workers: int = ...,
+        device: Device | Sequence[Device] = ...,
         normalize_embeddings: bool = ...,
         convert_to_tensor: Literal[True],
         show_progress_bar: bool | None = ...,
@@ -260,10 +270,13 @@ class VJEPA:
         videos: object,
         *,
         pooling: Pooling = "mean",
+        layers: int | Sequence[int] | None = None,
         num_frames: int | None = None,
         fps: float | None = None,
         source_fps: float | None = None,
         batch_size: int = 8,
+        num_workers: int = 0,
+        device: Device | Sequence[Device] = None,
         normalize_embeddings: bool = False,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
@@ -273,17 +286,25 @@ class VJEPA:
 
         Args:
             videos: one video or a batch. One video is a path, a directory of frames, a list of PIL images, an array
-                `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, of uint8 or floats in [0, 1] (which are rounded to 8 bits).
-                Any other list or iterable, or a 5-D array, is a batch. For image models (I-JEPA) one image is a path, a
-                PIL image or an array `[H, W, 3]`, and a list of them a batch.
+                `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, of uint8 or floats in [0, 1] (which are rounded to 8 bits);
+                the bytes of a file, or one opened with mode `rb`; a `VideoDecoder` of torchcodec, or a row of a data
+                set with `path` and `bytes`, which is what `datasets.Video` gives. Any other list or iterable, or a 5-D
+                array, is a batch. For image models (I-JEPA) one image is a path, bytes, a PIL image or an array
+                `[H, W, 3]`, and a list of them a batch.
             pooling: `mean` [D], `temporal` [T', D], `grid` [T', 3, 3, D] (means over 3 x 3 parts of the frame),
                 `change` [T' - 1, H', W'] (how far each token is from the one before it) or `none` [T', H', W', D],
                 where a token covers `tubelet_size` frames and `patch_size` x `patch_size` pixels.
+            layers: the last so many blocks, or their numbers from 0; they add an axis before those of `pooling`. None:
+                the model's output.
             num_frames: frames of the clip; None: the model's own. They lie at `round(linspace(0, n - 1, num_frames))`;
                 a shorter video repeats frames.
             fps: take frames at this rate from the video's start instead; the last one repeats.
             source_fps: frame rate of arrays and frame directories, needed with `fps`.
             batch_size: clips encoded together.
+            num_workers: processes that decode files and bytes while this one encodes, each video with a deadline of a
+                minute; starting them takes as long as loading torch. 0 decodes in this process.
+            device: where to encode, if not on the model's own device. Of a list, each takes every n-th batch: the
+                features are, bit for bit, those of one such device, in the same order.
             normalize_embeddings: scale each vector to length 1.
             convert_to_tensor: return a tensor on the model's device instead of a numpy array.
             show_progress_bar: on stderr; None: for batches, if it is a terminal.
@@ -297,21 +318,43 @@ class VJEPA:
             VideoDecodeError: a file that cannot be decoded.
         """
         check_pooling(pooling, batch_size=batch_size)
+        blocks = None if layers is None else self.layer_numbers(layers)
         items, is_batch = split_batch(videos, images=self.config.is_image_model)
         load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
+        clips = load_clips(items, load, num_workers=num_workers, prefetch=2 * batch_size)
+        batches = iter(lambda: list(islice(clips, batch_size)), [])
+        encoders = [partial(each._encode_batch, pooling=pooling, layers=blocks) for each in self._on(device)]
         rows: list[Tensor] = []
         show = show_progress_bar if is_batch else bool(show_progress_bar)
-        with progress_bar("encode", total=len(items), show=show, unit="clip") as bar:
-            for first in range(0, len(items), batch_size):
-                clips = [torch.from_numpy(load(item)[0]) for item in items[first : first + batch_size]]
-                for group in stack_by_shape(clips):
-                    rows.extend(self.embed_clips(group, pooling=pooling))
-                bar.advance(by=len(clips))
+        with closing(clips), progress_bar("encode", total=len(items), show=show, unit="clip") as bar:
+            for encoded in in_turns(batches, encoders):
+                rows.extend(row.to(self.device) for row in encoded)
+                bar.advance(by=len(encoded))
         features = stack_rows(rows)
         if normalize_embeddings:
             features = F.normalize(features, dim=-1)
         features = features if is_batch else features[0]
         return features if convert_to_tensor else features.cpu().numpy()
+
+    def _encode_batch(self, clips: list[Tensor], *, pooling: Pooling, layers: Sequence[int] | None) -> list[Tensor]:
+        """Return the features of each clip; those of one shape that follow each other are encoded together."""
+        return [
+            row for group in stack_by_shape(clips) for row in self.embed_clips(group, pooling=pooling, layers=layers)
+        ]
+
+    def _on(self, device: Device | Sequence[Device]) -> list[VJEPA]:
+        """Return this model on each of some devices, once for all that are the same."""
+        if device is None:
+            return [self]
+        names = [device] if isinstance(device, str | torch.device) else list(device)
+        if not names:
+            raise ConfigError("device is an empty list; pass at least one, or None for the model's own")
+        copies = {self.device: self}
+        for place in (places := [best_device(name) for name in names]):
+            if place not in copies:
+                encoder = deepcopy(self.encoder).to(place)
+                copies[place] = VJEPA(replace(self._pretrained, encoder=encoder), device=place, name=self.name)
+        return [copies[place] for place in places]
 
     def extract(
         self,

@@ -256,6 +256,27 @@ def test_several_devices_share_a_step() -> None:
     assert together.hours["H100"] == pytest.approx(alone.hours["H100"])
 
 
+def test_a_run_takes_at_least_as_long_as_its_decoding() -> None:
+    recipe = RECIPES["vjepa2-vits16-8gb"]
+    hours = {
+        workers: plan(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, num_workers=workers))).hours
+        for workers in (0, 2, 4, 256)
+    }
+    seconds, operations = plan(recipe).decoding.core_seconds, plan(recipe).total_operations
+    assert hours[2]["H100"] == pytest.approx(recipe.steps * seconds / 2 / 3600)
+    assert hours[2]["A100"] == hours[2]["H100"] == pytest.approx(2 * hours[4]["H100"])
+    assert hours[256]["H100"] == pytest.approx(operations / 400e12 / 3600)
+    assert hours[0]["H100"] == pytest.approx(hours[256]["H100"] + 2 * hours[2]["H100"])
+    assert hours[0]["CPU core"] == hours[4]["CPU core"] > operations / 0.07e12 / 3600  # a core does one at a time
+
+
+def test_lines_say_what_a_run_waits_for() -> None:
+    lines = plan_lines(plan(RECIPES["vjepa2-vits16-8gb"]))
+    assert any(line.endswith("1 x CPU core (assumed: 0.07 TFLOP/s, and decoding by turns)") for line in lines)
+    assert any(line.endswith("1 x H100 (so long takes decoding in 8 processes)") for line in lines)
+    assert plan_lines(plan(RECIPES["vjepa2-vitl16"], world_size=8))[-1].endswith("8 x H100 (assumed: 400 TFLOP/s)")
+
+
 def test_smaller_passes_need_less_memory_for_the_same_work() -> None:
     recipe = RECIPES["vjepa2-vitl16-80gb"]
     whole, cut = plan(recipe), plan(dataclasses.replace(recipe, micro_batch_size=12))
