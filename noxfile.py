@@ -39,7 +39,7 @@ def tests(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """The site, to site/: strict, and with every link of every page followed."""
     session.install(".[docs]")
-    session.run("python", "docs/tools/site.py", *session.posargs)
+    session.run("python", "docs/sitegen/build_site.py")
 
 
 @nox.session(tags=["release"])
