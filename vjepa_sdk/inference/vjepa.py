@@ -140,7 +140,10 @@ class VJEPA:
         """Build a model with random weights: the baseline that a trained one has to beat.
 
         Args:
+            config: shape of the model.
             preprocess: None: that of released models, for `config.img_size`.
+            seed: of the weights.
+            device: `cuda`, `mps` or `cpu`; None: the best there is.
         """
         place = best_device(device)
         encoder, predictor = _initialized(config, seed)
@@ -316,6 +319,12 @@ class VJEPA:
         Raises:
             InputError: not a video, or an ambiguous layout.
             VideoDecodeError: a file that cannot be decoded.
+
+        Examples:
+            >>> from vjepa_sdk import VJEPA, sample_videos
+            >>> model = VJEPA.from_pretrained("vjepa-tiny")
+            >>> model.encode(sample_videos()[:3]).shape == (3, model.embed_dim)
+            True
         """
         check_pooling(pooling, batch_size=batch_size)
         blocks = None if layers is None else self.layer_numbers(layers)
@@ -495,7 +504,7 @@ class VJEPA:
         source_fps: float | None = None,
         decoder: Decoder = "pyav",
     ) -> WindowLoader:
-        """Return what cuts a video into this model's windows, for use in decoding processes; see `extract`."""
+        """Return what cuts a video into this model's windows, for use in decoding processes; see `VJEPA.extract`."""
         check_fork()
         return WindowLoader.for_model(
             self.config,
@@ -519,7 +528,7 @@ class VJEPA:
         source_fps: float | None = None,
         decoder: Decoder = "pyav",
     ) -> ClipLoader:
-        """Return the function that turns a video into this model's clip, for use in decoding processes."""
+        """Return what turns a video into this model's clip, for use in decoding processes; see `VJEPA.encode`."""
         check_fork()
         return ClipLoader.for_model(
             self.config, self.preprocess, num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder
@@ -529,6 +538,8 @@ class VJEPA:
         """Encode clips of cropped pixels `uint8 [B, T, 3, H, W]` and pool their tokens; float32, batch first.
 
         Args:
+            clips: on any device; they are normalised here.
+            pooling: see `VJEPA.encode`.
             layers: numbers of blocks, from 0; they become the second axis. None: the model's output, without that axis.
         """
         normalized = self._normalize(clips)
@@ -540,7 +551,7 @@ class VJEPA:
 
     @staticmethod
     def pool(tokens: Tensor, grid: tuple[int, int, int], *, pooling: Pooling) -> Tensor:
-        """Pool tokens `[B, N, D]` of a grid (frames, rows, columns) to `[B, ...]`; see `Pooling`."""
+        """Pool tokens `[B, N, D]` of a grid (frames, rows, columns) to `[B, ...]`; for `pooling` see `VJEPA.encode`."""
         return pool_tokens(tokens, grid, pooling=pooling)
 
     def similarity(self, first: np.ndarray | Tensor, second: np.ndarray | Tensor) -> np.ndarray:
@@ -748,7 +759,7 @@ class VJEPA:
         batch_size: int = 8,
         decoder: Decoder = "pyav",
     ) -> SurpriseMeter:
-        """Return what measures many videos with the same settings; see `surprise`."""
+        """Return what measures many videos with the same settings; see `VJEPA.surprise`."""
         check_fork()
         check_pooling("mean", batch_size=batch_size)
         predictor = check_predictor(self.config, self.predictor)
@@ -875,7 +886,7 @@ class VJEPA:
         licence: str | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> PushReport:
-        """Write this model to a temporary directory and push that to the hub; see `push` and `save_pretrained`.
+        """Write this model to a temporary directory and push that to the hub; see `push` and `VJEPA.save_pretrained`.
 
         A card that the repository has already stays; `keep_card=False` replaces it.
 
