@@ -23,7 +23,7 @@ from ..host import collector_at_rest
 from ..sandbox import confine, die_with, limit_memory
 from .wire import DTYPES, GO_ON, Channel, Kind, Message, Request, Task, send_message
 
-FORK = b"fork"
+FORK, FORK_SHARING = b"fork", b"fork sharing"
 MAX_TASK_BYTES = 4 << 30  # of memory, beyond what the process has when it starts; on Linux
 
 
@@ -65,8 +65,9 @@ def serve(descriptor: int, parent_pid: int) -> None:
 def nurse(descriptor: int, parent_pid: int, *preload: str) -> None:
     """Be the process that children are forked from: load modules and the task, and fork and reap as the parent says.
 
-    It says `ready` or `error` once. Asked to `FORK`, which a descriptor follows, it answers the child's number; sent
-    such a number, it answers how that child ended, or `GO_ON` if it has not.
+    It says `ready` or `error` once. Asked to `FORK`, which a descriptor of a connection follows, or to `FORK_SHARING`,
+    after which comes that of shared memory, too, it answers the child's number; sent such a number, it answers how that
+    child ended, or `GO_ON` if it has not.
     """
     if sys.platform != "linux":
         raise NotImplementedError("processes are forked on Linux only")
@@ -83,28 +84,31 @@ def nurse(descriptor: int, parent_pid: int, *preload: str) -> None:
         send_message(connection, Message(kind="ready"))
         while True:
             request = connection.recv_bytes()
-            if request == FORK:
-                connection.send_bytes(_fork(connection, task))
+            if request in (FORK, FORK_SHARING):
+                connection.send_bytes(_fork(connection, task, shares_memory=request == FORK_SHARING))
             else:
                 pid, status = os.waitpid(int(request), os.WNOHANG)
                 connection.send_bytes(str(os.waitstatus_to_exitcode(status)).encode() if pid else GO_ON)
 
 
-def _fork(connection: Connection, task: Task[Any]) -> bytes:
+def _fork(connection: Connection, task: Task[Any], *, shares_memory: bool) -> bytes:
     """Fork a child that serves the descriptor that comes; return its number."""
     if sys.platform != "linux":
         raise NotImplementedError("processes are forked on Linux only")
     descriptor, nurse_pid = recv_handle(connection), os.getpid()
+    memory = recv_handle(connection) if shares_memory else None
     pid = os.fork()
     if pid:
         os.close(descriptor)
+        if memory is not None:
+            os.close(memory)
         return str(pid).encode()
     try:
         die_with(nurse_pid)
         os.setsid()  # what it sends to its process group reaches no other
         connection.close()
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as own:
-            _answer_requests(own, task)
+            _answer_requests(own, task, memory)
         os._exit(0)
     except BaseException:
         traceback.print_exc()
@@ -131,15 +135,15 @@ def _load(connection: Connection) -> Task[Any] | None:
     return task
 
 
-def _answer_requests(connection: Connection, task: Task[Any]) -> None:
+def _answer_requests(connection: Connection, task: Task[Any], memory: int | None = None) -> None:
     limit_memory(MAX_TASK_BYTES)
     send_message(connection, Message(kind="ready"))
     while True:
-        _answer_request(connection, task)
+        _answer_request(connection, task, memory)
 
 
-def _answer_request(connection: Channel, task: Task[Any]) -> None:
+def _answer_request(connection: Channel, task: Task[Any], memory: int | None = None) -> None:
     for message in run_task(lambda pickled: task(pickle.loads(pickled)), connection.recv_bytes()):
-        send_message(connection, message)
+        send_message(connection, message, memory)
         if not message.is_last:
             connection.recv_bytes()  # the word to go on

@@ -6,18 +6,20 @@ import contextlib
 import faulthandler
 import logging
 import math
+import os
 import pickle
 import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any
 
 from ...errors import VJEPAError, one_line
 from . import start
 from .start import Nursery, Process, StartError, can_fork, ended_for_another, reason_of_death, spawn
+from .watchdog import Watchdog
 from .wire import GO_ON, Message, receive_message
 
 logger = logging.getLogger(__name__)
@@ -53,8 +55,10 @@ class Ticket:
 class _Worker:
     """One child and what it is doing."""
 
-    def __init__(self, process: Process, connection: Connection) -> None:
+    def __init__(self, process: Process, connection: Connection, memory: int | None) -> None:
         self.process, self.connection = process, connection
+        self.memory = memory
+        """That it shares with this process."""
         self.deadline = time.monotonic() + start.START_UP_SECONDS
         self.is_ready = False
         self.ticket: Ticket | None = None
@@ -73,6 +77,9 @@ class _Worker:
         except subprocess.TimeoutExpired:  # it waits in the kernel, for a file server that is gone: nothing ends that
             logger.warning("process %d does not end when killed and is left behind", self.process.pid)
         self.connection.close()
+        if self.memory is not None:
+            os.close(self.memory)
+            self.memory = None
 
     def exit_status(self) -> int | None:
         """Reap a child that closed its connection."""
@@ -116,6 +123,7 @@ class Dispatcher:
         self._is_stopping = False
         self._woken, self._wake = Pipe(duplex=False)
         self._is_woken = threading.Event()
+        self._watchdog = Watchdog()
         self._thread = threading.Thread(target=self._dispatch, name="vjepa-workers", daemon=True)
         self._thread.start()
 
@@ -199,6 +207,7 @@ class Dispatcher:
             for worker in self._workers:
                 worker.kill()
             self._close_nursery()
+            self._watchdog.end()
 
     def _start_workers(self) -> None:
         idle = sum(worker.ticket is None for worker in self._workers)
@@ -210,9 +219,9 @@ class Dispatcher:
             except StartError as error:
                 self._count_failed_start(str(error))
 
-    def _start(self) -> tuple[Process, Connection]:
+    def _start(self) -> tuple[Process, Connection, int | None]:
         if not can_fork():
-            return spawn(self._pickled_task)
+            return *spawn(self._pickled_task), None
         self._is_starting = True
         try:
             if self._nursery is None:
@@ -285,8 +294,8 @@ class Dispatcher:
     def _receive(self, worker: _Worker) -> None:
         remaining = min(worker.deadline - time.monotonic(), self._deadline_seconds)
         try:
-            with _killed_after(worker.process, max(1.0, remaining)):
-                message = receive_message(worker.connection)
+            with self._watchdog.killing(worker.process, max(1.0, remaining)):
+                message = receive_message(worker.connection, worker.memory)
         except (EOFError, OSError):
             self._end(worker, reason_of_death(worker.exit_status()), is_death=True)
             return
@@ -386,15 +395,3 @@ class Dispatcher:
                 ticket.num_results += 1
                 self._num_held += not message.is_last
             self._changed.notify_all()
-
-
-@contextlib.contextmanager
-def _killed_after(process: Process, seconds: float) -> Iterator[None]:
-    """Kill a child that stalls in the middle of a message, which ends the read with EOFError."""
-    watchdog = threading.Timer(seconds, process.kill)
-    watchdog.daemon = True
-    watchdog.start()
-    try:
-        yield
-    finally:
-        watchdog.cancel()

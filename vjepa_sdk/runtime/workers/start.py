@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from ...errors import VJEPAError, one_line
 from ..host import is_nowhere
 from ..sandbox import import_path
-from . import child
+from . import child, shared_memory
 from .wire import GO_ON, receive_message
 
 START_UP_SECONDS = 120.0  # importing torch on a loaded machine takes long and is nobody's clip's fault
@@ -118,8 +118,11 @@ class Nursery:
         self.is_lost = False
         """Whether it was found dead or dumb, and all children with it."""
 
-    def fork(self, pickled_task: bytes) -> tuple[Process, _Connection]:
+    def fork(self, pickled_task: bytes) -> tuple[Process, _Connection, int | None]:
         """Start a child for a task, which is the same each time.
+
+        Returns:
+            it, the connection to it, and the memory shared with it, if there is any.
 
         Raises:
             StartError: the process ended, or took too long.
@@ -132,10 +135,17 @@ class Nursery:
                 self._connection.send_bytes(pickled_task)
                 self._greet()
             ours, theirs = Pipe(duplex=True)
-            with theirs:
-                self._connection.send_bytes(child.FORK)
+            with theirs, contextlib.ExitStack() as unused:
+                memory = shared_memory.create()
+                if memory is not None:
+                    unused.callback(os.close, memory)
+                self._connection.send_bytes(child.FORK if memory is None else child.FORK_SHARING)
                 send_handle(self._connection, theirs.fileno(), self._process.pid)
-                return _Forked(self, int(self._answer())), ours
+                if memory is not None:
+                    send_handle(self._connection, memory, self._process.pid)
+                forked = _Forked(self, int(self._answer()))
+                unused.pop_all()
+                return forked, ours, memory
         except (EOFError, ConnectionError, ProcessLookupError) as error:
             raise StartError(reason_of_death(self._exit_status())) from error
         except OSError as error:  # here, and not there: too many files are open

@@ -1,7 +1,8 @@
 """What a child process and its parent send each other; nothing in a child's message is trusted.
 
 parent ── task, then requests (pickled) ──> child     the parent is trusted
-parent <── JSON header, raw array ── child            the child is not: nothing it sends is unpickled
+parent <── JSON header, raw array ── child            the child is not: nothing it sends is unpickled; large arrays
+                                                      take shared memory where there is some
 parent ── go on ──> child                             after each message that is not the last of its request
 """
 
@@ -16,6 +17,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 import numpy as np
 
 from ...errors import one_line
+from . import shared_memory
 
 Request = TypeVar("Request")
 WorkerResult = tuple[np.ndarray, dict[str, Any]]
@@ -65,19 +67,26 @@ class Channel(Protocol):
         ...
 
 
-def send_message(connection: Channel, message: Message) -> None:
-    """Send a message: its header, then the bytes of its array if it has one."""
+def send_message(connection: Channel, message: Message, memory: int | None = None) -> None:
+    """Send a message: its header, then the bytes of its array if it has one that is not put in shared memory."""
     header: dict[str, Any] = {"kind": message.kind, "info": message.info, "error": message.error}
     if message.array is None:
         connection.send_bytes(json.dumps(header).encode())
         return
     header |= {"dtype": message.array.dtype.name, "shape": message.array.shape}
+    if memory is not None and shared_memory.fits(message.array):
+        shared_memory.write(memory, message.array)
+        connection.send_bytes(json.dumps(header | {"is_shared": True}).encode())
+        return
     connection.send_bytes(json.dumps(header).encode())
     connection.send_bytes(message.array.reshape(-1).view(np.uint8).data)
 
 
-def receive_message(connection: Channel) -> Message:
+def receive_message(connection: Channel, memory: int | None = None) -> Message:
     """Read one message of a child, trusting nothing in it.
+
+    Args:
+        memory: what it shares with this process.
 
     Raises:
         ValueError: it breaks the protocol.
@@ -96,10 +105,10 @@ def receive_message(connection: Channel) -> Message:
         return Message(kind=kind, error=one_line(str(header.get("error"))))
     if kind not in _WITH_ARRAY:
         return Message(kind=kind, info=header["info"])
-    return Message(kind=kind, array=_receive_array(connection, header), info=header["info"])
+    return Message(kind=kind, array=_receive_array(connection, header, memory), info=header["info"])
 
 
-def _receive_array(connection: Channel, header: dict[str, Any]) -> np.ndarray:
+def _receive_array(connection: Channel, header: dict[str, Any], memory: int | None) -> np.ndarray:
     dtype, shape = header.get("dtype"), header.get("shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ValueError(f"dtype {str(dtype)[:40]!r} is not allowed")
@@ -108,6 +117,8 @@ def _receive_array(connection: Channel, header: dict[str, Any]) -> np.ndarray:
     num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if num_bytes > MAX_ARRAY_BYTES:
         raise ValueError(f"the array has {num_bytes} bytes, more than {MAX_ARRAY_BYTES}")
+    if memory is not None and header.get("is_shared") is True:
+        return shared_memory.read(memory, shape, dtype)
     data = connection.recv_bytes(num_bytes)
     if len(data) != num_bytes:
         raise ValueError(f"the array has {len(data)} bytes instead of {num_bytes}")
