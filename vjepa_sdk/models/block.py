@@ -66,7 +66,10 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., D]` to `[..., D]`."""
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
+        hidden = self.fc1(x)
+        # in place where nothing is differentiated: the widest tensor of a pass is there once
+        is_plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        out: Tensor = self.fc2(self.act(hidden) if is_plain else torch.ops.aten.gelu_(hidden))
         return out
 
 
@@ -81,7 +84,7 @@ def rotate_(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate float32 `x` in place: the bits of `rotate`, without moving channels, in half the time."""
     sines, cosines = rope.chunk(2, -1)
     # pairs as complex numbers: times i, (a, b) becomes (-b, a) exactly
-    turned = torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * 1j).flatten(-2)
+    turned = torch.view_as_real(torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)) * 1j).flatten(-2)
     return x.mul_(cosines).add_(turned.mul_(sines))
 
 
