@@ -2,9 +2,11 @@
 
     python examples/render_clips.py examples/clips
     python examples/render_clips.py views --views 96
+    python examples/render_clips.py scenes --jump
 
 The first writes a dozen small videos of a shape that moves, and `labels.csv` with its direction; the second clips in
-which all of the view moves, in a directory for each direction.
+which all of the view moves, in a directory for each direction; the third `jump.mp4`, where a square that moves to the
+right jumps after two seconds.
 """
 
 from __future__ import annotations
@@ -70,6 +72,15 @@ def render_pan(direction: str, *, seed: int, num_frames: int = 16, size: int = 9
     return np.stack(frames).round().astype(np.uint8)
 
 
+def render_jump(*, num_frames: int = 48, size: int = 96) -> np.ndarray:
+    """Render an orange square that moves to the right, a pixel a frame, and jumps down by 40 pixels in frame 30."""
+    frames = np.full((num_frames, size, size, 3), 90, np.uint8)
+    for number, frame in enumerate(frames):
+        top = 10 if number < 30 else 50
+        frame[top : top + 36, number : number + 36] = (240, 120, 40)
+    return frames
+
+
 def _path(direction: str, rng: np.random.Generator, num_frames: int, size: int) -> np.ndarray:
     """Return where something is in each frame, in pixels from the centre, [num_frames, 2] as (down, right).
 
@@ -118,8 +129,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", nargs="?", type=Path, default=Path("examples/clips"), help="directory to write to")
     parser.add_argument("--views", type=int, metavar="N", help="instead: N clips of a moving view, by direction")
+    parser.add_argument("--jump", action="store_true", help="instead: jump.mp4, of a square that jumps")
     arguments = parser.parse_args()
-    if arguments.views is None:
+    if arguments.jump:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        write_video(arguments.out / "jump.mp4", render_jump())
+        print(f"{arguments.out}: jump.mp4, 48 frames")
+    elif arguments.views is None:
         _write_shapes(arguments.out)
     else:
         _write_views(arguments.out, arguments.views)

@@ -12,7 +12,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-pytest_plugins = ["corpora", "loopback_hub"]
+pytest_plugins = ["corpora", "durations", "loopback_hub"]
 
 
 @pytest.fixture(autouse=True)

@@ -177,8 +177,11 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        importlib.import_module(".runtime.host", __name__).load_torch_from_anywhere()
-        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        host = importlib.import_module(".runtime.host", __name__)
+        host.load_torch_from_anywhere()
+        with host.collector_at_rest():
+            home = importlib.import_module(f".{_HOMES[name]}", __name__)
+        return getattr(home, name)
 
 
 def __dir__() -> list[str]:

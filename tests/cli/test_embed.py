@@ -25,7 +25,8 @@ DEFAULTS = {
 """Of the options of the library call."""
 
 VALUES: dict[str, Any] = {
-    "model": "m",
+    "split": "train",
+    "model": "me/m",
     "revision": "r",
     "weights": "context",
     "pooling": "temporal",
@@ -111,6 +112,8 @@ def test_every_option_of_the_call_is_handed_on(handed_on: dict[str, Any]) -> Non
 def test_every_option_of_the_command_is_handed_on(
     handed_on: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    (tmp_path / "a").touch()
+    monkeypatch.chdir(tmp_path)
     written = {**VALUES, "layers": "1,2"}
     del written["show_progress_bar"]
     options = ["--quiet"]

@@ -278,12 +278,14 @@ def test_every_option_of_the_command_reaches_the_library(corpus: Path, monkeypat
         return FakeIndex(calls)
 
     monkeypatch.setattr(SearchIndex, "open", fake)
-    options = "--metric centered --labels l.csv --backend faiss --factory Flat --nprobe 3 --model m --device cpu -k 4"
+    options = (
+        "--metric centered --labels l.csv --backend faiss --factory Flat --nprobe 3 --model me/m --device cpu -k 4"
+    )
     options += " --aggregation max --where a=b --exclude-same-video --min-gap-seconds 2"
     assert run(monkeypatch, "search", "q", "--index", "x.npy", *options.split()) == 0
     opened, loaded, searched = calls
     assert opened == {"metric": "centered", "labels": Path("l.csv"), "backend": "faiss", "factory": "Flat", "nprobe": 3}
-    assert loaded == {"model": "m", "device": "cpu"}
+    assert loaded == {"model": "me/m", "device": "cpu"}
     assert searched == {
         **{"k": 4, "model": "loaded", "aggregation": "max", "where": {"a": "b"}},
         **{"exclude_same_video": True, "min_gap_seconds": 2.0},

@@ -84,8 +84,16 @@ def test_json_is_the_result(
     assert (result["rows"], result["failed"], result["already_complete"]) == (3, 0, False)
 
 
-def test_every_check_option_is_a_keyword_of_the_library_call(monkeypatch: pytest.MonkeyPatch) -> None:
+def touch(monkeypatch: pytest.MonkeyPatch, directory: Path, *names: str) -> None:
+    """Make a directory with empty files the working directory."""
+    for name in names:
+        (directory / name).touch()
+    monkeypatch.chdir(directory)
+
+
+def test_every_check_option_is_a_keyword_of_the_library_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     calls: list[tuple[Any, dict[str, Any]]] = []
+    touch(monkeypatch, tmp_path, "a", "b")
 
     def record(*arguments: Any, **keywords: Any) -> None:
         calls.append((arguments, keywords))
@@ -219,6 +227,7 @@ def test_pretrain_trains_and_exports(
 
 def test_pretrain_settings_reach_the_configuration(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found: list[Any] = []
+    touch(monkeypatch, tmp_path, "list.csv")
 
     def record(config: Any, **keywords: Any) -> None:
         found.extend((config, keywords))
@@ -238,6 +247,7 @@ def test_resume_takes_the_settings_of_the_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     found: list[Any] = []
+    touch(monkeypatch, tmp_path, "list.csv", "moved.csv")
     monkeypatch.setattr(trainer, "pretrain", lambda config, **keywords: found.append(config) or sys.exit(0))
     options = ("--preset", "vjepa2-vits16-8gb", "--set", "steps=7", "--set", "micro_batch_size=none")
     run(monkeypatch, "pretrain", "list.csv", "--out", tmp_path, *options)
@@ -324,6 +334,28 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         (("embed", ".", "-o", "x.npy", "--num-frames", "7"), "num_frames=7 must be a multiple of tubelet_size=2"),
         (("embed", ".", "-o", "x.npy", "-m", "vjepa-tinny"), "unknown model 'vjepa-tinny'; did you mean 'vjepa-tiny'"),
         (("embed", "."), "Missing option '--out'"),
+        (
+            ("embed", ".", "-o", "x.npy", "-m", "runs/first/model"),
+            "'runs/first/model': no such directory; pass one that",
+        ),
+        (("embed", ".", "-o", "x.npy", "--fps", "0"), "fps=0.0 must be a number above 0; pass for example 4"),
+        (("pretrain", "a.mp4"), "out is empty; pass a directory for the run, for example --out runs/first"),
+        (("pretrain", "clips", "-o", "x"), "clips: does not exist; check the spelling or the working directory"),
+        (("surprise", "b.mp4"), "b.mp4: does not exist; check the spelling or the working directory"),
+        (("surprise", "a.mp4", "-m", "./model"), "model: no such directory; pass a model directory or a name from"),
+        (("search", "a.mp4", "--index", "x.npy"), "x.meta.json: does not exist; `vjepa embed --out x.npy` writes it"),
+        (("search", "a.mp4", "--index", "x.npy", "-m", "vjepa-tinny"), "unknown model 'vjepa-tinny'; did you mean"),
+        (("probe", "train", "clips", "-o", "x"), "clips: does not exist; pass a list of labels or a directory of"),
+        (("probe", "predict", "probe", "b.mp4"), "b.mp4: does not exist; check the spelling or the working directory"),
+        (("viz", "pca", "b.mp4", "-o", "x.png"), "b.mp4: does not exist; check the spelling or the working directory"),
+        (("viz", "pca", "a.mp4", "-o", "x.png", "-m", "vjepa-tinny"), "unknown model 'vjepa-tinny'; did you mean"),
+        (("viz", "similarity", "b.mp4", "--at", "0,0,0", "-o", "x.png"), "b.mp4: does not exist; check the spelling"),
+        (
+            ("viz", "pca", "a.mp4", "-o", "x.txt"),
+            "x.txt: the suffix '.txt' must be one of .mp4, .gif, .png, .html, .npz",
+        ),
+        (("convert", "b.pt", "x"), "b.pt: no such file or directory; check the path"),
+        (("check", "b.mp4"), "b.mp4: does not exist; check the spelling or the working directory"),
     ],
 )
 def test_mistakes_are_told_before_torch_is_loaded(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:

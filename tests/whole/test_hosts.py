@@ -289,3 +289,19 @@ def test_what_is_neither_a_video_nor_a_batch_is_refused(thing: object, model: Pa
         VJEPA.from_pretrained(model, device="cpu").encode(thing)
     with pytest.raises(InputError, match="empty list"):
         VJEPA.from_pretrained(model, device="cpu").encode(iter(()))
+
+
+@pytest.mark.parametrize("state", ["enable", "disable"])
+def test_the_garbage_collector_is_left_as_the_host_has_it(state: str, tmp_path: Path) -> None:
+    program = f"import gc; gc.{state}(); from vjepa_sdk import VJEPA; print(gc.isenabled())"
+    assert run_program(program, tmp_path) == f"{state == 'enable'}\n"
+
+
+def test_the_command_line_ends_without_a_search_for_garbage(tmp_path: Path) -> None:
+    program = """
+    import atexit, gc
+    atexit.register(lambda: print(gc.get_freeze_count() > 1000))
+    from vjepa_sdk.cli.app import main
+    main()
+    """
+    assert run_program(program, tmp_path, "models", "--cached").endswith("True\n")

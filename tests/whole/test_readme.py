@@ -28,7 +28,12 @@ from vjepa_sdk.cli import app, exit_codes
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-LINKED = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md"))]
+REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
+LINKED = [
+    *PAGES,
+    *REFERENCE,
+    *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")),
+]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _NOT_RUN = re.compile(r"<!-- not run: [^>]+ -->\n\Z")

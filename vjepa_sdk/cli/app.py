@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from typing import Annotated
@@ -63,6 +65,8 @@ def main() -> None:
     # Threads of torch that wait by spinning take the processor from decoders and from other programs: on two busy cores
     # that made a command three to six times as dear, and on idle ones it gains nothing. Read when torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Python's last act is to search everything for garbage, a third of a second where torch is loaded; this hides it.
+    atexit.register(gc.freeze)
     load_torch_from_anywhere()
     try:
         with patient_stdout():

@@ -11,14 +11,14 @@ import typer
 from ..config.choices import Decoder
 from ..errors import printable
 from .exit_codes import COMPLETE, FAILED, SOME_SKIPPED
-from .options import INPUTS_HELP, FollowSymlinks, Json, Verbose, set_up_logging
+from .options import FollowSymlinks, Inputs, Json, Verbose, set_up_logging
 
 if TYPE_CHECKING:
     from ..corpus.check import CheckedFile
 
 
 def check(
-    inputs: Annotated[list[str], typer.Argument(help=INPUTS_HELP)],
+    inputs: Inputs,
     *,
     full: Annotated[bool, typer.Option("--full", help="Decode every frame, not three.")] = False,
     decoder: Annotated[Decoder, typer.Option(help="Video decoder.")] = "pyav",

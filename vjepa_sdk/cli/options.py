@@ -11,12 +11,23 @@ from typing import Annotated, Any
 
 import typer
 
-INPUTS_HELP = "Files, directories (searched recursively), patterns, and lists of clips: .txt, .csv or .jsonl."
+from .early import existing_inputs, known_model
 
 FollowSymlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Read what symbolic links point to.")]
-Model = Annotated[str, typer.Option("--model", "-m", help="Name from `vjepa models`, model directory or hub id.")]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Files, directories (searched recursively), patterns, and lists of clips: .txt, .csv or .jsonl.",
+        callback=existing_inputs,
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Name from `vjepa models`, model directory or hub id.", callback=known_model),
+]
 ProbedModel = Annotated[
-    str | None, typer.Option("--model", "-m", help="The encoder; the one that the probe names if left out.")
+    str | None,
+    typer.Option("--model", "-m", help="The encoder; the one that the probe names if left out.", callback=known_model),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 SPEAK_TO_ALL = ("training.plan.preflight", "training.data.cache", "inference.embed.job", "hub.official")

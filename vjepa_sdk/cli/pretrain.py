@@ -12,6 +12,7 @@ from ..config.recipes import RECIPES, settings_of_run, train_config
 from ..config.schema import find_key
 from ..config.training import TrainConfig
 from ..errors import ConfigError
+from .early import check_exists
 from .exit_codes import COMPLETE, SOME_SKIPPED, STOPPED
 from .options import Json, Quiet, Verbose, print_result, set_up_logging
 
@@ -83,6 +84,10 @@ def pretrain(
     if plan:
         _print_plan(resolved, world_size, as_json)
         return
+    if not resolved.out:
+        raise ConfigError("out is empty; pass a directory for the run, for example --out runs/first")
+    for source in resolved.data.all_sources:
+        check_exists(source.path)
     from ..training.loggers import check_loggers
 
     check_loggers(log or ())

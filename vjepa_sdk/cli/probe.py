@@ -13,8 +13,9 @@ from ..config.choices import Decoder, EncoderWeights, Pooling, ProbeKind
 from ..config.protocols import SIMPLE
 from ..config.registry import DEFAULT_MODEL
 from ..errors import ConfigError, printable
+from .early import existing_labels
 from .exit_codes import COMPLETE, SOME_SKIPPED
-from .options import INPUTS_HELP, FollowSymlinks, Json, Model, ProbedModel, Quiet, Verbose, command_line, set_up_logging
+from .options import FollowSymlinks, Inputs, Json, Model, ProbedModel, Quiet, Verbose, command_line, set_up_logging
 from .protocols import OfficialSampling, ProtocolOption
 
 if TYPE_CHECKING:
@@ -30,7 +31,10 @@ probe = typer.Typer(
 )
 
 LabelsArgument = Annotated[
-    Path, typer.Argument(metavar="LABELS", help="List with columns path and label, or a directory of classes.")
+    Path,
+    typer.Argument(
+        metavar="LABELS", help="List with columns path and label, or a directory of classes.", callback=existing_labels
+    ),
 ]
 LabelColumn = Annotated[str, typer.Option(help="Column of the labels.")]
 SplitColumn = Annotated[str, typer.Option(help="Column with train, val or test; drawn by group if it is not there.")]
@@ -47,7 +51,13 @@ Html = Annotated[Path | None, typer.Option(help="Write the table as a page too, 
 
 @probe.command()
 def train(
-    labels: LabelsArgument,
+    labels: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[LABELS]",
+            help="List with columns path and label, or a directory of classes; those in --features if left out.",
+        ),
+    ] = None,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the probe.")],
     model: Model = DEFAULT_MODEL,
@@ -258,7 +268,7 @@ def evaluate(
 @probe.command()
 def predict(
     directory: ProbeArgument,
-    inputs: Annotated[list[str], typer.Argument(help=INPUTS_HELP)],
+    inputs: Inputs,
     *,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write them to a .csv or .jsonl too.")] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", help="Labels of each video.")] = 5,

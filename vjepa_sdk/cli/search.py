@@ -12,6 +12,7 @@ import typer
 
 from ..config.choices import Metric, QueryAggregation, SearchBackend
 from ..errors import ConfigError, printable
+from .early import known_model
 from .options import Json, Quiet, Verbose, set_up_logging
 from .tables import (
     FEATURES_HELP,
@@ -49,7 +50,10 @@ def search(
         float | None, typer.Option(help="Of hits in one video closer together, keep the best; a window if left out.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Where the model is that made the features, if it was moved.")
+        str | None,
+        typer.Option(
+            "--model", "-m", help="Where the model is that made the features, if it was moved.", callback=known_model
+        ),
     ] = None,
     backend: Annotated[SearchBackend, typer.Option(help="Compare every row, or ask an approximate index.")] = "exact",
     factory: Annotated[

@@ -12,7 +12,7 @@ from ..config.registry import DEFAULT_MODEL
 from ..config.surprise import CONTEXTS
 from ..errors import counted, printable
 from .exit_codes import COMPLETE, SOME_SKIPPED
-from .options import INPUTS_HELP, FollowSymlinks, Json, Model, Quiet, Verbose, print_result, set_up_logging
+from .options import FollowSymlinks, Inputs, Json, Model, Quiet, Verbose, print_result, set_up_logging
 from .surprise_options import (
     BatchSize,
     Context,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def surprise(
-    inputs: Annotated[list[str], typer.Argument(help=INPUTS_HELP)],
+    inputs: Inputs,
     *,
     out: Annotated[
         Path | None,

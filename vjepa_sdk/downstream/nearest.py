@@ -246,12 +246,20 @@ def semantic_search(
         top_k: results for each query.
         query_chunk_size: queries compared at once.
         corpus_chunk_size: rows compared at once; None: 64 MiB of them.
+        metric: `cosine`, or `centered`, after the mean of the corpus is taken off.
 
     Returns:
         For each query, best first, `{"corpus_id": row, "score": cosine}`.
 
     Raises:
-        InputError, ConfigError: as for `nearest_rows`.
+        InputError: shapes that do not fit, or rows that are not finite.
+        ConfigError: a `top_k` or a metric that there is not.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vjepa_sdk import semantic_search
+        >>> semantic_search(np.float32([3, 0]), np.float32([[0, 1], [2, 0]]), top_k=1)
+        [[{'corpus_id': 1, 'score': 1.0}]]
     """
     queries, corpus = np.atleast_2d(np.asarray(query_embeddings)), np.asanyarray(corpus_embeddings)
     _check(queries, corpus, top_k)

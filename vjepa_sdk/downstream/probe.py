@@ -388,7 +388,7 @@ class Probe:
         licence: str | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> PushReport:
-        """Write this probe to a temporary directory and push that to the hub; see `push`."""
+        """Write this probe to a temporary directory and push that; see `push` and `Probe.save_pretrained`."""
         with tempfile.TemporaryDirectory(prefix="vjepa-push-") as place:
             directory = self.save_pretrained(Path(place) / "probe", licence=licence, provenance=provenance)
             options = PushOptions(

@@ -89,6 +89,7 @@ def evaluate_probe(
         official_sampling: see `train_probe`.
         split: use only the clips of this split; None: all.
         unknown: what becomes of labels that the probe does not know: an error, or they count as `wrong`.
+            All that is not listed here is as for `train_probe`.
 
     Raises:
         ConfigError: features of another model, pooling or preprocessing; or no clip of that split.

@@ -7,19 +7,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from ..config.choices import Tail
 from ..errors import ConfigError, InputError, ResumeError, printable
 from ..hub.client import HubOptions
 from ..hub.locate import locate_model
 from ..inference.embed.model import model_sha256
-from ..inference.vjepa import VJEPA
-from ..video.inputs import is_image
 from .nearest import unit
+
+if TYPE_CHECKING:
+    from ..inference.vjepa import VJEPA
 
 _FRAGMENT = re.compile(r"(?P<path>.+)#t=(?:npt:)?(?P<start>\d+(?:\.\d+)?)?(?:,(?P<end>\d+(?:\.\d+)?))?")
 
@@ -63,6 +63,10 @@ def encode_query(query: str | os.PathLike[str], model: VJEPA, settings: Mapping[
         InputError: not a video, or no such part of it.
         VideoDecodeError: a file that cannot be decoded.
     """
+    import torch
+
+    from ..video.inputs import is_image
+
     name = os.fspath(query)
     path, start, end = part_of(name)
     if not os.path.exists(path):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import numpy as np
@@ -16,11 +16,13 @@ import numpy as np
 from ..config.choices import Device, Metric, QueryAggregation, SearchBackend
 from ..config.schema import check_choice
 from ..errors import ConfigError, InputError, ResumeError
-from ..inference.vjepa import VJEPA
 from .approximate import open_faiss
 from .nearest import mean_of, nearest_rows
 from .queries import Query, averaged, encode_query, find_model_of
 from .stored import Features, open_features
+
+if TYPE_CHECKING:
+    from ..inference.vjepa import VJEPA
 
 _Path = str | os.PathLike[str]
 _Found = tuple[int, float, int]
@@ -113,6 +115,8 @@ class SearchIndex:
             ConfigError: there is no such model.
             ResumeError: it is another one than that which made the features.
         """
+        from ..inference.vjepa import VJEPA
+
         directory = find_model_of(self.features.meta, model=model, name=self.features.name)
         loaded = VJEPA.from_pretrained(directory, weights=self.features.meta["model"]["encoder_weights"], device=device)
         self._verified.add(loaded)

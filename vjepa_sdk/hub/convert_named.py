@@ -42,13 +42,16 @@ def convert(
     Raises:
         ConfigError, InputError, WeightsError, OutputError: as there, and as for `locate_model`.
     """
-    from ..weights import convert as paths
-
     name = str(source)
     info = None if Path(source).exists() else KNOWN_MODELS.get(name)
-    if info is None:
-        if not Path(source).exists() and (near := difflib.get_close_matches(name, KNOWN_MODELS, n=3, cutoff=0.7)):
+    if info is None and not Path(source).exists():  # told before torch is loaded
+        near = difflib.get_close_matches(name, KNOWN_MODELS, n=3, cutoff=0.7)
+        if near:
             raise InputError(f"{name}: no such file, directory or model; did you mean {' or '.join(near)}?")
+        raise InputError(f"{name}: no such file or directory; check the path")
+    from ..weights import convert as paths
+
+    if info is None:
         return paths.convert(source, out, arch=arch, layout=layout, weights=weights)
     if arch is not None:
         raise ConfigError(f"arch={arch!r} applies to files; {name} says itself what it is")

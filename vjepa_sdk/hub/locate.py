@@ -54,27 +54,17 @@ def locate_model(
         WeightsError: it cannot be fetched, or is not what the hub says it is.
         WriteError: the cache's disk is full.
     """
-    if not isinstance(name_or_path, str) or name_or_path.startswith((".", "/", "~")):
-        directory = Path(name_or_path).expanduser()
-        if directory.is_file():
-            raise _unknown_model(os.fspath(name_or_path))
-        if not directory.is_dir():
-            raise ConfigError(f"{directory}: no such directory; pass a model directory or a name from `vjepa models`")
+    check_model_name(name_or_path)
+    directory = _directory_here(name_or_path)
+    if directory is not None:
         _refuse_revision(hub.revision, directory)
         return directory
-    if name_or_path and Path(name_or_path).is_dir():
-        _refuse_revision(hub.revision, name_or_path)
-        return Path(name_or_path)
-    known = KNOWN_MODELS.get(name_or_path)
-    if known is not None and known.is_bundled:
-        _refuse_revision(hub.revision, name_or_path)
-        return known.directory
+    name = os.fspath(name_or_path)
+    known = KNOWN_MODELS.get(name)
     if known is not None and known.is_official_file:
         check_config(_CONVERTED)
         return fetch_official(known, hub)
-    repository = known.source if known is not None else name_or_path
-    if not is_repository_id(repository) or Path(repository).is_file():
-        raise _unknown_model(repository)
+    repository = known.source if known is not None else name
     info = known or next((model for model in KNOWN_MODELS.values() if model.source == repository), None)
     state_licence(repository, info.licence if info is not None else None)
 
@@ -91,6 +81,33 @@ def locate_model(
             check=check,
             known_sha256=info.file_sha256 if info is not None and pinned == info.revision else {},
         ).directory
+
+
+def check_model_name(name_or_path: str | os.PathLike[str]) -> None:
+    """Refuse what can be no model, as far as that is known without the hub.
+
+    Raises:
+        ConfigError: neither a directory, a known name nor a text that can be a hub id.
+    """
+    name = os.fspath(name_or_path)
+    if _directory_here(name_or_path) is not None or (isinstance(name_or_path, str) and name in KNOWN_MODELS):
+        return
+    place = Path(name).expanduser()
+    if not place.is_file() and (not isinstance(name_or_path, str) or name.startswith((".", "/", "~"))):
+        raise ConfigError(f"{place}: no such directory; pass a model directory or a name from `vjepa models`")
+    if place.is_file() or not is_repository_id(name):
+        raise _unknown_model(name)
+
+
+def _directory_here(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """Return the directory that a path is, or that a model of this package is in."""
+    name = os.fspath(name_or_path)
+    is_path = not isinstance(name_or_path, str) or name.startswith((".", "/", "~"))
+    directory = Path(name).expanduser() if is_path else Path(name)
+    if name and directory.is_dir():
+        return directory
+    known = None if is_path else KNOWN_MODELS.get(name)
+    return known.directory if known is not None and known.is_bundled else None
 
 
 @contextmanager

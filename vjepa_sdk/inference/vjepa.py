@@ -6,6 +6,9 @@ import logging
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from copy import deepcopy
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -49,6 +52,7 @@ from ..weights.directory import MAX_SHARD_SIZE, Pretrained, load_model_directory
 from ..weights.provenance import descended
 from ..weights.written import check_model_place
 from .backbone import Backbone, ClipTransform
+from .batches import in_turns, load_clips
 from .pooling import check_pooling, pool_tokens, stack_by_shape, stack_rows
 from .prediction import predict_tokens
 from .prediction_error import ErrorMeter, check_predictor
@@ -136,7 +140,10 @@ class VJEPA:
         """Build a model with random weights: the baseline that a trained one has to beat.
 
         Args:
+            config: shape of the model.
             preprocess: None: that of released models, for `config.img_size`.
+            seed: of the weights.
+            device: `cuda`, `mps` or `cpu`; None: the best there is.
         """
         place = best_device(device)
         encoder, predictor = _initialized(config, seed)
@@ -229,10 +236,13 @@ class VJEPA:
         videos: object,
         *,
         pooling: Pooling = ...,
+        layers: int | Sequence[int] | None = ...,
         num_frames: int | None = ...,
         fps: float | None = ...,
         source_fps: float | None = ...,
         batch_size: int = ...,
+        num_workers: int = ...,
+        device: Device | Sequence[Device] = ...,
         normalize_embeddings: bool = ...,
         convert_to_tensor: Literal[False] = ...,
         show_progress_bar: bool | None = ...,
@@ -245,10 +255,13 @@ class VJEPA:
         videos: object,
         *,
         pooling: Pooling = ...,
+        layers: int | Sequence[int] | None = ...,
         num_frames: int | None = ...,
         fps: float | None = ...,
         source_fps: float | None = ...,
         batch_size: int = ...,
+        num_workers: int = ...,
+        device: Device | Sequence[Device] = ...,
         normalize_embeddings: bool = ...,
         convert_to_tensor: Literal[True],
         show_progress_bar: bool | None = ...,
@@ -260,10 +273,13 @@ class VJEPA:
         videos: object,
         *,
         pooling: Pooling = "mean",
+        layers: int | Sequence[int] | None = None,
         num_frames: int | None = None,
         fps: float | None = None,
         source_fps: float | None = None,
         batch_size: int = 8,
+        num_workers: int = 0,
+        device: Device | Sequence[Device] = None,
         normalize_embeddings: bool = False,
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
@@ -273,17 +289,25 @@ class VJEPA:
 
         Args:
             videos: one video or a batch. One video is a path, a directory of frames, a list of PIL images, an array
-                `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, of uint8 or floats in [0, 1] (which are rounded to 8 bits).
-                Any other list or iterable, or a 5-D array, is a batch. For image models (I-JEPA) one image is a path, a
-                PIL image or an array `[H, W, 3]`, and a list of them a batch.
+                `[T, H, W, 3]` or a tensor `[T, 3, H, W]`, of uint8 or floats in [0, 1] (which are rounded to 8 bits);
+                the bytes of a file, or one opened with mode `rb`; a `VideoDecoder` of torchcodec, or a row of a data
+                set with `path` and `bytes`, which is what `datasets.Video` gives. Any other list or iterable, or a 5-D
+                array, is a batch. For image models (I-JEPA) one image is a path, bytes, a PIL image or an array
+                `[H, W, 3]`, and a list of them a batch.
             pooling: `mean` [D], `temporal` [T', D], `grid` [T', 3, 3, D] (means over 3 x 3 parts of the frame),
                 `change` [T' - 1, H', W'] (how far each token is from the one before it) or `none` [T', H', W', D],
                 where a token covers `tubelet_size` frames and `patch_size` x `patch_size` pixels.
+            layers: the last so many blocks, or their numbers from 0; they add an axis before those of `pooling`. None:
+                the model's output.
             num_frames: frames of the clip; None: the model's own. They lie at `round(linspace(0, n - 1, num_frames))`;
                 a shorter video repeats frames.
             fps: take frames at this rate from the video's start instead; the last one repeats.
             source_fps: frame rate of arrays and frame directories, needed with `fps`.
             batch_size: clips encoded together.
+            num_workers: processes that decode files and bytes while this one encodes, each video with a deadline of a
+                minute; starting them takes as long as loading torch. 0 decodes in this process.
+            device: where to encode, if not on the model's own device. Of a list, each takes every n-th batch: the
+                features are, bit for bit, those of one such device, in the same order.
             normalize_embeddings: scale each vector to length 1.
             convert_to_tensor: return a tensor on the model's device instead of a numpy array.
             show_progress_bar: on stderr; None: for batches, if it is a terminal.
@@ -295,23 +319,51 @@ class VJEPA:
         Raises:
             InputError: not a video, or an ambiguous layout.
             VideoDecodeError: a file that cannot be decoded.
+
+        Examples:
+            >>> from vjepa_sdk import VJEPA, sample_videos
+            >>> model = VJEPA.from_pretrained("vjepa-tiny")
+            >>> model.encode(sample_videos()[:3]).shape == (3, model.embed_dim)
+            True
         """
         check_pooling(pooling, batch_size=batch_size)
+        blocks = None if layers is None else self.layer_numbers(layers)
         items, is_batch = split_batch(videos, images=self.config.is_image_model)
         load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
+        clips = load_clips(items, load, num_workers=num_workers, prefetch=2 * batch_size)
+        batches = iter(lambda: list(islice(clips, batch_size)), [])
+        encoders = [partial(each._encode_batch, pooling=pooling, layers=blocks) for each in self._on(device)]
         rows: list[Tensor] = []
         show = show_progress_bar if is_batch else bool(show_progress_bar)
-        with progress_bar("encode", total=len(items), show=show, unit="clip") as bar:
-            for first in range(0, len(items), batch_size):
-                clips = [torch.from_numpy(load(item)[0]) for item in items[first : first + batch_size]]
-                for group in stack_by_shape(clips):
-                    rows.extend(self.embed_clips(group, pooling=pooling))
-                bar.advance(by=len(clips))
+        with closing(clips), progress_bar("encode", total=len(items), show=show, unit="clip") as bar:
+            for encoded in in_turns(batches, encoders):
+                rows.extend(row.to(self.device) for row in encoded)
+                bar.advance(by=len(encoded))
         features = stack_rows(rows)
         if normalize_embeddings:
             features = F.normalize(features, dim=-1)
         features = features if is_batch else features[0]
         return features if convert_to_tensor else features.cpu().numpy()
+
+    def _encode_batch(self, clips: list[Tensor], *, pooling: Pooling, layers: Sequence[int] | None) -> list[Tensor]:
+        """Return the features of each clip; those of one shape that follow each other are encoded together."""
+        return [
+            row for group in stack_by_shape(clips) for row in self.embed_clips(group, pooling=pooling, layers=layers)
+        ]
+
+    def _on(self, device: Device | Sequence[Device]) -> list[VJEPA]:
+        """Return this model on each of some devices, once for all that are the same."""
+        if device is None:
+            return [self]
+        names = [device] if isinstance(device, str | torch.device) else list(device)
+        if not names:
+            raise ConfigError("device is an empty list; pass at least one, or None for the model's own")
+        copies = {self.device: self}
+        for place in (places := [best_device(name) for name in names]):
+            if place not in copies:
+                encoder = deepcopy(self.encoder).to(place)
+                copies[place] = VJEPA(replace(self._pretrained, encoder=encoder), device=place, name=self.name)
+        return [copies[place] for place in places]
 
     def extract(
         self,
@@ -452,7 +504,7 @@ class VJEPA:
         source_fps: float | None = None,
         decoder: Decoder = "pyav",
     ) -> WindowLoader:
-        """Return what cuts a video into this model's windows, for use in decoding processes; see `extract`."""
+        """Return what cuts a video into this model's windows, for use in decoding processes; see `VJEPA.extract`."""
         check_fork()
         return WindowLoader.for_model(
             self.config,
@@ -476,7 +528,7 @@ class VJEPA:
         source_fps: float | None = None,
         decoder: Decoder = "pyav",
     ) -> ClipLoader:
-        """Return the function that turns a video into this model's clip, for use in decoding processes."""
+        """Return what turns a video into this model's clip, for use in decoding processes; see `VJEPA.encode`."""
         check_fork()
         return ClipLoader.for_model(
             self.config, self.preprocess, num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder
@@ -486,6 +538,8 @@ class VJEPA:
         """Encode clips of cropped pixels `uint8 [B, T, 3, H, W]` and pool their tokens; float32, batch first.
 
         Args:
+            clips: on any device; they are normalised here.
+            pooling: see `VJEPA.encode`.
             layers: numbers of blocks, from 0; they become the second axis. None: the model's output, without that axis.
         """
         normalized = self._normalize(clips)
@@ -497,7 +551,7 @@ class VJEPA:
 
     @staticmethod
     def pool(tokens: Tensor, grid: tuple[int, int, int], *, pooling: Pooling) -> Tensor:
-        """Pool tokens `[B, N, D]` of a grid (frames, rows, columns) to `[B, ...]`; see `Pooling`."""
+        """Pool tokens `[B, N, D]` of a grid (frames, rows, columns) to `[B, ...]`; for `pooling` see `VJEPA.encode`."""
         return pool_tokens(tokens, grid, pooling=pooling)
 
     def similarity(self, first: np.ndarray | Tensor, second: np.ndarray | Tensor) -> np.ndarray:
@@ -705,7 +759,7 @@ class VJEPA:
         batch_size: int = 8,
         decoder: Decoder = "pyav",
     ) -> SurpriseMeter:
-        """Return what measures many videos with the same settings; see `surprise`."""
+        """Return what measures many videos with the same settings; see `VJEPA.surprise`."""
         check_fork()
         check_pooling("mean", batch_size=batch_size)
         predictor = check_predictor(self.config, self.predictor)
@@ -832,7 +886,7 @@ class VJEPA:
         licence: str | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> PushReport:
-        """Write this model to a temporary directory and push that to the hub; see `push` and `save_pretrained`.
+        """Write this model to a temporary directory and push that to the hub; see `push` and `VJEPA.save_pretrained`.
 
         A card that the repository has already stays; `keep_card=False` replaces it.
 

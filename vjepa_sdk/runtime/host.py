@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import re
@@ -44,6 +45,21 @@ def load_torch_from_anywhere() -> None:
     if "torch" not in sys.modules and is_nowhere():
         with _elsewhere():
             importlib.import_module("torch")
+
+
+@contextmanager
+def collector_at_rest() -> Iterator[None]:
+    """Load modules without the garbage collector, which would search through torch many times and find nothing.
+
+    That is a sixth of the time that `import torch` takes.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -38,7 +38,7 @@ from .initialize import Origin, initialize
 from .loggers import Loggers, MetricsLogger, check_loggers
 from .metrics import MetricsLog, last_step
 from .plan.memory import check_memory
-from .plan.preflight import preflight
+from .plan.preflight import Forecast, preflight
 from .resume import claimed, load_run
 from .step import NonFiniteError, StepReport, make_optimizer, make_scaler, train_step
 
@@ -189,6 +189,7 @@ class Trainer:
 
     def _train(self, stop: StopRequest, bar: ProgressBar) -> None:
         """Do the steps that are left, until a signal comes to any of the processes."""
+        forecast = Forecast()
         with self.loader.batches(first_step=self.step) as batches:
             while self.step < self.config.steps and not self.group.any(stop.is_requested):
                 batch = self._next(batches, stop)
@@ -196,6 +197,8 @@ class Trainer:
                     break
                 self.decoded = batch.bad_clips
                 bar.advance(self._advance(batch))
+                if self.group.is_first:
+                    forecast.step_done(self.config.steps - self.step)
                 self.saver.check()
                 if self.step % self.config.save_every == 0:
                     self._save()

@@ -136,12 +136,17 @@ def is_animation(path: PathLike) -> bool:
     """Whether a file is a WebP, PNG or AVIF of several frames; False for what cannot be read."""
     try:
         with open_regular_file(path) as file:
-            head = file.read(32)
-            if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
-                return len(head) > 20 and bool(head[20] & 2)
-            return head[4:12] == b"ftypavis" or (head[:8] == _PNG and _is_animated_png(file))
+            return is_animated(file)
     except VideoDecodeError:
         return False
+
+
+def is_animated(file: BinaryIO) -> bool:
+    """Whether an open file is a WebP, PNG or AVIF of several frames."""
+    head = file.read(32)
+    if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
+        return len(head) > 20 and bool(head[20] & 2)
+    return head[4:12] == b"ftypavis" or (head[:8] == _PNG and _is_animated_png(file))
 
 
 def _is_animated_png(file: BinaryIO) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from ..config.choices import Decoder
 from ..errors import InputError, printable
+from .decoder_objects import is_decoder, iter_decoded, times_of
 from .images import is_still_file, iter_images, list_frame_directory, read_image, rgb_of, size_of
+from .in_memory import NAMELESS, content_of, is_open_file_or_row, is_still, lent_path
 from .reader import iter_clip, open_video
 from .sampling import FrameTimes, Sampling, Span, check_ascending, choose_frames, steady_times
 from .transforms import as_frames, crop_in_groups
@@ -23,11 +25,9 @@ from .transforms import as_frames, crop_in_groups
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Video: TypeAlias = "str | os.PathLike[str] | np.ndarray | Tensor | Image | Sequence[Image]"
-"""A path, a directory of frames, an array `[T, H, W, 3]`, a tensor `[T, 3, H, W]`, an image, a list of images."""
-
-
-_NAMELESS = "the video"  # what errors call an array or a list of images
+Video: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor | Image | Sequence[Image]"
+"""A path, a directory of frames, bytes or an open file, an array `[T, H, W, 3]`, a tensor `[T, 3, H, W]`, an image, a
+list of images. Beside these, a `VideoDecoder` of torchcodec, and the row of a data set, with `path` and `bytes`."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Frames:
 
 def is_image(video: object) -> bool:
     """Whether an input is one still image."""
+    video = content_of(video)
+    if isinstance(video, bytes):
+        return is_still(video)
     if isinstance(video, str | os.PathLike):
         return is_still_file(video)
     if isinstance(video, np.ndarray | Tensor):
@@ -66,7 +69,7 @@ def split_batch(videos: object, *, images: bool) -> tuple[list[object], bool]:
         if is_batch and len(videos) == 0:
             raise InputError(f"a batch of shape {tuple(videos.shape)} is empty; pass at least one video")
         return (list(videos) if is_batch else [videos]), is_batch
-    is_one = isinstance(videos, str | bytes | os.PathLike | Mapping) or _is_pil(videos)
+    is_one = isinstance(videos, str | os.PathLike) or is_open_file_or_row(videos) or _is_pil(videos)
     if isinstance(videos, Iterable) and not is_one:
         videos = list(videos)
         if not videos:
@@ -88,8 +91,17 @@ def load_frames(video: object, sampling: Sampling, crop: Callable[[Tensor], Tens
         InputError: not a video, an ambiguous layout, or pixels neither uint8 nor in [0, 1].
         VideoDecodeError: a file that cannot be decoded.
     """
+    video = content_of(video)
+    if isinstance(video, bytes):
+        with lent_path(video) as path:
+            return _from_path(path, sampling, crop, is_still=is_still(video))
     if isinstance(video, str | os.PathLike):
-        return _from_path(video, sampling, crop)
+        return _from_path(video, sampling, crop, is_still=is_image(video))
+    if is_decoder(video):
+        indices, span = choose_frames(FrameTimes(times_of(video), is_known=True), sampling, name=NAMELESS)
+        needed, places = np.unique(indices, return_inverse=True)
+        frames = crop_in_groups(iter_decoded(video, needed), crop)
+        return Frames(frames[torch.from_numpy(places)], tuple(indices.tolist()), *span)
     if isinstance(video, np.ndarray | Tensor):
         pixels = _from_array(video)
     elif _is_pil(video):
@@ -98,20 +110,22 @@ def load_frames(video: object, sampling: Sampling, crop: Callable[[Tensor], Tens
         pixels = _from_images(video)
     else:
         raise InputError(
-            f"a {type(video).__name__} is not a video; pass a path, an array [T, H, W, 3], a tensor [T, 3, H, W], "
-            "an image or a list of images"
+            f"a {type(video).__name__} is not a video; pass a path, bytes, an array [T, H, W, 3], a tensor "
+            "[T, 3, H, W], an image or a list of images"
         )
-    indices, span = choose_frames(steady_times(len(pixels), sampling), sampling, name=_NAMELESS)
+    indices, span = choose_frames(steady_times(len(pixels), sampling), sampling, name=NAMELESS)
     return Frames(crop(pixels[torch.from_numpy(indices)]), tuple(indices.tolist()), *span)
 
 
-def _from_path(path: str | os.PathLike[str], sampling: Sampling, crop: Callable[[Tensor], Tensor]) -> Frames:
+def _from_path(
+    path: str | os.PathLike[str], sampling: Sampling, crop: Callable[[Tensor], Tensor], *, is_still: bool
+) -> Frames:
     span: Span = (None, None)
     if Path(path).is_dir():
         files = list_frame_directory(path)
         indices, span = choose_frames(steady_times(len(files), sampling), sampling, name=_name(path))
         frames = crop_in_groups(iter_images([files[i] for i in np.unique(indices)]), crop)
-    elif is_image(path):
+    elif is_still:
         indices, frames = np.zeros(1, np.int64), crop(as_frames([read_image(path)]))
     else:
         with open_video(path, decoder=sampling.decoder) as reader:
@@ -152,6 +166,20 @@ def open_frames(video: object, *, source_fps: float | None, decoder: Decoder) ->
     if is_image(video):
         name = _name(video) if isinstance(video, str | os.PathLike) else "this"
         raise InputError(f"{name} is a still image, without length in time; pass a video, or the image to encode")
+    video = content_of(video)
+    if isinstance(video, bytes):
+        with lent_path(video) as path, open_frames(path, source_fps=source_fps, decoder=decoder) as source:
+            yield replace(source, name=f"{NAMELESS}:")
+        return
+    if is_decoder(video):
+        *starts, end = times_of(video)
+        yield FrameSource(
+            name=NAMELESS,
+            timestamps=np.array(starts),
+            end_seconds=float(end),
+            read=lambda indices: (as_frames([frame]) for frame in iter_decoded(video, indices)),
+        )
+        return
     if isinstance(video, str | os.PathLike) and not Path(video).is_dir():
         with open_video(video, decoder=decoder) as reader:
             check_ascending(reader.timestamps, name=_name(video))
@@ -176,6 +204,16 @@ def open_numbered(video: object, *, decoder: Decoder) -> Iterator[FrameSource]:
         InputError: not a video, or an ambiguous layout.
         VideoDecodeError: a file that cannot be decoded.
     """
+    video = content_of(video)
+    if (isinstance(video, bytes) and not is_still(video)) or is_decoder(video):
+        with open_frames(video, source_fps=None, decoder=decoder) as source:
+            yield source
+        return
+    if isinstance(video, bytes):
+        with lent_path(video) as lent:
+            image = as_frames([read_image(lent)])
+        yield FrameSource(NAMELESS, np.zeros(1), 1.0, lambda _: iter([image]), False)
+        return
     if isinstance(video, str | os.PathLike) and not Path(video).is_dir():
         if not is_image(video):
             with open_frames(video, source_fps=None, decoder=decoder) as source:
@@ -199,12 +237,12 @@ def _open_rateless(video: object) -> tuple[str, int, Callable[[np.ndarray], Iter
         )
     if isinstance(video, np.ndarray | Tensor):
         _check_array(video)
-        return _NAMELESS, len(video), lambda indices: (_from_array(video[i : i + 1]) for i in indices.tolist())
+        return NAMELESS, len(video), lambda indices: (_from_array(video[i : i + 1]) for i in indices.tolist())
     if isinstance(video, list | tuple) and video and all(map(_is_pil, video)):
         _check_sizes(video)
-        return _NAMELESS, len(video), lambda indices: (_from_images([video[i]]) for i in indices.tolist())
+        return NAMELESS, len(video), lambda indices: (_from_images([video[i]]) for i in indices.tolist())
     raise InputError(
-        f"a {type(video).__name__} is not one video; pass a path, an array [T, H, W, 3], a tensor [T, 3, H, W] "
+        f"a {type(video).__name__} is not one video; pass a path, bytes, an array [T, H, W, 3], a tensor [T, 3, H, W] "
         "or a list of images"
     )
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, get_args, runtime_checkable
+from typing import BinaryIO, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,6 +28,7 @@ from .animation import AnimationReader
 from .containers import VideoInfo
 from .decord_reader import DecordReader
 from .images import is_animation
+from .in_memory import content_of, lent_path
 from .pyav_reader import PyAVReader
 from .safety import PathLike, check_is_path
 from .torchcodec_reader import TorchcodecReader
@@ -103,11 +104,13 @@ def open_video(path: PathLike, *, decoder: Decoder = "pyav") -> VideoReader:
     raise ConfigError(f"Unknown decoder {decoder!r}. Available: {', '.join(get_args(Decoder))}")
 
 
-def read_video(path: PathLike, indices: ArrayLike | None = None, *, decoder: Decoder = "pyav") -> np.ndarray:
+def read_video(
+    path: PathLike | bytes | BinaryIO, indices: ArrayLike | None = None, *, decoder: Decoder = "pyav"
+) -> np.ndarray:
     """Read the frames of a video at the given indices, or all of them.
 
     Args:
-        path: a regular file.
+        path: a regular file; or the bytes of one, or a file opened with mode `rb`, which is read from its start.
         indices: K frame indices in any order, repeats allowed; None for every frame.
         decoder: see `open_video`.
 
@@ -118,7 +121,11 @@ def read_video(path: PathLike, indices: ArrayLike | None = None, *, decoder: Dec
         InputError: an index is outside the video.
         VideoDecodeError: as `open_video`.
     """
-    with open_video(path, decoder=decoder) as reader:
+    content = content_of(path)
+    if isinstance(content, bytes):
+        with lent_path(content) as lent:
+            return read_video(lent, indices, decoder=decoder)
+    with open_video(path, decoder=decoder) as reader:  # type: ignore[arg-type]
         if indices is not None:
             return reader.get_frames(indices)
         frames = np.empty((len(reader), reader.info.height, reader.info.width, 3), dtype=np.uint8)

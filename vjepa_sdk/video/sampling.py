@@ -30,6 +30,11 @@ def sample_indices(num_available: int, num_frames: int) -> np.ndarray:
 
     Raises:
         InputError: either count is below 1.
+
+    Examples:
+        >>> from vjepa_sdk import sample_indices
+        >>> sample_indices(10, 4).tolist(), sample_indices(2, 4).tolist()
+        ([0, 3, 6, 9], [0, 0, 1, 1])
     """
     if num_available < 1 or num_frames < 1:
         raise InputError(f"num_available={num_available} and num_frames={num_frames} must both be at least 1")

@@ -65,7 +65,7 @@ class AttentionMaps(FeatureMaps):
         command: Sequence[str] = (),
         heads: bool = False,
     ) -> Path:
-        """Write a film, a sheet, a page or the numbers; see `save_maps`.
+        """Write a film, a sheet, a page or the numbers; see `FeatureMaps.save`.
 
         Args:
             heads: in films and sheets, show every head below their mean; a page always does.
@@ -170,6 +170,8 @@ def attention_maps(
         start_seconds: where the part begins, on the clock of the video's time stamps.
         end_seconds: where it stops.
         source_fps: frame rate of arrays, lists of images and frame directories.
+        decoder: see `VJEPA.encode`.
+        show_progress_bar: on stderr; None: if it is a terminal.
 
     Raises:
         ConfigError: an image model, a probe that is not attentive, or one for another model.

@@ -136,7 +136,18 @@ class FeatureMaps:
         overwrite: bool = False,
         command: Sequence[str] = (),
     ) -> Path:
-        """Write one picture; see `save_maps`."""
+        """Write a film (`.mp4`, `.gif`), a sheet of moments (`.png`), a page (`.html`) or the numbers (`.npz`).
+
+        Args:
+            path: where; the suffix says what.
+            alpha: share of the colours where they lie over the video, from 0 to 1.
+            overwrite: replace a file that is there.
+            command: the command line that a page names.
+
+        Raises:
+            ConfigError: another suffix, or an `alpha` that is not a share.
+            OutputError: the file is there, or its directory is not.
+        """
         return save_maps([self], path, alpha=alpha, overwrite=overwrite, command=command)
 
     def arrays(self) -> dict[str, np.ndarray]:

@@ -153,7 +153,31 @@ def feature_pca(
     decoder: Decoder = "pyav",
     show_progress_bar: bool | None = None,
 ) -> PCAMaps:
-    """Colour one video; the same as `feature_pca_of` for a list of one."""
+    """Colour one video by the principal components of its tokens.
+
+    Args:
+        video: as for `VJEPA.extract`.
+        layer: number of a block, from 0; None: the model's output.
+        components: 1 to 3, as red, green and blue.
+        foreground: `auto` tries to tell things from background (Otsu's threshold on the first component; foreground is
+            the side that is rarer at the border), fits again on the foreground, and dims the rest.
+        scale: `sigmoid(2 x)` of the whitened values, or their 1st to 99th `percentile` over the whole job.
+        basis: of an earlier job, `maps.meta` of which does not matter; None: fitted here.
+        remove: `position` subtracts at each place what the encoder says of it in a grey video, for models whose
+            features tell mostly where a token lies.
+        fps: frames a second to encode; None: the video's own rate, or an even fraction of it.
+        start_seconds: where to begin, on the clock of the video's time stamps.
+        end_seconds: where to stop.
+        source_fps: frame rate of arrays, lists of images and frame directories.
+        batch_size: windows encoded together.
+        decoder: see `VJEPA.encode`.
+        show_progress_bar: on stderr; None: if it is a terminal.
+
+    Raises:
+        ConfigError: an option that is not valid.
+        InputError: not a video; or a basis of other channels.
+        VideoDecodeError: a file that cannot be decoded.
+    """
     (maps,) = feature_pca_of(
         model,
         [video],
@@ -195,15 +219,7 @@ def feature_pca_of(
     """Colour videos by the principal components of all their tokens, so that colours mean the same in all of them.
 
     Args:
-        videos: as for `VJEPA.extract`; for the options not listed here see `encode_volume`.
-        layer: number of a block, from 0; None: the model's output.
-        components: 1 to 3, as red, green and blue.
-        foreground: `auto` tries to tell things from background (Otsu's threshold on the first component; foreground is
-            the side that is rarer at the border), fits again on the foreground, and dims the rest.
-        scale: `sigmoid(2 x)` of the whitened values, or their 1st to 99th `percentile` over the whole job.
-        basis: of an earlier job, `maps.meta` of which does not matter; None: fitted here.
-        remove: `position` subtracts at each place what the encoder says of it in a grey video, for models whose
-            features tell mostly where a token lies.
+        videos: as for `VJEPA.extract`; for the options see `feature_pca`.
 
     Raises:
         ConfigError: an option that is not valid.

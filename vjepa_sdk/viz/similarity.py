@@ -88,7 +88,7 @@ class SimilarityMaps(FeatureMaps):
         overwrite: bool = False,
         command: Sequence[str] = (),
     ) -> Path:
-        """Write a film, a sheet, the numbers, or a page in which a click moves the point; see `save_maps`."""
+        """Write a film, a sheet, the numbers, or a page in which a click moves the point; see `FeatureMaps.save`."""
         check_alpha(alpha)
         row = panel_row(self, None, alpha)
         return write_picture(
@@ -120,7 +120,7 @@ def similarity_map(
     """Compare all tokens of a video with the one at a point.
 
     Args:
-        video: as for `VJEPA.extract`; for the options not listed here see `encode_volume`.
+        video: as for `VJEPA.extract`; for the options not listed here see `feature_pca`.
         at: seconds, x and y; the latter from 0 to 1 of the whole frame, from its left and top.
         metric: `cosine`, or `centered`, without the mean of the video's tokens, which is a large part of each of them.
         layer: number of a block, from 0; None: the model's output.

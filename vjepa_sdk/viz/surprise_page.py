@@ -58,7 +58,7 @@ class SurpriseMaps(FeatureMaps):
     def save(
         self, path: str | Path, *, alpha: float = 0.6, overwrite: bool = False, command: Sequence[str] = ()
     ) -> Path:
-        """Write a film, a sheet, the numbers, or a page in which a cursor follows the film; see `save_maps`."""
+        """Write a film, a sheet, the numbers, or a page in which a cursor follows the film; see `FeatureMaps.save`."""
         check_alpha(alpha)
         path, maps_alone = Path(path), panel_row(self, None, alpha)
         is_film = path.suffix.lower() in (".mp4", ".gif")

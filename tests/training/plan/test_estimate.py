@@ -22,6 +22,7 @@ from vjepa_sdk import pretrain, train_config
 from vjepa_sdk.config.recipes import RECIPES
 from vjepa_sdk.config.training import DataConfig, ImagesConfig, MaskConfig, ObjectiveConfig, TrainConfig
 from vjepa_sdk.errors import ConfigError, InputError
+from vjepa_sdk.models import block
 from vjepa_sdk.models.jepa import JEPA
 from vjepa_sdk.training.data.masking import draw_image_masks, draw_masks
 from vjepa_sdk.training.plan.estimate import Plan, decoding_seconds, plan
@@ -101,7 +102,8 @@ def new_jepa(config: TrainConfig) -> JEPA:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_operations_are_those_that_torch_counts(name: str) -> None:
+def test_operations_are_those_that_torch_counts(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(block, "_SHORT", 0)  # the plan counts fused attention, which computes its weights twice
     config = CASES[name]
     jepa = new_jepa(config)
     with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPUS) as counter:
@@ -252,6 +254,27 @@ def test_several_devices_share_a_step() -> None:
     assert together.memory == alone.memory
     assert together.operations.total == pytest.approx(128 * alone.operations.total)
     assert together.hours["H100"] == pytest.approx(alone.hours["H100"])
+
+
+def test_a_run_takes_at_least_as_long_as_its_decoding() -> None:
+    recipe = RECIPES["vjepa2-vits16-8gb"]
+    hours = {
+        workers: plan(dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, num_workers=workers))).hours
+        for workers in (0, 2, 4, 256)
+    }
+    seconds, operations = plan(recipe).decoding.core_seconds, plan(recipe).total_operations
+    assert hours[2]["H100"] == pytest.approx(recipe.steps * seconds / 2 / 3600)
+    assert hours[2]["A100"] == hours[2]["H100"] == pytest.approx(2 * hours[4]["H100"])
+    assert hours[256]["H100"] == pytest.approx(operations / 400e12 / 3600)
+    assert hours[0]["H100"] == pytest.approx(hours[256]["H100"] + 2 * hours[2]["H100"])
+    assert hours[0]["CPU core"] == hours[4]["CPU core"] > operations / 0.07e12 / 3600  # a core does one at a time
+
+
+def test_lines_say_what_a_run_waits_for() -> None:
+    lines = plan_lines(plan(RECIPES["vjepa2-vits16-8gb"]))
+    assert any(line.endswith("1 x CPU core (assumed: 0.07 TFLOP/s, and decoding by turns)") for line in lines)
+    assert any(line.endswith("1 x H100 (so long takes decoding in 8 processes)") for line in lines)
+    assert plan_lines(plan(RECIPES["vjepa2-vitl16"], world_size=8))[-1].endswith("8 x H100 (assumed: 400 TFLOP/s)")
 
 
 def test_smaller_passes_need_less_memory_for_the_same_work() -> None:

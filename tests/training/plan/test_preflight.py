@@ -27,7 +27,7 @@ from vjepa_sdk.training.plan import memory
 from vjepa_sdk.training.plan import preflight as preflight_module
 from vjepa_sdk.training.plan.estimate import plan
 from vjepa_sdk.training.plan.memory import available_memory, check_memory
-from vjepa_sdk.training.plan.preflight import Preflight, measure_speed, preflight
+from vjepa_sdk.training.plan.preflight import Forecast, Preflight, measure_speed, preflight
 from vjepa_sdk.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -92,7 +92,7 @@ def test_run_is_told_what_it_needs(clips: Path, tmp_path: Path, caplog: pytest.L
     assert memory.startswith("memory: about ") and " are needed on cpu, " in memory
     assert time.startswith("time: about ") and " for 2 steps, " in time
     assert found.clips.found == 3 and found.stills is None
-    assert found.step_seconds > 0 and found.disk_free > found.disk_needed > 0
+    assert 0 < found.step_seconds[0] == found.step_seconds[1] and found.disk_free > found.disk_needed > 0
 
 
 def test_command_line_shows_it_unless_quiet(
@@ -242,8 +242,45 @@ def test_slow_decoding_is_told(
     monkeypatch.setattr(preflight_module, "measure_speed", lambda config, planned, device: 1e15)
     data = DataConfig(path=str(clips), num_workers=1)
     found = look(config(clips, tmp_path / "run", data=data), sorted(clips.iterdir()))
-    assert found.decoding_cores > 1 and found.step_seconds > 1e-3
+    assert found.decoding_cores > 1 and found.step_seconds[0] > 1e-3
     assert any("decoding is likely slower than training" in record.getMessage() for record in caplog.records)
+
+
+def test_a_long_run_is_told_the_range_of_several_probes(
+    clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = config(clips, tmp_path / "run", steps=1000)
+    operations = plan(run).operations.total
+    probes = iter([1.0, 2.0, 10.0, 5.0, 2.0, 4.0])  # seconds a step; the first decides that the run is long
+    monkeypatch.setattr(preflight_module, "measure_speed", lambda *_, **__: operations / next(probes))
+    found = look(run, sorted(clips.iterdir()))
+    assert found.step_seconds == pytest.approx((2.0, 10.0), rel=0.05)  # with a little decoding, in this process
+    said = caplog.records[-1].getMessage()
+    assert "33." in said and " minutes to 2.8 hours for 1,000 steps, 2 s to 10 s a step" in said
+    assert said.endswith("(by fastest and slowest of 5 probes of one block; three steps will tell)")
+
+
+def test_the_forecast_is_replaced_by_the_steps_after_the_first(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = iter([100.0, 110.0, 130.0, 160.0, 1000.0])
+    monkeypatch.setattr(preflight_module.time, "perf_counter", lambda: next(ends))
+    forecast = Forecast()
+    for steps_left in range(103, 98, -1):
+        forecast.step_done(steps_left)
+    (said,) = (record.getMessage() for record in caplog.records)
+    assert said == "time: about 33.3 minutes for the 100 steps left, 20 s a step (measured over 3 steps)"
+
+
+def test_a_run_says_so_after_four_steps_unless_it_is_short(
+    clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit, said in ((0.0, 1), (60.0, 0)):
+        monkeypatch.setattr(preflight_module, "LONG_RUN_SECONDS", limit)
+        caplog.clear()
+        pretrain(config(clips, tmp_path / f"run{said}", steps=6))
+        lines = [record.getMessage() for record in caplog.records]
+        assert sum(" for the 2 steps left, " in line for line in lines) == said
 
 
 def test_finished_run_is_not_looked_at_again(clips: Path, tmp_path: Path, has_disk: Callable[[float], None]) -> None:

@@ -47,13 +47,14 @@ def attention(
 ) -> None:
     """Show what an attentive probe looks at in a clip: the weights of its query, their mean and each head."""
     set_up_logging(quiet, verbose)
+    from ...viz.pictures import check_picture
+
+    check_picture(out, overwrite=overwrite)
     from ...downstream.probe import Probe
     from ...errors import printable
     from ...inference.vjepa import VJEPA
     from ...viz.attention import attention_maps
-    from ...viz.pictures import check_picture
 
-    check_picture(out, overwrite=overwrite)
     held = Probe.from_pretrained(probe, device=device)
     maps = attention_maps(
         VJEPA.from_pretrained(model or held.model_name, device=device),

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from ...config.choices import Decoder
+from ..early import existing_video, existing_videos
 
 Out = Annotated[Path, typer.Option("--out", "-o", help="Film .mp4 or .gif, sheet .png, page .html, or numbers .npz.")]
-Clip = Annotated[str, typer.Argument(help="A video.")]
-Clips = Annotated[list[str], typer.Argument(help="Videos; several share their colours.")]
+Clip = Annotated[str, typer.Argument(help="A video.", callback=existing_video)]
+Clips = Annotated[list[str], typer.Argument(help="Videos; several share their colours.", callback=existing_videos)]
 Layer = Annotated[int | None, typer.Option(help="Block, from 0; the model's output if left out.")]
 Alpha = Annotated[float, typer.Option(help="Share of the colours over the video, from 0 to 1.")]
 Fps = Annotated[float | None, typer.Option(help="Frames a second to encode; the video's own, at most 16, if left out.")]

@@ -65,13 +65,14 @@ def pca(
 ) -> None:
     """Colour what an encoder takes for alike: the principal components of its tokens, stable over time and clips."""
     set_up_logging(quiet, verbose)
+    from ...viz.pictures import check_picture
+
+    check_picture(out, overwrite=overwrite)
     from ...inference.vjepa import VJEPA
     from ...viz.maps import save_maps
     from ...viz.page import check_output
     from ...viz.pca import Basis, PCAMaps, feature_pca_of
-    from ...viz.pictures import check_picture
 
-    check_picture(out, overwrite=overwrite)
     if save_basis is not None:
         check_output(save_basis, overwrite=overwrite)
     given = None if basis is None else Basis.load(basis)

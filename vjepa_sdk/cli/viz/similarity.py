@@ -52,11 +52,12 @@ def similarity(
     """Show which tokens are like the one at a point; in a page, a click moves the point."""
     set_up_logging(quiet, verbose)
     point = _point(at)
-    from ...inference.vjepa import VJEPA
     from ...viz.pictures import check_picture
-    from ...viz.similarity import similarity_map
 
     check_picture(out, overwrite=overwrite)
+    from ...inference.vjepa import VJEPA
+    from ...viz.similarity import similarity_map
+
     maps = similarity_map(
         VJEPA.from_pretrained(model, device=device),
         clip,

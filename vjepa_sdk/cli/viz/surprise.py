@@ -70,12 +70,13 @@ def surprise(
 ) -> None:
     """Show when, and where in the frame, the predicted future of a clip is wrong: a curve beside the film."""
     set_up_logging(quiet, verbose)
-    from ...downstream.surprise import SurpriseNormalizer
-    from ...inference.vjepa import VJEPA
     from ...viz.pictures import check_picture
-    from ...viz.surprise_page import surprise_maps
 
     check_picture(out, overwrite=overwrite)
+    from ...downstream.surprise import SurpriseNormalizer
+    from ...inference.vjepa import VJEPA
+    from ...viz.surprise_page import surprise_maps
+
     normalizer = None if normal is None else SurpriseNormalizer.load(normal)
     maps = surprise_maps(
         VJEPA.from_pretrained(model, revision=revision, device=device),

@@ -7,14 +7,16 @@ from contextlib import contextmanager
 from importlib.metadata import version
 
 from ..._version import __version__
+from ...runtime.host import collector_at_rest
 from .options import EmbedOptions
 
 
 def describe_environment(options: EmbedOptions) -> dict[str, str]:
     """Return the versions and the processor that a job runs with."""
-    import torch
+    with collector_at_rest():
+        import torch
 
-    from ...runtime.devices import best_device
+        from ...runtime.devices import best_device
 
     device = best_device(options.device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()

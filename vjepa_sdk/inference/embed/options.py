@@ -20,6 +20,7 @@ from .shards import Shard, read_shard
 class EmbedOptions:
     """What a job shall do; the arguments of `embed_files`, checked."""
 
+    split: str | None
     model: str
     revision: str | None
     weights: EncoderWeights | None
@@ -56,6 +57,8 @@ class EmbedOptions:
             ("batch_size", self.batch_size >= 1, "at least 1"),
             ("num_workers", self.num_workers >= 0, "at least 0"),
             ("deadline_seconds", self.deadline_seconds > 0, "above 0"),
+            ("fps", self.fps is None or self.fps > 0, "a number above 0; pass for example 4"),
+            ("source_fps", self.source_fps is None or self.source_fps > 0, "a number above 0; pass for example 4"),
         ):
             if not is_valid:
                 raise ConfigError(f"{name}={getattr(self, name)} must be {rule}")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import one_line
+from ..host import collector_at_rest
 from ..sandbox import confine, die_with, limit_memory
 from .wire import DTYPES, GO_ON, Channel, Kind, Message, Request, Task, send_message
 
@@ -72,8 +73,9 @@ def nurse(descriptor: int, parent_pid: int, *preload: str) -> None:
         raise NotImplementedError("processes are forked on Linux only")
     _settle(parent_pid)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # children of a program that ignores it would end unheard
-    for name in preload:
-        importlib.import_module(name)
+    with collector_at_rest():
+        for name in preload:
+            importlib.import_module(name)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError), Connection(descriptor) as connection:
         task = _load(connection)
         if task is None:

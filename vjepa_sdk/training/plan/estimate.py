@@ -117,6 +117,8 @@ class DecodingPlan:
     """For the samples of one step."""
     cores_per_100_clips: float
     """Cores that keep up with 100 clips per second, stills beside them included."""
+    processes: int
+    """Decoding processes of each device; 0 decodes between steps."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,8 @@ class Plan:
     disk: DiskPlan
     decoding: DecodingPlan
     hours: dict[str, float]
-    """By kind of device, `world_size` of them, at the speeds of `ASSUMED_TFLOPS`."""
+    """By kind of device, `world_size` of them: at the speeds of `ASSUMED_TFLOPS`, or as long as decoding takes where
+    that is longer. A CPU core does both by turns; beside the other kinds each decoding process has a core."""
 
 
 def plan(config: TrainConfig, *, world_size: int = 1) -> Plan:
@@ -160,11 +163,7 @@ def plan(config: TrainConfig, *, world_size: int = 1) -> Plan:
         passes.append(_passes(config, "stills", world_size))
     operations = _sum(each.operations for each in passes)
     parameters, weights = _networks(config)
-    precision = 0 if config.precision == "float32" else 1
-    seconds = {
-        name: operations.total * config.steps / (speeds[precision] * 1e12 * world_size)
-        for name, speeds in ASSUMED_TFLOPS.items()
-    }
+    decoding = _decoding(config)
     return Plan(
         preset=config.preset,
         steps=config.steps,
@@ -177,9 +176,32 @@ def plan(config: TrainConfig, *, world_size: int = 1) -> Plan:
         total_operations=operations.total * config.steps,
         memory=_memory(weights, parameters, passes),
         disk=_disk(config, weights, parameters),
-        decoding=_decoding(config),
-        hours={name: value / 3600 for name, value in seconds.items()},
+        decoding=decoding,
+        hours={
+            name: config.steps
+            * step_seconds(
+                operations.total / (assumed_speed(name, config.precision) * world_size),
+                decoding.core_seconds / world_size,
+                num_workers=0 if name == "CPU core" else decoding.processes,
+            )
+            / 3600
+            for name in ASSUMED_TFLOPS
+        },
     )
+
+
+def assumed_speed(device: str, precision: str) -> float:
+    """Return the operations a second that a kind of device is assumed to reach."""
+    return ASSUMED_TFLOPS[device][precision != "float32"] * 1e12
+
+
+def step_seconds(computing: float, decoding: float, *, num_workers: int) -> float:
+    """Return how long a step takes whose clips decode while the one before is computed, or before it without processes.
+
+    Args:
+        decoding: of one core.
+    """
+    return max(computing, decoding / num_workers) if num_workers else computing + decoding
 
 
 def _passes(config: TrainConfig, content: Content, world_size: int) -> PassPlan:
@@ -296,7 +318,12 @@ def _decoding(config: TrainConfig) -> DecodingPlan:
     if images is not None:
         frames += images.batch_size
         seconds += images.batch_size * decoding_seconds(images.data, num_frames=1, crop_size=images.img_size)
-    return DecodingPlan(frames=frames, core_seconds=seconds, cores_per_100_clips=seconds / config.batch_size * 100)
+    return DecodingPlan(
+        frames=frames,
+        core_seconds=seconds,
+        cores_per_100_clips=seconds / config.batch_size * 100,
+        processes=config.data.num_workers,
+    )
 
 
 def decoding_seconds(

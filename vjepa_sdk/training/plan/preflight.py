@@ -17,12 +17,15 @@ from ...errors import VideoDecodeError, WriteError
 from ...models.layers import transformer_blocks
 from ..step import autocast
 from .costs import Stack
-from .estimate import Plan, decoding_seconds
+from .estimate import Plan, decoding_seconds, step_seconds
 from .memory import MemoryCheck, memory_text
 from .report import disk_text, size_text, time_text
 
 logger = logging.getLogger(__name__)
 
+LONG_RUN_SECONDS = 60.0  # shorter ones are over before a better forecast is worth a line
+_NUM_PROBES, _PROBE_SECONDS = 5, 0.3
+_NUM_STEPS = 3
 _MAX_CALIBRATION_OPERATIONS = {"cpu": 1e10, "mps": 1e12, "cuda": 1e13}
 
 
@@ -35,8 +38,8 @@ class Preflight:
     disk_needed: int
     """Bytes, beside those of this run that are already there."""
     disk_free: int
-    step_seconds: float
-    """From the speed of one block, here and now, or from decoding where that takes longer."""
+    step_seconds: tuple[float, float]
+    """By the fastest and the slowest of some probes of one block, or by decoding where that takes longer."""
     decoding_cores: float
     """Cores that have to decode to keep up with computing; an estimate from the sizes of the clips."""
 
@@ -69,8 +72,8 @@ def preflight(
         logger.warning("%s; if it is too little, %s", text, memory.remedy)
     else:
         logger.info("%s", text)
-    step_seconds, cores = _estimate_time(config, memory.plan, checked, device, steps_left)
-    return Preflight(checked, others, needed, free, step_seconds, cores)
+    seconds, cores = _estimate_time(config, memory.plan, checked, device, steps_left)
+    return Preflight(checked, others, needed, free, seconds, cores)
 
 
 def _check_disk(config: TrainConfig, planned: Plan) -> tuple[int, int]:
@@ -124,13 +127,13 @@ def _check_clips(data: DataConfig, paths: Sequence[str], content: str, num_frame
 
 def _estimate_time(
     config: TrainConfig, planned: Plan, sample: HeaderSample, device: torch.device, steps_left: int
-) -> tuple[float, float]:
-    """Return the seconds of a step and the cores that decoding needs to keep up; both are estimates."""
+) -> tuple[tuple[float, float], float]:
+    """Return the seconds of a step, at best and at worst, and the cores that decoding needs to keep up; estimates."""
     operations = planned.operations.total / planned.world_size
-    speed = measure_speed(config, planned, device)
-    if steps_left * operations / speed > 60:
-        speed = measure_speed(config, planned, device, seconds=1.0)
-    computing = operations / speed
+    speeds = [measure_speed(config, planned, device)]
+    if steps_left * operations / speeds[0] > LONG_RUN_SECONDS:
+        speeds = [measure_speed(config, planned, device, seconds=_PROBE_SECONDS) for _ in range(_NUM_PROBES)]
+    computing = operations / max(speeds)
     decoding, workers, typical = 0.0, config.data.num_workers, sample.typical
     if typical is not None:
         decoding = config.batch_size * decoding_seconds(
@@ -142,13 +145,17 @@ def _estimate_time(
             fps=typical.fps,
         )
     decoding /= planned.world_size
-    step = max(computing, decoding / workers) if workers else computing + decoding
+    fastest, slowest = (
+        step_seconds(operations / speed, decoding, num_workers=workers) for speed in (max(speeds), min(speeds))
+    )
+    probes = f"fastest and slowest of {len(speeds)} probes" if len(speeds) > 1 else "a probe"
     logger.info(
-        "time: about %s for %s steps, %s a step (one block runs at %.2g TFLOP/s here and now)",
-        time_text(steps_left * step),
+        "time: about %s for %s steps, %s a step (by %s of one block%s)",
+        _range_text(steps_left * fastest, steps_left * slowest),
         f"{steps_left:,}",
-        time_text(step),
-        speed / 1e12,
+        _range_text(fastest, slowest),
+        probes,
+        "; three steps will tell" if steps_left * slowest > LONG_RUN_SECONDS else "",
     )
     if workers and decoding / workers > 1.2 * computing:
         logger.warning(
@@ -157,7 +164,35 @@ def _estimate_time(
             decoding / computing,
             workers,
         )
-    return step, decoding / computing
+    return (fastest, slowest), decoding / computing
+
+
+def _range_text(low: float, high: float) -> str:
+    texts = time_text(low), time_text(high)
+    return texts[0] if texts[0] == texts[1] else " to ".join(texts)
+
+
+class Forecast:
+    """Say how long the rest of a run takes, as three of its own steps tell; the first is slower and does not count."""
+
+    def __init__(self) -> None:
+        self._ends: list[float] = []
+
+    def step_done(self, steps_left: int) -> None:
+        """Note that a step has ended just now."""
+        if len(self._ends) > _NUM_STEPS:
+            return
+        self._ends.append(time.perf_counter())
+        if len(self._ends) > _NUM_STEPS:
+            step = (self._ends[-1] - self._ends[0]) / _NUM_STEPS
+            if steps_left * step > LONG_RUN_SECONDS:
+                logger.info(
+                    "time: about %s for the %s steps left, %s a step (measured over %s steps)",
+                    time_text(steps_left * step),
+                    f"{steps_left:,}",
+                    time_text(step),
+                    _NUM_STEPS,
+                )
 
 
 def measure_speed(config: TrainConfig, planned: Plan, device: torch.device, *, seconds: float = 0.0) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from .estimate import ASSUMED_FPS, ASSUMED_HEIGHT, ASSUMED_TFLOPS, ASSUMED_WIDTH, DiskPlan, PassPlan, Plan
+from .estimate import ASSUMED_FPS, ASSUMED_HEIGHT, ASSUMED_WIDTH, DiskPlan, PassPlan, Plan, assumed_speed
 
 _PREFIXES = (("Z", 1e21), ("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 _UNITS = (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60))
@@ -72,11 +72,17 @@ def _of_decoding(plan: Plan) -> list[str]:
 
 
 def _of_time(plan: Plan) -> list[str]:
-    speed = 0 if plan.precision == "float32" else 1
-    return [
-        f"{time_text(3600 * hours)} on {plan.world_size:,} x {name} (assumed: {ASSUMED_TFLOPS[name][speed]:g} TFLOP/s)"
-        for name, hours in plan.hours.items()
-    ]
+    lines, processes = [], plan.decoding.processes
+    for name, hours in plan.hours.items():
+        speed = assumed_speed(name, plan.precision)
+        why = f"assumed: {speed / 1e12:g} TFLOP/s"
+        if name == "CPU core" or not processes:
+            why += ", and decoding by turns"
+        elif 3600 * hours * speed * plan.world_size > 1.01 * plan.total_operations:
+            each = " each" if plan.world_size > 1 else ""
+            why = f"so long takes decoding in {processes:,} process{'es' if processes > 1 else ''}{each}"
+        lines.append(f"{time_text(3600 * hours)} on {plan.world_size:,} x {name} ({why})")
+    return lines
 
 
 def _devices(world_size: int) -> str:
