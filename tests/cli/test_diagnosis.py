@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from vjepa_sdk import VJEPA
 from vjepa_sdk.cli import app, diagnosis
 from vjepa_sdk.cli.diagnosis import DoctorReport, examine
 from vjepa_sdk.errors import VJEPAError
+
+DECODERS = ["pyav", "decord", *(["torchcodec"] if find_spec("torchcodec") else [])]
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +42,8 @@ def test_a_working_machine_has_no_problems(offline: DoctorReport) -> None:
 
 
 def test_every_decoder_is_tried_on_every_codec(offline: DoctorReport) -> None:
-    assert {name: set(states) for name, states in offline.decoders.items()} == {
-        name: {"h264", "hevc", "vp9", "av1", "mpeg4", "gif"} for name in ("pyav", "decord")
-    }
+    codecs = {"h264", "hevc", "vp9", "av1", "mpeg4", "gif"}
+    assert {name: set(states) for name, states in offline.decoders.items()} == dict.fromkeys(DECODERS, codecs)
     assert offline.decoders["pyav"]["h264"] == "ok"
 
 
@@ -135,7 +137,8 @@ def test_the_command_prints_tables_and_json(
 ) -> None:
     assert run(monkeypatch) == 0
     printed = capsys.readouterr().out
-    titles = ["versions", "devices", "decoder pyav", "decoder decord", "hub", "cache", "sandbox", "problems"]
+    decoders = [f"decoder {name}" for name in DECODERS]
+    titles = ["versions", "devices", *decoders, "hub", "cache", "sandbox", "problems"]
     assert [line for line in printed.splitlines() if not line.startswith((" ", "platform"))] == titles
     assert run(monkeypatch, "--json") == 0
     assert json.loads(capsys.readouterr().out)["problems"] == []

@@ -103,11 +103,11 @@ def test_frames_that_nobody_asks_for_are_jumped_over(tmp_path: Path, monkeypatch
     assert len(decoded) < 30
 
 
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder", ["pyav", "decord", "torchcodec"])
 @pytest.mark.parametrize("indices", [[3, 3], [4, 3]])
 def test_frames_to_iterate_must_ascend(indices: list[int], decoder: video.Decoder, clip: Path) -> None:
-    if decoder == "decord":
-        pytest.importorskip("decord")
+    if decoder != "pyav":
+        pytest.importorskip(decoder)
     with (
         open_video(clip, decoder=decoder) as reader,
         pytest.raises(InputError, match=r"clip\.mp4: indices must ascend"),
@@ -260,10 +260,10 @@ def test_what_cannot_be_a_path_is_refused(path: object) -> None:
     ["#EXTM3U\n#EXTINF:10,\nseg.ts\n", "\ufeff#EXTM3U\nseg.ts\n", "ffconcat version 1.0\nfile a.mp4\n",
      "v=0\no=- 0 0 IN IP4 127.0.0.1\n", '<?xml version="1.0"?><MPD type="static"></MPD>', "<html></html>"],
 )  # fmt: skip
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder", ["pyav", "decord", "torchcodec"])
 def test_playlists_are_refused_under_any_suffix(text: str, decoder: video.Decoder, tmp_path: Path) -> None:
-    if decoder == "decord":
-        pytest.importorskip("decord")
+    if decoder != "pyav":
+        pytest.importorskip(decoder)
     path = tmp_path / "a.mp4"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(VideoDecodeError, match=r"is an? .*, not a video"):
@@ -315,12 +315,12 @@ def _png(directory: Path) -> Path:
         (lambda d: write_audio(d / "sound.m4a"), "sound.m4a: has no video stream, it holds audio only"),
     ],
 )
-@pytest.mark.parametrize("decoder", ["pyav", "decord"])
+@pytest.mark.parametrize("decoder", ["pyav", "decord", "torchcodec"])
 def test_each_bad_file_gets_its_own_reason(
     make: Callable[[Path], Path], reason: str, decoder: video.Decoder, tmp_path: Path
 ) -> None:
-    if decoder == "decord":
-        pytest.importorskip("decord")
+    if decoder != "pyav":
+        pytest.importorskip(decoder)
     with pytest.raises(VideoDecodeError, match=reason):
         open_video(make(tmp_path), decoder=decoder)
 

@@ -10,11 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from .._version import __version__
+from ..config.choices import Decoder
 from ..config.registry import KNOWN_MODELS
 from ..errors import VJEPAError
 from ..hub.client import hub_api, is_offline, reason_of
@@ -150,7 +153,8 @@ def _devices() -> dict[str, str]:
 
 def _decoders() -> tuple[dict[str, dict[str, str]], bool]:
     """Try every decoder on every codec in a process of its own; return results, and whether processes work at all."""
-    results: dict[str, dict[str, str]] = {"pyav": {}, "decord": {}}
+    names = ["pyav", "decord", *(["torchcodec"] if find_spec("torchcodec") else [])]
+    results: dict[str, dict[str, str]] = {name: {} for name in names}
     with tempfile.TemporaryDirectory(prefix="vjepa-doctor-") as place:
         requests: list[tuple[str, str, str]] = []
         for codec, sample in _written_samples(Path(place)):
@@ -177,7 +181,8 @@ def _short(error: str, place: str) -> str:
 def _decode(request: tuple[str, str, str]) -> tuple[np.ndarray, dict[str, str]]:
     """Read a sample whole; the task of a decoding process."""
     decoder, _, path = request
-    frames = read_video(path, decoder="decord" if decoder == "decord" else "pyav")
+    names: dict[str, Decoder] = {name: name for name in get_args(Decoder)}
+    frames = read_video(path, decoder=names[decoder])
     if len(frames) != _NUM_FRAMES:
         raise VJEPAError(f"{len(frames)} frames of {_NUM_FRAMES}")
     return np.zeros(1, dtype=np.uint8), {}

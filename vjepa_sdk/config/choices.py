@@ -18,9 +18,9 @@ def device_name(device: Device) -> str | None:
     return device if device is None else str(device)
 
 
-Decoder = Literal["pyav", "decord", "pyav-deinterlace"]
+Decoder = Literal["pyav", "decord", "pyav-deinterlace", "torchcodec"]
 """`pyav`: exact on every file; `decord`: frame for frame what the official pipelines get; `pyav-deinterlace`: as `pyav`
-is, with frames that are marked as interlaced made whole."""
+is, with frames that are marked as interlaced made whole; `torchcodec`: what pipelines of transformers get."""
 
 CropOffset = Literal["round", "floor"]
 """Where the centre crop begins. `round`: the official evaluation code; `floor`: transformers' video processor."""

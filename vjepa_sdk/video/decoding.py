@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from .pictures import lacks_picture
+from .pictures import PacketContent, lacks_picture
 from .safety import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -29,34 +29,51 @@ class Decoder(Protocol):
 
 
 class Cursor:
-    """Walk forward through a stream, decoding or in jumps, and count the packets read."""
+    """Jump about in a stream, and decode no more of it than the frames that are wanted need."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream, decoder: Decoder) -> None:
-        self._container, self._stream, self._decoder = container, stream, decoder
-        self.jump(None, num_packets=0)
+    def __init__(
+        self, container: InputContainer, stream: VideoStream, decoder: Decoder, content: PacketContent
+    ) -> None:
+        self._container, self._stream = container, stream
+        self._decoder, self._content = decoder, content
 
-    def jump(self, target: int | None, *, num_packets: int) -> None:
-        """Go to a key frame before which so many packets lie; None: to the start."""
-        if target is not None:
-            self._container.seek(target, stream=self._stream, backward=True)
-            self._decoder.restart()
-        self.num_packets = num_packets
-        packets = self._packets()
+    def read(self, target: int, wanted: Sequence[int]) -> Iterator[VideoFrame]:
+        """Seek a key frame, and yield the frames of these times, which ascend; end early where one does not come."""
+        self._container.seek(target, stream=self._stream, backward=True)
+        self._decoder.restart()
+        packets = self._needed(set(wanted))
         key = next(packets, None)
-        self._frames = decode_from(key, packets, self._decoder) if key is not None and key.is_keyframe else iter(())
+        if key is None or not key.is_keyframe:
+            return
+        frames = decode_from(key, packets, self._decoder)
+        for pts in wanted:
+            # What is shown before the key frame refers to pictures that were not decoded; it has an earlier time.
+            frame = next((each for each in frames if each.pts is not None and each.pts >= pts), None)
+            if frame is None or frame.pts != pts:
+                return
+            yield frame
 
-    def find(self, pts: int) -> VideoFrame | None:
-        """Decode up to the frame of this time; None if it does not come."""
-        # What is shown before the key frame refers to pictures that were not decoded; it has an earlier time.
-        for frame in self._frames:
-            if frame.pts is not None and frame.pts >= pts:
-                return frame if frame.pts == pts else None
-        return None
-
-    def _packets(self) -> Iterator[Packet[VideoStream]]:
+    def _needed(self, left: set[int]) -> Iterator[Packet[VideoStream]]:
+        """Yield the packets up to the last one that is wanted, but those that are not and that none refers to."""
         for packet in self._container.demux(self._stream):
-            self.num_packets += packet.size > 0
+            if packet.pts in left:
+                left.discard(packet.pts)
+            elif not packet.is_keyframe and packet.size and self._content.is_unreferenced(packet):
+                continue
             yield packet
+            if not left:
+                break
+        yield end_of(self._stream)
+
+
+def end_of(stream: VideoStream) -> Packet[VideoStream]:
+    """Return the empty packet after the last one, which brings out what a decoder holds back."""
+    from av.packet import Packet
+
+    end: Any = Packet()
+    end.time_base = stream.time_base
+    packet: Packet[VideoStream] = end
+    return packet
 
 
 def decode_from(
@@ -73,8 +90,8 @@ def decode_from(
     start = key.pts
     is_leading = True
     for packet in packets:
-        is_earlier = start is not None and packet.size > 0 and (packet.pts is None or packet.pts < start)
-        is_leading = is_leading and is_earlier
+        if is_leading:
+            is_leading = start is not None and packet.size > 0 and (packet.pts is None or packet.pts < start)
         try:
             frames = decode(packet, decoder)
         except (av.InvalidDataError, CorruptFrameError):

@@ -10,21 +10,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import ConfigError
-from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
-from .damage import DamageChecks
-from .frame_image import has_alpha_apart, is_square, may_be_transparent
-from .pictures import fields_counter
+from .containers import VideoInfo, open_container, refuse_by_content, video_stream
+from .outside_decoders import check_all_packets, refuse_what_it_shows_wrong
 from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
-
-if TYPE_CHECKING:
-    from av.container import InputContainer
-    from av.video.stream import VideoStream
 
 _NOT_DECODED = "is truncated or corrupt, or decord fails on it, which decoder='pyav' tells"
 _LONGEST_SECONDS = 1e9  # thirty years; times beyond stand for none
@@ -43,10 +37,9 @@ class DecordReader:
             with decoder_errors(self._path), open_container(self._path, self._file) as container:
                 stream = video_stream(self._path, container)
                 codec = stream.codec_context.codec.canonical_name
-                self._refuse_what_it_shows_wrong(container.format.name, stream)
-                # decord guesses what is damaged and says nothing.
-                check_structure(self._path, self._file)
-                self._check_packets(container, stream)
+                self._refuse_streams(container.format.name)
+                refuse_what_it_shows_wrong("decord", self._path, container, stream)
+                check_all_packets("decord", self._path, self._file, container, stream)
             with decoder_errors(self._path, "cannot be read by decord; decoder='pyav' reads more formats"):
                 self._file.seek(0)
                 descriptor = f"/proc/self/fd/{self._file.fileno()}"
@@ -57,27 +50,10 @@ class DecordReader:
             self.close()
             raise
 
-    def _refuse_what_it_shows_wrong(self, container: str, stream: VideoStream) -> None:
+    def _refuse_streams(self, container: str) -> None:
         if container in ("mpegts", "mpeg"):
             reason = "is an MPEG stream, of which decord skips the first frames and repeats the last"
             raise failure(self._path, f"{reason}; decoder='pyav' does not")
-        aspect, pixel_format = stream.sample_aspect_ratio, stream.codec_context.format
-        codec = stream.codec_context.codec.canonical_name
-        if aspect is not None and not is_square(aspect):
-            shape = f"{aspect.numerator}:{aspect.denominator}"
-            raise failure(self._path, f"has pixels of {shape}, which decord takes for square; decoder='pyav' does not")
-        has_alpha = pixel_format is not None and may_be_transparent(pixel_format, container=container, codec=codec)
-        if has_alpha or has_alpha_apart(stream):
-            raise failure(self._path, "has alpha, of which decord shows the hidden colours; decoder='pyav' does not")
-
-    def _check_packets(self, container: InputContainer, stream: VideoStream) -> None:
-        """Look at every packet for damage, which decord does not tell, and for whether it is a frame."""
-        checked, count_fields = DamageChecks(self._file).decoder(stream), fields_counter(stream)
-        for packet in container.demux(stream):
-            checked.check(packet)
-            if packet.size and not packet.is_discard and count_fields(packet) != 2:
-                reason = "has packets of half a frame or none, each of which decord counts as one"
-                raise failure(self._path, f"{reason}; decoder='pyav' does not")
 
     def _times(self, num_frames: int) -> np.ndarray:
         """Return when each frame starts and ends, in seconds, float64 [N, 2]."""

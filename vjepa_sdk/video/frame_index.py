@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .pictures import fields_counter, forgets_all
+from .pictures import PacketContent, fields_counter, forgets_all
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -28,7 +28,6 @@ BARE_STREAMS = frozenset({"h264", "hevc"})  # without times; the rate is that wh
 KEYED_CONTAINERS = frozenset({"avi", "asf", "flv"})
 NO_KEYS = np.empty(0, dtype=np.int64)
 NO_TIME = -(2**63)
-_HEAD = 8  # packets after which most decoders have given a frame
 
 
 @dataclass(frozen=True)
@@ -41,26 +40,37 @@ class FrameIndex:
     keys: np.ndarray  # int64 [K], positions of the key frames; empty: decode from the start
     key_packets: np.ndarray  # int64 [K], how many packets lie before each key frame
     seek_targets: np.ndarray  # int64 [K], where to seek for each key frame
+    packets: np.ndarray  # int64 [N], how many packets lie before that of each frame; empty without keys
+
+    def runs(self, needed: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Part ascending positions of frames into those decoded in one go; yield where to seek for them, and them."""
+        groups = np.searchsorted(self.keys, needed, side="right") - 1
+        # pictures that are shown before a key frame may come after it, and then lead into the next group
+        last_packets = np.maximum.accumulate(self.packets[needed])
+        starts = np.flatnonzero(self.key_packets[groups[1:]] > last_packets[:-1] + 1) + 1
+        for run in np.split(np.arange(len(needed)), starts):
+            yield int(self.seek_targets[groups[run[0]]]), needed[run]
 
 
-def scan_packets(container: InputContainer, stream: VideoStream) -> tuple[np.ndarray, list[Packet[VideoStream]]]:
+def scan_packets(
+    container: InputContainer, stream: VideoStream, content: PacketContent
+) -> tuple[np.ndarray, Packet[VideoStream] | None]:
     """Return time, decoding time, duration, whether it is a key frame, and shown fields of each packet, int64 [N, 5].
 
-    A time that is missing is NO_TIME. The first packets themselves are returned, too: most often they give a frame.
+    A time that is missing is NO_TIME. The first packet itself is returned, too: it most often gives a frame.
     """
-    count_fields = fields_counter(stream)
+    count_fields = content.count_fields
     numbers = array("q")  # and not objects: a day of video has millions of packets
-    head: list[Packet[VideoStream]] = []
+    first: Packet[VideoStream] | None = None
     for packet in container.demux(stream):
         if packet.size:
-            if len(head) < _HEAD:
-                head.append(packet)
+            first = first or packet
             pts = NO_TIME if packet.pts is None else packet.pts
             # Matroska stores no decoding times; those that FFmpeg cannot derive are missing.
             dts = pts if packet.dts is None else packet.dts
             fields = 0 if packet.is_discard else count_fields(packet)
             numbers.extend((pts, dts, packet.duration or 0, packet.is_keyframe, fields))
-    return np.frombuffer(numbers, np.int64).reshape(-1, 5), head
+    return np.frombuffer(numbers, np.int64).reshape(-1, 5), first
 
 
 def index_of_packets(packets: np.ndarray, time_base: Fraction) -> FrameIndex | None:
@@ -84,7 +94,7 @@ def index_of_packets(packets: np.ndarray, time_base: Fraction) -> FrameIndex | N
     targets = np.maximum(dts[key_packets], np.minimum(pts[key_packets], before_next))
     timestamps = seconds(pts[order], time_base)
     last_seconds = float(int(durations[order[-1]]) * time_base)
-    return FrameIndex(pts[order], timestamps, last_seconds, keys, key_packets, targets)
+    return FrameIndex(pts[order], timestamps, last_seconds, keys, key_packets, targets, order)
 
 
 class PacketLog:
@@ -135,13 +145,13 @@ class ShownTimes:
         if None in times[:1]:
             rate = rate or 25.0  # FFmpeg's own assumption for streams without any timing
             counted = np.arange(len(times), dtype=np.int64)
-            return FrameIndex(counted, counted / rate, 1 / rate, NO_KEYS, NO_KEYS, NO_KEYS)
+            return FrameIndex(counted, counted / rate, 1 / rate, NO_KEYS, NO_KEYS, NO_KEYS, NO_KEYS)
         for number, time in enumerate(times):
             if time is None:  # decoders that are emptied at the end do not say
                 times[number] = (times[number - 1] or 0) + self.durations[number]
         pts = np.array(times, dtype=np.int64)
         last_seconds = float(self._last_duration(pts) * time_base)
-        return FrameIndex(pts, seconds(pts, time_base), last_seconds, NO_KEYS, NO_KEYS, NO_KEYS)
+        return FrameIndex(pts, seconds(pts, time_base), last_seconds, NO_KEYS, NO_KEYS, NO_KEYS, NO_KEYS)
 
     def _last_duration(self, pts: np.ndarray) -> int:
         """Return how long the last frame is shown; decoders of field-coded streams give the time of one field."""

@@ -18,7 +18,27 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _UNIT_CODECS = ("h264", "hevc")
+_REFERRED_TO = frozenset(importance << 5 | kind for importance in (1, 2, 3) for kind in (1, 5))  # first byte, H.264
 _MANY = 1 << 30  # a number no header has
+
+
+class PacketContent:
+    """Say of each packet of a stream what it shows, and then of any whether others need it."""
+
+    count_fields: Callable[[Any], int]
+    """Return how many fields a packet shows: 2, a picture; 1, half of one; or 0. Of a damaged packet, 2."""
+    is_unreferenced: Callable[[Any], bool]
+    """Return whether every other frame is the same without a packet; to be asked when all packets were counted.
+
+    Only H.264 and HEVC tell. A frame of VP9 that none refers to still leaves motion and probabilities to the next.
+    """
+
+    def __init__(self, stream: VideoStream) -> None:
+        if stream.codec_context.codec.canonical_name in _UNIT_CODECS:
+            units = _Units(stream)
+            self.count_fields, self.is_unreferenced = units.count_fields, units.are_unreferenced
+        else:
+            self.count_fields, self.is_unreferenced = lambda _: 2, lambda _: False
 
 
 def fields_counter(stream: VideoStream) -> Callable[[Any], int]:
@@ -26,8 +46,7 @@ def fields_counter(stream: VideoStream) -> Callable[[Any], int]:
 
     Of a damaged packet it says 2, and leaves it to the decoder.
     """
-    codec = stream.codec_context.codec.canonical_name
-    return _Units(stream).count_fields if codec in _UNIT_CODECS else lambda _: 2
+    return PacketContent(stream).count_fields
 
 
 def lacks_picture(packet: Packet[VideoStream]) -> bool:
@@ -74,6 +93,7 @@ class _Units:
         self._is_h264 = stream.codec_context.codec.canonical_name == "h264"
         self._length_size = length_size(stream.codec_context.codec.canonical_name, setup)
         self._setup = setup
+        self._highest_layer = 0  # temporal, of the pictures of HEVC that were counted
 
     @cached_property
     def _sequences(self) -> set[_Sequence]:
@@ -97,11 +117,37 @@ class _Units:
             return 2
         for unit in self._split(packet):
             if self._is_picture(unit):
+                if not self._is_h264:
+                    self._highest_layer = max(self._highest_layer, unit[1] & 7)
                 return 1 if self._is_h264 and self._is_field(unit) else 2
             if self._is_h264 and self._kind(unit) == 7:
                 self._sequences.add(_read_sequence(bytes(unit)))
                 self.__dict__.pop("_is_frames_only", None)
         return 0 if self.hold_no_picture(packet) else 2
+
+    def are_unreferenced(self, packet: Any) -> bool:
+        """Whether units are parts of a picture that none refers to, and what else concerns this picture alone.
+
+        That is not said of H.264 with fields: if a picture is shown as interlaced may depend on the one before.
+        """
+        data, used, has_picture = memoryview(packet), 0, False
+        if self._is_h264 and (not self._is_frames_only or (len(data) > 4 and data[4] in _REFERRED_TO)):
+            return False
+        for unit in self._split(data):
+            used += self._length_size + len(unit)
+            if self._is_picture(unit):
+                has_picture = True
+                if not self._is_droppable(unit):
+                    return False
+            elif self._kind(unit) not in ((6, 9) if self._is_h264 else (35, 39, 40)):  # messages and delimiters
+                return False
+        return has_picture and used == len(data)
+
+    def _is_droppable(self, unit: Any) -> bool:
+        if self._is_h264:
+            return self._kind(unit) == 1 and not unit[0] & 0x60  # nal_ref_idc
+        # in HEVC that is said for pictures of the same layer; those of higher ones may refer to it
+        return self._kind(unit) in range(0, 15, 2) and unit[1] & 7 == self._highest_layer
 
     def hold_picture_of(self, packet: Any, *, h264: range, hevc: range) -> bool:
         kinds = h264 if self._is_h264 else hevc

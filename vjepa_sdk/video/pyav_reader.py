@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from functools import cached_property
 from types import TracebackType
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from .containers import VideoInfo, check_structure, open_container, refuse_by_content, video_stream
 from .damage import DamageChecks
-from .decoding import STRICT_DECODING, CorruptFrameError, Cursor, decode_from
+from .decoding import STRICT_DECODING, CorruptFrameError, Cursor, decode_from, end_of
 from .deinterlace import deinterlaced
 from .frame_image import FrameImage
 from .frame_index import (
@@ -34,7 +34,7 @@ from .frame_index import (
     index_of_packets,
     scan_packets,
 )
-from .pictures import is_entry
+from .pictures import PacketContent, is_entry
 from .safety import PathLike, ascending_indices, checked_indices, decoder_errors, failure, open_regular_file
 from .transport_stream import loses_nothing, without_marks
 
@@ -50,6 +50,8 @@ class PyAVReader:
 
     def __init__(self, path: PathLike, *, deinterlace: bool = False) -> None:
         self._deinterlace = deinterlace
+        self._opened = ExitStack()
+        self._cursor: Cursor | None = None
         self._file = open_regular_file(path)
         self._path = os.fspath(path)
         try:
@@ -65,6 +67,11 @@ class PyAVReader:
     @property
     def timestamps(self) -> np.ndarray:
         return self._index.timestamps
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether packets alone tell which frames there are, so that each can be reached from a key frame."""
+        return len(self._index.keys) > 0
 
     @property
     def num_interlaced(self) -> int:
@@ -98,6 +105,8 @@ class PyAVReader:
                 yield self._rgb(frame)
 
     def close(self) -> None:
+        self._cursor = None
+        self._opened.close()
         self._file.close()
 
     def __enter__(self) -> PyAVReader:
@@ -110,7 +119,7 @@ class PyAVReader:
 
     @contextmanager
     def _stream(self) -> Iterator[tuple[InputContainer, VideoStream]]:
-        """Open the container anew: only a fresh demuxer and decoder surely start at the first frame."""
+        """Open the container anew: without a seek, only a fresh demuxer and decoder surely start at the first frame."""
         with open_container(self._path, self._file) as container:
             stream = video_stream(self._path, container)
             codec = stream.codec_context
@@ -120,7 +129,8 @@ class PyAVReader:
             yield container, stream
 
     def _read_index(self) -> None:
-        with self._stream() as (container, stream):
+        with ExitStack() as opened:
+            container, stream = opened.enter_context(self._stream())
             self._format = container.format.name
             self._codec = stream.codec_context.codec.canonical_name
             self._rate = float((stream.guessed_rate if self._format in BARE_STREAMS else stream.average_rate) or 0)
@@ -129,6 +139,8 @@ class PyAVReader:
             if self._format == "mpegts" and not loses_nothing(self._file, stream, container.demux(stream)):
                 raise failure(self._path, "is truncated or corrupt: packets of the transport stream are missing")
             index, first = self._index_by_packets(container, stream)
+            if index is not None:
+                self._opened = opened.pop_all()  # it serves to read frames, too
         if index is None:
             index, first = self._index_by_decoding()
         first = first or self._first_frame()
@@ -155,7 +167,8 @@ class PyAVReader:
         """Return the index, None where only decoding gives it; with it the first frame, if it comes soon."""
         if self._format not in COUNTED_CONTAINERS:
             return None, None
-        packets, head = scan_packets(container, stream)
+        self._content = PacketContent(stream)
+        packets, first_packet = scan_packets(container, stream, self._content)
         listed = self._blocks[stream.index] if stream.index < len(self._blocks) else len(stream.index_entries)
         if len(packets) < listed and not self._blocks:
             listed = sum(entry.size > 0 for entry in stream.index_entries)
@@ -163,10 +176,12 @@ class PyAVReader:
             raise failure(self._path, f"is truncated or corrupt: only {len(packets)} of {listed} packets can be read")
         is_indexed = self._format in INDEXED_CONTAINERS and self._codec in INDEXED_CODECS
         index = index_of_packets(packets, self._time_base) if is_indexed else None
-        if index is None:
+        if index is None or first_packet is None:
             return None, None
         # decoding it here saves to open the file once more for it
-        return index, next(decode_from(head[0], iter(head[1:]), self._damage.decoder(stream)), None)
+        decoder = self._damage.decoder(stream)
+        self._cursor = Cursor(container, stream, decoder, self._content)
+        return index, next(decode_from(first_packet, iter([end_of(stream)]), decoder), None)
 
     def _first_frame(self) -> VideoFrame:
         frames = self._decode_all()
@@ -230,9 +245,8 @@ class PyAVReader:
     def _frames_in_order(self) -> Iterator[VideoFrame]:
         """Decode every frame and hold the result against the index."""
         count = 0
-        has_pts = len(self._index.keys) > 0
         for frame in self._decode_all():
-            if count == len(self) or (has_pts and frame.pts != self._index.pts[count]):
+            if count == len(self) or (self.is_listed and frame.pts != self._index.pts[count]):
                 raise failure(self._path, f"is corrupt: decoded frame {count} of {len(self)} is not the listed one")
             yield frame
             count += 1
@@ -261,21 +275,27 @@ class PyAVReader:
         import av
 
         index = self._index
-        if not len(index.keys):
+        if not self.is_listed or not len(needed):
             return
-        groups = np.searchsorted(index.keys, needed, side="right") - 1
+        # whoever reads while another reading goes on has a container of its own
+        kept, self._cursor = self._cursor, None
         try:
-            with self._stream() as (container, stream):
-                cursor = Cursor(container, stream, self._damage.decoder(stream))
-                for position, group in zip(needed.tolist(), groups.tolist(), strict=True):
-                    if index.key_packets[group] > cursor.num_packets:
-                        cursor.jump(int(index.seek_targets[group]), num_packets=int(index.key_packets[group]))
-                    frame = cursor.find(int(index.pts[position]))
-                    if frame is None:
-                        return
-                    yield frame
+            with ExitStack() as opened:
+                cursor = kept or self._new_cursor(opened)
+                for target, positions in index.runs(needed):
+                    frames = cursor.read(target, index.pts[positions].tolist())
+                    for _ in positions:
+                        frame = next(frames, None)
+                        if frame is None:
+                            return
+                        yield frame
+            self._cursor = kept
         except (av.FFmpegError, CorruptFrameError):
             return  # not a true entry point, or damage: decoding from the start will tell
+
+    def _new_cursor(self, opened: ExitStack) -> Cursor:
+        container, stream = opened.enter_context(self._stream())
+        return Cursor(container, stream, self._damage.decoder(stream), self._content)
 
     def _rgb(self, frame: VideoFrame) -> np.ndarray:
         return self._image(frame)

@@ -1,8 +1,10 @@
 """Decode a video file into frames.
 
-Two decoders stand behind one interface. "pyav" is the default: frames by index are exactly those of a full
+Three decoders stand behind one interface. "pyav" is the default: frames by index are exactly those of a full
 decode, and rotation and edit lists are honoured. "decord" is for frame-for-frame parity with the official
-pipelines; it returns neighbouring frames for open-GOP and cut files and cannot read AV1 or GIF.
+pipelines; it returns neighbouring frames for open-GOP and cut files and cannot read AV1 or GIF. "torchcodec" is for
+parity with pipelines of transformers; it reads the files whose packets list their frames, and fails where it finds
+others.
 
 Frames are shown as players and the ffmpeg program show them: upright; with square pixels, for which the width is scaled
 and the height stays (`scale=iw*sar:ih`), unless they are within 1 % of square; alpha composited on black, but for GIF,
@@ -29,6 +31,7 @@ from .images import is_animation
 from .in_memory import content_of, lent_path
 from .pyav_reader import PyAVReader
 from .safety import PathLike, check_is_path
+from .torchcodec_reader import TorchcodecReader
 
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mj2", ".mkv", ".mk3d", ".webm", ".avi", ".divx"}
@@ -79,9 +82,9 @@ def open_video(path: PathLike, *, decoder: Decoder = "pyav") -> VideoReader:
 
     Args:
         path: a regular file. URLs and protocol strings are refused.
-        decoder: "pyav" (exact on every file), "decord" (parity with the official pipelines), or "pyav-deinterlace":
-            frames that are marked as interlaced are made whole, one for one, by FFmpeg's filter yadif. That decodes
-            from the start.
+        decoder: "pyav" (exact on every file), "decord" (parity with the official pipelines), "torchcodec" (parity with
+            those of transformers; needs the extra `torchcodec` and FFmpeg), or "pyav-deinterlace": frames that are
+            marked as interlaced are made whole, one for one, by FFmpeg's filter yadif. That decodes from the start.
 
     Raises:
         ConfigError: the decoder is unknown or not installed.
@@ -96,6 +99,8 @@ def open_video(path: PathLike, *, decoder: Decoder = "pyav") -> VideoReader:
         return PyAVReader(path, deinterlace=deinterlace)
     if decoder == "decord":
         return DecordReader(path)
+    if decoder == "torchcodec":
+        return TorchcodecReader(path)
     raise ConfigError(f"Unknown decoder {decoder!r}. Available: {', '.join(get_args(Decoder))}")
 
 

@@ -20,7 +20,7 @@ def describe_environment(options: EmbedOptions) -> dict[str, str]:
 
     device = best_device(options.device)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    packages = ["av", "numpy", "torch", *(["decord"] if options.decoder == "decord" else [])]
+    packages = ["av", "numpy", "torch", *([options.decoder] if options.decoder in ("decord", "torchcodec") else [])]
     return {"vjepa_sdk": __version__, "device": f"{device.type} {kind}", **{name: version(name) for name in packages}}
 
 
