@@ -6,10 +6,12 @@ import io
 import logging
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from vjepa_sdk.runtime.progress import Pace, progress_bar
+from vjepa_sdk.runtime import progress
+from vjepa_sdk.runtime.progress import Pace, ProgressBar, progress_bar
 
 
 class Logger:
@@ -126,3 +128,33 @@ def test_pace_of_short_steps_follows_a_change_within_half_a_minute() -> None:
     for number in range(1, 321):
         pace.add(100 + number / 10, 1)
     assert pace.describe("clip") == "10.0 clip/s"
+
+
+def test_steps_that_are_done_soon_show_no_bar_and_others_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, now = put_in_place(monkeypatch), [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with progress_bar("planning", total=3, patience_seconds=1.0) as bar:
+        bar.advance()
+        now[0] += 0.9
+        bar.advance()
+    assert terminal.getvalue() == ""
+    with progress_bar("planning", total=3, patience_seconds=1.0) as bar:
+        bar.advance()
+        now[0] += 1.0
+        bar.advance()
+    assert any("planning" in line and "2/3" in line for line in terminal.screen)
+
+
+def test_a_bar_without_an_end_counts_and_foretells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = put_in_place(monkeypatch)
+    with progress_bar("listing", total=None) as bar:
+        bar.advance(by=7)
+    (line,) = (line for line in terminal.screen if line)
+    assert "7/?" in line and "-:--:--" in line
+
+
+def test_counted_items_move_the_bar_many_at_a_time() -> None:
+    moves: list[int] = []
+    bar = ProgressBar(lambda by, note: moves.append(by))
+    assert list(bar.counting(range(2500))) == list(range(2500))
+    assert moves == [1000, 1000, 500]

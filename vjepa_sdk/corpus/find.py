@@ -17,6 +17,7 @@ from typing import Literal
 
 from ..errors import InputError, printable
 from ..runtime.host import working_directory
+from ..runtime.progress import ProgressBar, progress_bar
 from ..video.images import STILL_SUFFIXES, is_animation
 from ..video.reader import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from ..video.safety import PathLike, check_is_path
@@ -93,7 +94,9 @@ class FoundClips:
         return f"{where}: no video there; looked for {_suffixes(VIDEO_SUFFIXES)}{hint if has_images else ''}"
 
 
-def find_clips(inputs: Inputs, *, links: Links = "refuse", split: str | None = None) -> FoundClips:
+def find_clips(
+    inputs: Inputs, *, links: Links = "refuse", split: str | None = None, show_progress_bar: bool | None = False
+) -> FoundClips:
     """Look up what files, directories, patterns, lists and data frames name.
 
     Directories are searched recursively; hidden files in them are left out. A pattern has * ? [, and ** for any depth.
@@ -103,28 +106,17 @@ def find_clips(inputs: Inputs, *, links: Links = "refuse", split: str | None = N
 
     Args:
         split: only lines of lists and data frames that have this in their column `split`.
+        show_progress_bar: on stderr, where it takes more than a second; None: if it is a terminal.
 
     Raises:
         InputError: a path does not exist or is a symbolic link, a directory or pattern holds neither video nor image,
             a list is not valid, or `split` is given for what is no list.
     """
     found = FoundClips()
-    for item in [inputs] if isinstance(inputs, str | os.PathLike | DataFrame) else inputs:
-        if isinstance(item, DataFrame):
-            _add_sources(found, frame_sources(item, split=split), links)
-            continue
-        check_is_path(item)
-        name = str(Path(item))
-        if name.startswith("@") and not os.path.lexists(name):
-            _add_list(found, Path(name[1:]), links, split)
-        elif os.path.lexists(name):
-            _add_named(found, name, links, split)
-        elif split is not None and glob.has_magic(name):
-            raise _without_split(name, split)
-        elif glob.has_magic(name):
-            _add_pattern(found, name, links)
-        else:
-            raise missing(name)
+    with progress_bar("listing", total=None, show=show_progress_bar, unit="clip", patience_seconds=1.0) as bar:
+        search = _Search(links, split, bar)
+        for item in [inputs] if isinstance(inputs, str | os.PathLike | DataFrame) else inputs:
+            _add(found, item, search)
     if not found.named and not found.folders:
         raise InputError("inputs is empty; pass at least one file, directory, pattern or list")
     if found.num_links:
@@ -144,6 +136,34 @@ def missing(name: str) -> InputError:
     return InputError(f"{printable(name)}: does not exist; check the spelling or the working directory")
 
 
+@dataclass(frozen=True)
+class _Search:
+    """How is searched; see `find_clips`."""
+
+    links: Links
+    split: str | None
+    bar: ProgressBar
+
+
+def _add(found: FoundClips, item: PathLike | DataFrame, search: _Search) -> None:
+    """Take what one of the inputs names."""
+    if isinstance(item, DataFrame):
+        _add_sources(found, frame_sources(item, split=search.split), search)
+        return
+    check_is_path(item)
+    name = str(Path(item))
+    if name.startswith("@") and not os.path.lexists(name):
+        _add_list(found, Path(name[1:]), search)
+    elif os.path.lexists(name):
+        _add_named(found, name, search)
+    elif search.split is not None and glob.has_magic(name):
+        raise _without_split(name, search.split)
+    elif glob.has_magic(name):
+        _add_pattern(found, name, search)
+    else:
+        raise missing(name)
+
+
 def find_videos(inputs: Sequence[PathLike]) -> list[Path]:
     """Return the video files that paths, directories and patterns name, sorted, each once.
 
@@ -160,30 +180,30 @@ def find_stills(inputs: Sequence[PathLike]) -> list[Path]:
     return [Path(source.path) for source in found.clips("stills" if has_images else "none")]
 
 
-def _add_named(found: FoundClips, name: str, links: Links, split: str | None) -> None:
-    if links == "refuse" and os.path.islink(name):
+def _add_named(found: FoundClips, name: str, search: _Search) -> None:
+    if search.links == "refuse" and os.path.islink(name):
         raise _link(name)
     if not os.path.isdir(name) and Path(name).suffix.lower() in LIST_SUFFIXES:
-        _add_list(found, Path(name), links, split)
-    elif split is not None:
-        raise _without_split(name, split)
+        _add_list(found, Path(name), search)
+    elif search.split is not None:
+        raise _without_split(name, search.split)
     elif os.path.isdir(name):
-        _add_directory(found, name, links)
+        _add_directory(found, name, search)
     else:
         found.named.append(whole(name))
 
 
-def _add_list(found: FoundClips, path: Path, links: Links, split: str | None) -> None:
+def _add_list(found: FoundClips, path: Path, search: _Search) -> None:
     if not path.is_file():
         raise InputError(f"{printable(path)}: no such list; check the spelling or the working directory")
-    _add_sources(found, read_sources(path, split=split), links)
+    _add_sources(found, read_sources(path, split=search.split), search)
 
 
-def _add_sources(found: FoundClips, sources: list[ClipSource], links: Links) -> None:
-    for source in sources:
-        if links == "refuse" and os.path.islink(source.path):
+def _add_sources(found: FoundClips, sources: Iterable[ClipSource], search: _Search) -> None:
+    for source in search.bar.counting(sources):
+        if search.links == "refuse" and os.path.islink(source.path):
             raise _link(source.path)
-    found.named += sources
+        found.named.append(source)
 
 
 def _without_split(name: str, split: str) -> InputError:
@@ -196,15 +216,16 @@ def _link(name: str) -> InputError:
     return InputError(f"{printable(name)}: is a symbolic link; pass --follow-symlinks to read what it points to")
 
 
-def _add_directory(found: FoundClips, directory: str, links: Links) -> None:
-    num_links, folders = found.num_links, list(_walk(found, directory, links))
+def _add_directory(found: FoundClips, directory: str, search: _Search) -> None:
+    num_links, folders = found.num_links, list(_walk(found, directory, search))
     if not folders:
         raise _found_nothing(f"{printable(directory)}: no video or image in this directory", found, num_links)
     found.folders += folders
 
 
-def _walk(found: FoundClips, directory: str, links: Links) -> Iterator[Folder]:
+def _walk(found: FoundClips, directory: str, search: _Search) -> Iterator[Folder]:
     """Yield the folders below a directory that hold videos or images."""
+    links = search.links
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{printable(error.filename)}: cannot be listed: {error.strerror}") from error
@@ -236,17 +257,18 @@ def _walk(found: FoundClips, directory: str, links: Links) -> Iterator[Folder]:
             folder.videos[:] = sorted(folder.videos + animations)
             folder.images[:] = sorted(set(folder.images) - set(animations))
         if folder.videos or folder.images:
+            search.bar.advance(by=len(folder.videos) + len(folder.images))
             yield folder
 
 
-def _add_pattern(found: FoundClips, pattern: str, links: Links) -> None:
+def _add_pattern(found: FoundClips, pattern: str, search: _Search) -> None:
     """Take what a shell would: files, and directories too, unless ** names what is in them anyway."""
     before, num_links = (len(found.named), len(found.folders)), found.num_links
-    for name in sorted(glob.iglob(pattern, recursive=True)):
-        if links != "follow" and _passes_link(name, pattern):
+    for name in search.bar.counting(sorted(glob.iglob(pattern, recursive=True))):
+        if search.links != "follow" and _passes_link(name, pattern):
             found.num_links += 1
         elif os.path.isdir(name):
-            found.folders += [] if "**" in pattern else _walk(found, name, links)
+            found.folders += [] if "**" in pattern else _walk(found, name, search)
         elif (suffix := Path(name).suffix.lower()) in VIDEO_SUFFIXES | STILL_SUFFIXES:
             found.named.append(whole(name))
         elif suffix in OTHER_VIDEO_SUFFIXES:
@@ -281,15 +303,17 @@ def _are_numbered(stems: list[str]) -> bool:
 
 def _unique(sources: list[ClipSource]) -> list[ClipSource]:
     """Drop repeats, refuse ids that stand for two clips, and sort."""
-    kept: dict[tuple[object, ...], ClipSource] = {}
+    kept: dict[object, ClipSource] = {}
     owners: dict[str, ClipSource] = {}
-    here = str(working_directory())
+    here, is_mixed = str(working_directory()), len({os.path.isabs(source.path) for source in sources}) > 1
     for source in sources:
         # a relative path and its absolute form are one clip; the first spelling stays
         is_whole = source.start_seconds is None and source.end_seconds is None
         default = source.path if is_whole else default_id(source.path, source.start_seconds, source.end_seconds)
         given = source.id if source.id != default else None
-        key = (os.path.normcase(os.path.join(here, source.path)), source.start_seconds, source.end_seconds, given)
+        where = os.path.normcase(os.path.join(here, source.path) if is_mixed else source.path)
+        # of most clips the path is all there is: a million of them need no more than that
+        key = where if is_whole and given is None else (where, source.start_seconds, source.end_seconds, given)
         if key in kept:
             kept[key] = _joined(kept[key], source)
             continue

@@ -16,7 +16,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,12 @@ _LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)(-?\d+)")  # the path may hold sp
 _LIKE_PATH = re.compile(r"path|file|video|clip|name", re.I)
 
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl"})
+
+_NOTHING: Mapping[str, Any] = {}
+"""What most lists say of a clip besides; a million clips share it."""
+
+_Line = tuple[int, dict[str, Any]]
+"""Its number, and its columns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +71,8 @@ def whole(path: str | os.PathLike[str]) -> ClipSource:
     return ClipSource(path=os.fspath(path), id=os.fspath(path))
 
 
-def read_sources(path: Path, *, split: str | None = None) -> list[ClipSource]:
-    """Read the clips of a list; what its suffix does not say is plain text.
+def read_sources(path: Path, *, split: str | None = None) -> Iterator[ClipSource]:
+    """Read the clips of a list one by one; what its suffix does not say is plain text.
 
     Args:
         split: only lines that have this in their column `split`.
@@ -74,17 +80,20 @@ def read_sources(path: Path, *, split: str | None = None) -> list[ClipSource]:
     Raises:
         InputError: it cannot be read, is empty, or a line is not valid; the message names the line.
     """
-    sources = _sources(path, read_table(path), split)
-    if not any(os.path.lexists(source.path) for source in sources):
+    count, first, is_any_there = 0, "", False
+    for source in _sources(path, _iter_table(path), split):
+        count, first = count + 1, first or source.path
+        is_any_there = is_any_there or os.path.lexists(source.path)
+        yield source
+    if not is_any_there:
         raise InputError(
-            f"{printable(path)}: none of its {len(sources)} clips exists, for example {printable(sources[0].path)}; "
+            f"{printable(path)}: none of its {count} clips exists, for example {printable(first)}; "
             "paths are relative to the list"
         )
-    return sources
 
 
-def frame_sources(frame: DataFrame, *, split: str | None = None) -> list[ClipSource]:
-    """Return the clips of a data frame with the columns of a list; its paths are relative to the working directory.
+def frame_sources(frame: DataFrame, *, split: str | None = None) -> Iterator[ClipSource]:
+    """Yield the clips of a data frame with the columns of a list; its paths are relative to the working directory.
 
     Raises:
         InputError: as `read_sources`.
@@ -93,45 +102,57 @@ def frame_sources(frame: DataFrame, *, split: str | None = None) -> list[ClipSou
     for number, row in table:
         if not isinstance(row["path"], str) or not row["path"]:
             raise InputError(f"data frame: row {number} has no path; correct it")
-    return _sources(Path("data frame"), table, split)
+    yield from _sources(Path("data frame"), table, split)
 
 
-def _sources(path: Path, table: Sequence[tuple[int, dict[str, Any]]], split: str | None) -> list[ClipSource]:
-    sources = []
+def _sources(path: Path, table: Iterable[_Line], split: str | None) -> Iterator[ClipSource]:
+    is_empty = True
     for number, row in table if split is None else _of_split(path, table, split):
         columns = columns_of(f"{printable(path)}: line {number}", row)
-        sources.append(replace(source_of(path, number, row), columns=columns))
-    if not sources:
+        yield replace(source_of(path, number, row), columns=columns or _NOTHING)
+        is_empty = False
+    if is_empty:
         raise InputError(f"{printable(path)}: lists no clips")
-    return sources
 
 
-def _of_split(path: Path, table: Sequence[tuple[int, dict[str, Any]]], split: str) -> list[tuple[int, dict[str, Any]]]:
+def _of_split(path: Path, table: Iterable[_Line], split: str) -> Iterator[_Line]:
     """Keep the lines of one split."""
-    splits = {str(row["split"]) for _, row in table if row.get("split") not in (None, "")}
+    splits: set[str] = set()
+    for number, row in table:
+        if (found := row.get("split")) not in (None, ""):
+            splits.add(str(found))
+        if str(found) == split:
+            yield number, row
     if not splits:
         raise InputError(f"{printable(path)}: has no column 'split', which split={split!r} needs; leave it out")
     if split not in splits:
         names = ", ".join(sorted(map(printable, splits)))
         raise InputError(f"{printable(path)}: lists no clips with split={split!r}; its splits are {names}")
-    return [(number, row) for number, row in table if str(row.get("split")) == split]
 
 
-def read_table(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_table(path: Path) -> list[_Line]:
     """Return the lines of a list as (line number, columns).
 
     Raises:
         InputError: it cannot be read, or a line is not valid or has no path.
     """
-    return _read_json_lines(path) if path.suffix.lower() == ".jsonl" else read_rows(path)
+    return list(_iter_table(path))
 
 
-def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def _iter_table(path: Path) -> Iterator[_Line]:
+    return _iter_json_lines(path) if path.suffix.lower() == ".jsonl" else _iter_rows(path)
+
+
+def read_rows(path: Path) -> list[_Line]:
     """Return the lines of a text or CSV list as (line number, columns); without a header, `path` and maybe `label`.
 
     Raises:
         InputError: it cannot be read, or a line has no path.
     """
+    return list(_iter_rows(path))
+
+
+def _iter_rows(path: Path) -> Iterator[_Line]:
     text = _text(path)
     first = text.partition("\n")[0]
     # spreadsheets of half of Europe write semicolons, and all of them tabs where text is copied
@@ -140,14 +161,14 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
         if path.suffix.lower() != ".csv" or "path" not in (reader.fieldnames or ()):
             _refuse_header(path, first)
-            return _plain_rows(path, text)
-        rows = [(reader.line_num, row) for row in reader]
+            yield from _plain_rows(path, text)
+            return
+        for row in reader:
+            if not row["path"]:
+                raise InputError(f"{printable(path)}: line {reader.line_num} has no path; correct it")
+            yield reader.line_num, row
     except csv.Error as error:
         raise InputError(f"{printable(path)}: line {reader.line_num}: not a CSV ({error}); save it as one") from error
-    for number, row in rows:
-        if not row["path"]:
-            raise InputError(f"{printable(path)}: line {number} has no path; correct it")
-    return rows
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -166,8 +187,7 @@ def _refuse_header(path: Path, first: str) -> None:
             )
 
 
-def _plain_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
-    rows: list[tuple[int, dict[str, Any]]] = []
+def _plain_rows(path: Path, text: str) -> Iterator[_Line]:
     # not splitlines: a name may hold what Unicode takes for the end of a line
     for number, line in enumerate(map(str.strip, text.split("\n")), start=1):
         labelled = _LABELLED.fullmatch(line)
@@ -179,12 +199,10 @@ def _plain_rows(path: Path, text: str) -> list[tuple[int, dict[str, Any]]]:
                 )
             labelled = None
         if line:
-            rows.append((number, {"path": labelled[1], "label": labelled[2]} if labelled else {"path": line}))
-    return rows
+            yield number, {"path": labelled[1], "label": labelled[2]} if labelled else {"path": line}
 
 
-def _read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    rows = []
+def _iter_json_lines(path: Path) -> Iterator[_Line]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -194,8 +212,7 @@ def _read_json_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
             raise InputError(f"{printable(path)}: line {number}: not valid JSON ({error}); correct it") from error
         if not isinstance(row, dict) or not isinstance(row.get("path"), str) or not row["path"]:
             raise InputError(f"{printable(path)}: line {number} must be an object with a path; correct it")
-        rows.append((number, row))
-    return rows
+        yield number, row
 
 
 def _text(path: Path) -> str:

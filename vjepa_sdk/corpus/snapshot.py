@@ -6,15 +6,20 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from ..errors import InputError
+from ..runtime.progress import progress_bar
 from ..video.images import list_frame_directory
 from .lists import ClipSource
 
 _EDGE_BYTES = 64 << 10
+_THREADS, _AT_ONCE = 8, 256
+"""Who looks at files waits for disks, most of all for those of other machines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +42,36 @@ class Clip:
         return {name: getattr(self, name) for name in self.__slots__}  # asdict copies deeply, at ten times the cost
 
 
-def describe_clips(sources: Iterable[ClipSource]) -> list[Clip]:
-    """Look at files without decoding them; one that cannot be read is described as empty, decoding tells why."""
+def describe_clips(sources: Iterable[ClipSource], *, show_progress_bar: bool | None = False) -> list[Clip]:
+    """Look at files without decoding them; one that cannot be read is described as empty, decoding tells why.
+
+    Args:
+        show_progress_bar: on stderr, where it takes more than a second; None: if it is a terminal.
+    """
+    remaining = iter(sources)
+    batches = list(iter(lambda: list(islice(remaining, _AT_ONCE)), []))
+    clips: list[Clip] = []
+    total = sum(map(len, batches))
+    with progress_bar("planning", total=total, show=show_progress_bar, unit="clip", patience_seconds=1.0) as bar:
+        for described in _in_threads(batches):
+            clips += described
+            bar.advance(by=len(described))
+    return clips
+
+
+def _in_threads(batches: Sequence[Sequence[ClipSource]]) -> Iterator[list[Clip]]:
+    """Describe batches at the same time; they come in their order."""
+    if len(batches) <= 1:
+        yield from map(_describe, batches)
+        return
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        yield from pool.map(_describe, batches)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _describe(sources: Sequence[ClipSource]) -> list[Clip]:
     looks: dict[str, tuple[int, int, str]] = {}  # many parts may share a file
     clips = []
     for source in sources:

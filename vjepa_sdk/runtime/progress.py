@@ -6,15 +6,18 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
 _WINDOW_SECONDS, _FEWEST_STEPS = 30.0, 8
+_DRAWN_AT_ONCE = 1000
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,22 @@ class ProgressBar:
     def advance(self, note: str = "", *, by: int = 1) -> None:
         """Move the bar and replace the note at its end."""
         self._advance(by, note)
+
+    def counting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """Yield items, each of which moves the bar; it is drawn for many of them at a time."""
+        count = 0
+        for item in items:
+            yield item
+            count += 1
+            if count == _DRAWN_AT_ONCE:
+                self.advance(by=count)
+                count = 0
+        if count:
+            self.advance(by=count)
+
+
+NO_BAR = ProgressBar(lambda by, note: None)
+"""What nobody sees."""
 
 
 class Pace:
@@ -67,31 +86,48 @@ def _is_terminal() -> bool:
 
 @contextmanager
 def progress_bar(
-    title: str, *, total: int, done: int = 0, show: bool | None = None, unit: str = "step"
+    title: str,
+    *,
+    total: int | None,
+    done: int = 0,
+    show: bool | None = None,
+    unit: str = "step",
+    patience_seconds: float = 0.0,
 ) -> Iterator[ProgressBar]:
     """Show a bar with rate and remaining time on stderr while the block runs; log records go above it.
 
     Args:
+        total: None where it is not known before the end.
         show: None shows it if stderr is a terminal.
         unit: of what is counted; `B` are bytes, shown as sizes.
+        patience_seconds: steps that are done sooner show no bar.
     """
     if not (_is_terminal() if show is None else show):
-        yield ProgressBar(lambda by, note: None)
+        yield NO_BAR
         return
     from rich.console import Console
     from rich.progress import Progress
 
-    pace = Pace(time.monotonic())
-    stderr = sys.stderr
-    with Progress(*_columns(pace, is_bytes=unit == "B"), console=Console(stderr=True)) as progress:
-        task = progress.add_task(title, total=total, completed=done, rate="", note="")
+    began = time.monotonic()
+    pace, stderr = Pace(began), sys.stderr
+    progress = Progress(*_columns(pace, is_bytes=unit == "B"), console=Console(stderr=True))
+    task = progress.add_task(title, total=total, completed=done, rate="", note="")
+    with ExitStack() as shown:
 
         def advance(by: int, note: str) -> None:
-            pace.add(time.monotonic(), by)
+            now = time.monotonic()
+            pace.add(now, by)
             progress.update(task, advance=by, note=note, rate=pace.describe(unit))
+            if not progress.live.is_started and now - began >= patience_seconds:
+                begin()
 
-        with _records_above(stderr):
-            yield ProgressBar(advance)
+        def begin() -> None:
+            shown.enter_context(progress)
+            shown.enter_context(_records_above(stderr))
+
+        if not patience_seconds:
+            begin()
+        yield ProgressBar(advance)
 
 
 def _columns(pace: Pace, *, is_bytes: bool) -> list[ProgressColumn]:
@@ -113,7 +149,8 @@ def _columns(pace: Pace, *, is_bytes: bool) -> list[ProgressColumn]:
         max_refresh = 0.5
 
         def render(self, task: Task) -> Text:
-            seconds = pace.remaining(time.monotonic(), int(task.remaining or 0))
+            steps = task.remaining
+            seconds = None if steps is None else pace.remaining(time.monotonic(), int(steps))
             if seconds is None:
                 return Text("-:--:--", style="progress.remaining")
             minutes, seconds = divmod(int(seconds), 60)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,12 @@ from PIL import Image
 from tiny_models import IMAGE, VIDEO, save_tiny
 
 from vjepa_sdk import VJEPA
+from vjepa_sdk.corpus import find, snapshot
 from vjepa_sdk.errors import ConfigError, InputError, OutputError
 from vjepa_sdk.hub.locate import load_embeddings
+from vjepa_sdk.inference.embed import batches
 from vjepa_sdk.inference.embed.job import embed_files
+from vjepa_sdk.runtime.progress import ProgressBar
 from vjepa_sdk.runtime.workers.pool import WorkerPool
 from vjepa_sdk.video.clips import ClipLoader
 
@@ -231,3 +236,23 @@ def test_parquet_without_pyarrow_is_refused_at_once(
     with pytest.raises(ConfigError, match="needs pyarrow"):
         run(tmp_path / "feats.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_listing_planning_and_encoding_show_how_far_they_are(
+    run: Embed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, list[Any]] = {}
+
+    @contextmanager
+    def recorded(title: str, *, total: int | None, show: bool | None, **options: Any) -> Iterator[ProgressBar]:
+        moves: list[Any] = shown.setdefault(title, [show, total])
+        yield ProgressBar(lambda by, note: moves.append(by))
+
+    for module in (find, snapshot, batches):
+        monkeypatch.setattr(module, "progress_bar", recorded)
+    run(tmp_path / "feats.npy", show_progress_bar=True)
+    assert {title: [*found[:2], sum(found[2:])] for title, found in shown.items()} == {
+        "listing": [True, None, NUM_CLIPS],
+        "planning": [True, NUM_CLIPS, NUM_CLIPS],
+        "embed": [True, NUM_CLIPS, NUM_CLIPS],
+    }

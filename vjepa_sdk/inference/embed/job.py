@@ -33,7 +33,7 @@ from .batches import Encoding
 from .columns import ListColumns, update_columns
 from .environment import describe_environment, num_threads, on_threads
 from .ledger import Ledger
-from .model import describe_sampling, find_model, load_model, model_sha256
+from .model import describe_sampling, digest_model, find_model, load_model
 from .options import EmbedOptions
 from .output import check_output, existing_output, finish, write_output
 from .plan import OUTPUT_FORMAT, Job
@@ -220,7 +220,11 @@ def _embed(
     if output is not None:
         output.check(options.settings, extend=options.extend)
     links: Links = "follow" if options.follow_symlinks else "refuse"
-    found = inputs if isinstance(inputs, FoundClips) else find_clips(inputs, links=links, split=options.split)
+    if isinstance(inputs, FoundClips):
+        found = inputs
+    else:
+        show = options.show_progress_bar
+        found = find_clips(inputs, links=links, split=options.split, show_progress_bar=show)
     directory = find_model(options)
     shape = read_shape(directory)
     num_frames = options.frames_per_row(shape.config.num_frames)
@@ -234,8 +238,11 @@ def _embed(
         batch_size=options.batch_size,
         in_batches=options.clip_set is None and not options.has_windows,
     )
-    clips, columns = describe_clips(share.sources), ListColumns.of(share.sources, inputs=sources)
-    settings = {**options.settings, "model_sha256": model_sha256(directory)}
+    clips = describe_clips(share.sources, show_progress_bar=options.show_progress_bar)
+    columns = ListColumns.of(share.sources, inputs=sources)
+    noted = [output.meta["plan"] if output is not None else None, work.read_plan()]
+    digest = digest_model(directory, [each for each in noted if each is not None])
+    settings = {**options.settings, "model_sha256": digest.sha256}
     extension = None
     if output is not None:
         output.check(settings, extend=options.extend, share=share.facts, clips=None if options.extend else clips)
@@ -248,7 +255,7 @@ def _embed(
             return EmbedResult(out=out, rows=rows, failed=failed, already_complete=True, columns_updated=is_new)
     todo = extension.clips if extension else clips
     slots = share.slots or Slots.in_turn(len(todo), options.batch_size)
-    job = Job(options, out, settings, todo, columns, share.facts, slots, extension)
+    job = Job(options, out, settings, digest.stamps, todo, columns, share.facts, slots, extension)
     unfinished = job.unfinished(work)
     parts = work.recover() if unfinished is not None else []
     done = [job.clips[number].id for part in parts if part.end is None for number in range(part.first, part.last)]

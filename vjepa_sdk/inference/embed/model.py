@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from ...video.segments import SegmentLoader
     from ..vjepa import VJEPA
 
+_SETTLED_NS = 2_000_000_000  # file systems count time in steps, some in seconds
+
 
 def find_model(options: EmbedOptions) -> Path:
     """Return the model's directory; the hub's client is imported only for what is not on this disk."""
@@ -27,12 +32,50 @@ def find_model(options: EmbedOptions) -> Path:
     return locate_model(options.model, HubOptions(revision=options.revision))
 
 
+@dataclass(frozen=True)
+class ModelDigest:
+    """Which model a directory holds."""
+
+    sha256: str
+    """Over everything that decides it: its configuration and weights."""
+    stamps: dict[str, list[int]] | None
+    """Of its files, by which the digest is known again without reading them; None: they are too new to tell from what
+    may be written in the same instant."""
+
+
+def digest_model(directory: Path, noted: Iterable[Mapping[str, Any]]) -> ModelDigest:
+    """Return the digest of a model, from what was noted of the same files where they were not touched since.
+
+    Args:
+        noted: what plans and meta files say: `settings` with the digest, and `model_stamps`.
+
+    Raises:
+        WeightsError: the directory holds no model.
+    """
+    now, stamps = time.time_ns(), {path.name: _stamp(path) for path in _files(directory)}
+    for each in noted:
+        if each.get("model_stamps") == stamps:
+            return ModelDigest(str(each["settings"]["model_sha256"]), stamps)
+    newest = max(stamp[-1] for stamp in stamps.values())
+    return ModelDigest(model_sha256(directory), stamps if now - newest > _SETTLED_NS else None)
+
+
 def model_sha256(directory: Path) -> str:
     """Return one digest over everything that decides a model: its configuration and weights."""
+    return digest_of({path.name: sha256_of(path) for path in _files(directory)})
+
+
+def _files(directory: Path) -> list[Path]:
     files = sorted(path for path in directory.glob("*") if path.suffix in (".json", ".safetensors"))
     if not files:
         raise WeightsError(f"{directory}: holds no model; pass a model directory or a name from `vjepa models`")
-    return digest_of({path.name: sha256_of(path) for path in files})
+    return files
+
+
+def _stamp(path: Path) -> list[int]:
+    """Return numbers that change when a file is written or replaced, whatever time it is given: the last is of that."""
+    facts = path.stat()
+    return [facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
 
 
 def load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoader | WindowLoader | SegmentLoader]:

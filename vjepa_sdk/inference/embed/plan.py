@@ -30,6 +30,8 @@ class Job:
     out: Path
     settings: dict[str, Any]
     """With the digest of the model."""
+    model_stamps: dict[str, list[int]] | None
+    """By which that digest is known again, see `model.ModelDigest`."""
     clips: list[Clip]
     """To encode; for an extension the new ones."""
     columns: ListColumns
@@ -48,7 +50,12 @@ class Job:
     @property
     def described(self) -> dict[str, Any]:
         """What the meta file says of the plan, besides the inputs; a job over all says nothing of shares."""
-        return {"settings": self.settings, **({"share": self.share} if self.share != UNSHARDED else {})}
+        described: dict[str, Any] = {"settings": self.settings}
+        if self.model_stamps is not None:
+            described["model_stamps"] = self.model_stamps
+        if self.share != UNSHARDED:
+            described["share"] = self.share
+        return described
 
     @property
     def plan(self) -> dict[str, Any]:
