@@ -41,6 +41,10 @@ tubelet's, how far it is from the token before it; `none`: one vector for each t
 Dtype = Literal["float32", "float16"]
 """Of features on disk."""
 
+Precision = Literal["float32", "bfloat16", "float16", "int8", "auto"]
+"""What an encoder computes its blocks in. `float32`: as its weights are; `int8`: products of integers, scaled by token;
+`auto`: bfloat16 where a block is quicker so on this machine, else float32."""
+
 OnError = Literal["skip", "stop"]
 """`skip`: list a clip that fails and go on; `stop`: raise."""
 

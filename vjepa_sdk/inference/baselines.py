@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..config.choices import Pooling
+from ..config.choices import Pooling, Precision
 from .embed.options import Baselines
 from .vjepa import VJEPA
 
@@ -35,9 +35,19 @@ class WithBaselines(VJEPA):
             for seed in range(baselines.random_inits)
         ]
 
-    def embed_clips(self, clips: Tensor, *, pooling: Pooling = "mean", layers: Sequence[int] | None = None) -> Tensor:
+    def embed_clips(
+        self,
+        clips: Tensor,
+        *,
+        pooling: Pooling = "mean",
+        layers: Sequence[int] | None = None,
+        precision: Precision | None = None,
+    ) -> Tensor:
         """Return rows as described above, for clips `uint8 [B, T, 3, H, W]`."""
-        parts = [network.embed_clips(clips, pooling=pooling, layers=layers) for network in self._networks]
+        parts = [
+            network.embed_clips(clips, pooling=pooling, layers=layers, precision=precision)
+            for network in self._networks
+        ]
         grey = clips.to(self.device).float().mean(dim=2) / 255.0
         if pooling != "none":
             pixels = F.adaptive_avg_pool2d(grey, PIXELS)

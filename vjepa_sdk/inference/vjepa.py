@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .._version import __version__
-from ..config.choices import Decoder, Device, EncoderWeights, Pooling, Tail
+from ..config.choices import Decoder, Device, EncoderWeights, Pooling, Precision, Tail
 from ..config.model import ModelConfig, PreprocessConfig
 from ..config.schema import to_dict
 from ..config.surprise import (
@@ -38,6 +38,8 @@ from ..hub.locate import locate_model
 from ..hub.publish import push
 from ..hub.upload import PushReport
 from ..models.encoder import VideoEncoder
+from ..models.pixels import Pixels
+from ..models.precision import check_precision
 from ..models.predictor import Predictor
 from ..runtime.devices import best_device
 from ..runtime.forks import check_fork
@@ -53,6 +55,7 @@ from ..weights.provenance import descended
 from ..weights.written import check_model_place
 from .backbone import Backbone, ClipTransform
 from .batches import in_turns, load_clips
+from .computation import Computation
 from .pooling import check_pooling, pool_tokens, stack_by_shape, stack_rows
 from .prediction import predict_tokens
 from .prediction_error import ErrorMeter, check_predictor
@@ -72,6 +75,8 @@ class VJEPA:
         device: torch.device,
         name: str | None = None,
         directory: Path | None = None,
+        precision: Precision = "float32",
+        compile: bool = False,
     ) -> None:
         self._pretrained = pretrained
         self.device = device
@@ -79,6 +84,10 @@ class VJEPA:
         """What `from_pretrained` was asked for."""
         self.directory = directory
         """Where the files are that `from_pretrained` read; None of what was not loaded."""
+        self._is_compiled = compile
+        self._computations: dict[Precision, Computation] = {}
+        self.precision: Precision = self._computation(precision).precision
+        """In which features are computed; what `auto` has chosen."""
 
     @classmethod
     def from_pretrained(
@@ -93,6 +102,8 @@ class VJEPA:
         device: Device = None,
         dtype: torch.dtype | None = None,
         weights: EncoderWeights | None = None,
+        precision: Precision = "float32",
+        compile: bool = False,
     ) -> VJEPA:
         """Load a model.
 
@@ -107,13 +118,20 @@ class VJEPA:
             device: `cuda`, `mps` or `cpu`; None: the best there is.
             dtype: of the weights in memory; None: the model's own. Sin-cos tables stay float32, and so do features.
             weights: `target` or `context` encoder; None takes what is there, target first.
+            precision: what features are computed in, by weights that stay float32: `float32`, `bfloat16`, `float16`,
+                `int8`, or `auto`: bfloat16 where a block is quicker in it on this machine. `predict` and `surprise`
+                always compute as the weights are.
+            compile: let `torch.compile` make the blocks faster. It takes seconds to minutes at the first clip, and
+                needs a C++ compiler.
 
         Raises:
-            ConfigError: an unknown name, a configuration that is not valid, or no right to a hub repository.
+            ConfigError: an unknown name or precision, a configuration that is not valid, or no right to a hub
+                repository.
             WeightsError: weights that are missing, do not fit their configuration, or are not what the hub states.
             WriteError: the disk of the hub's cache is full.
         """
         _check_dtype(dtype)
+        check_precision(precision)
         if weights is not None and weights not in get_args(EncoderWeights):
             raise ConfigError(f"weights={weights!r} must be 'target' or 'context'")
         place = best_device(device)
@@ -126,7 +144,14 @@ class VJEPA:
         )
         directory = locate_model(name_or_path, hub)
         pretrained = load_model_directory(directory, weights=weights, device=place, dtype=dtype)
-        return cls(pretrained, device=place, name=os.fspath(name_or_path), directory=directory)
+        return cls(
+            pretrained,
+            device=place,
+            name=os.fspath(name_or_path),
+            directory=directory,
+            precision=precision,
+            compile=compile,
+        )
 
     @classmethod
     def untrained(
@@ -220,6 +245,7 @@ class VJEPA:
         for network in filter(None, (self.encoder, self.predictor)):
             network.to(place, dtype)
         self.device = place
+        self._computations.clear()
         self.__dict__.pop("_both_encoders", None)  # found again, where this model is
         return self
 
@@ -247,6 +273,7 @@ class VJEPA:
         convert_to_tensor: Literal[False] = ...,
         show_progress_bar: bool | None = ...,
         decoder: Decoder = ...,
+        precision: Precision | None = ...,
     ) -> np.ndarray: ...
 
     @overload
@@ -266,6 +293,7 @@ class VJEPA:
         convert_to_tensor: Literal[True],
         show_progress_bar: bool | None = ...,
         decoder: Decoder = ...,
+        precision: Precision | None = ...,
     ) -> Tensor: ...
 
     def encode(
@@ -284,6 +312,7 @@ class VJEPA:
         convert_to_tensor: bool = False,
         show_progress_bar: bool | None = None,
         decoder: Decoder = "pyav",
+        precision: Precision | None = None,
     ) -> np.ndarray | Tensor:
         """Summarise each video by the features of one clip.
 
@@ -312,6 +341,7 @@ class VJEPA:
             convert_to_tensor: return a tensor on the model's device instead of a numpy array.
             show_progress_bar: on stderr; None: for batches, if it is a terminal.
             decoder: `pyav`, or `decord` for frame-for-frame parity with the official pipelines.
+            precision: of this call, see `from_pretrained`; None: the model's.
 
         Returns:
             float32 features; a batch adds a first axis.
@@ -332,7 +362,10 @@ class VJEPA:
         load = self.clip_loader(num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder)
         clips = load_clips(items, load, num_workers=num_workers, prefetch=2 * batch_size)
         batches = iter(lambda: list(islice(clips, batch_size)), [])
-        encoders = [partial(each._encode_batch, pooling=pooling, layers=blocks) for each in self._on(device)]
+        encoders = [
+            partial(each._encode_batch, pooling=pooling, layers=blocks, precision=precision)
+            for each in self._on(device)
+        ]
         rows: list[Tensor] = []
         show = show_progress_bar if is_batch else bool(show_progress_bar)
         with closing(clips), progress_bar("encode", total=len(items), show=show, unit="clip") as bar:
@@ -345,10 +378,14 @@ class VJEPA:
         features = features if is_batch else features[0]
         return features if convert_to_tensor else features.cpu().numpy()
 
-    def _encode_batch(self, clips: list[Tensor], *, pooling: Pooling, layers: Sequence[int] | None) -> list[Tensor]:
+    def _encode_batch(
+        self, clips: list[Tensor], *, pooling: Pooling, layers: Sequence[int] | None, precision: Precision | None
+    ) -> list[Tensor]:
         """Return the features of each clip; those of one shape that follow each other are encoded together."""
         return [
-            row for group in stack_by_shape(clips) for row in self.embed_clips(group, pooling=pooling, layers=layers)
+            row
+            for group in stack_by_shape(clips)
+            for row in self.embed_clips(group, pooling=pooling, layers=layers, precision=precision)
         ]
 
     def _on(self, device: Device | Sequence[Device]) -> list[VJEPA]:
@@ -362,7 +399,13 @@ class VJEPA:
         for place in (places := [best_device(name) for name in names]):
             if place not in copies:
                 encoder = deepcopy(self.encoder).to(place)
-                copies[place] = VJEPA(replace(self._pretrained, encoder=encoder), device=place, name=self.name)
+                copies[place] = VJEPA(
+                    replace(self._pretrained, encoder=encoder),
+                    device=place,
+                    name=self.name,
+                    precision=self.precision,
+                    compile=self._is_compiled,
+                )
         return [copies[place] for place in places]
 
     def extract(
@@ -453,7 +496,12 @@ class VJEPA:
                 "sampling": {**to_dict(loader.windowing), "source_fps": loader.source_fps},
                 "decoder": decoder,
                 "preprocess": to_dict(self.preprocess),
-                "environment": {"vjepa_sdk": __version__, "torch": str(torch.__version__), "device": str(self.device)},
+                "environment": {
+                    "vjepa_sdk": __version__,
+                    "torch": str(torch.__version__),
+                    "device": str(self.device),
+                    "precision": self.precision,
+                },
             },
         )
 
@@ -534,19 +582,29 @@ class VJEPA:
             self.config, self.preprocess, num_frames=num_frames, fps=fps, source_fps=source_fps, decoder=decoder
         )
 
-    def embed_clips(self, clips: Tensor, *, pooling: Pooling = "mean", layers: Sequence[int] | None = None) -> Tensor:
+    def embed_clips(
+        self,
+        clips: Tensor,
+        *,
+        pooling: Pooling = "mean",
+        layers: Sequence[int] | None = None,
+        precision: Precision | None = None,
+    ) -> Tensor:
         """Encode clips of cropped pixels `uint8 [B, T, 3, H, W]` and pool their tokens; float32, batch first.
 
         Args:
             clips: on any device; they are normalised here.
             pooling: see `VJEPA.encode`.
             layers: numbers of blocks, from 0; they become the second axis. None: the model's output, without that axis.
+            precision: of this call; None: the model's.
         """
-        normalized = self._normalize(clips)
-        grid = self.encoder.grid_of(normalized)
+        check_fork()
+        is_clip = clips.dtype == torch.uint8 and clips.ndim == 5 and clips.shape[2] == 3
+        pixels = self._pixels(clips) if is_clip else self._normalize(clips)
+        computation, grid = self._computation(precision), self.encoder.grid_of(pixels)
         if layers is None:
-            return self.pool(self.forward_features(normalized), grid, pooling=pooling)
-        outputs = self.get_intermediate_layers(normalized, list(layers))
+            return self.pool(computation.tokens(pixels), grid, pooling=pooling)
+        outputs = computation.tokens_after(pixels, layers)
         return torch.stack([self.pool(tokens, grid, pooling=pooling) for tokens in outputs], dim=1)
 
     @staticmethod
@@ -565,17 +623,14 @@ class VJEPA:
         )
         return (rows @ columns.T).numpy()
 
-    @torch.no_grad()
     def forward_features(self, clips: Tensor) -> Tensor:
         """Encode normalised clips `[B, 3, T, H, W]` into tokens, float32 `[B, N, D]`, in order (t, h, w), layer-normed.
 
         Raises:
             InputError: frames, height or width do not divide into tokens.
         """
-        tokens: Tensor = self.encoder(self._to_weights(clips))
-        return tokens.float()
+        return self._computation().tokens(self._to_weights(clips))
 
-    @torch.no_grad()
     def get_intermediate_layers(self, clips: Tensor, n: int | list[int] = 1, *, norm: bool = True) -> list[Tensor]:
         """Return tokens, float32 `[B, N, D]`, after chosen blocks.
 
@@ -587,9 +642,8 @@ class VJEPA:
         Raises:
             ConfigError: a block that the model does not have.
         """
-        blocks = tuple(self.layer_numbers(n, name="n"))
-        outputs = self.encoder.get_intermediate_layers(self._to_weights(clips), blocks, norm=norm)
-        return [tokens.float() for tokens in outputs]
+        blocks = self.layer_numbers(n, name="n")
+        return self._computation().tokens_after(self._to_weights(clips), blocks, norm=norm)
 
     def layer_numbers(self, layers: int | Sequence[int], *, name: str = "layers") -> list[int]:
         """Return the numbers of blocks, from 0, that `layers` stands for: the last so many, or those it lists.
@@ -920,6 +974,18 @@ class VJEPA:
         """Turn cropped pixels `uint8 [B, T, 3, H, W]` into clips for `forward_features`."""
         check_fork()
         return normalize(pixels.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
+
+    def _pixels(self, clips: Tensor) -> Tensor | Pixels:
+        """Return what `_normalize` does, as something that is not computed before the encoder has cut it up."""
+        return Pixels(clips.to(self.device), mean=self.preprocess.mean, std=self.preprocess.std)
+
+    def _computation(self, precision: Precision | None = None) -> Computation:
+        """Return what computes features in a precision; made at the first use of it."""
+        wanted = self.precision if precision is None else precision
+        if wanted not in self._computations:
+            made = Computation(self.encoder, precision=wanted, is_compiled=self._is_compiled)
+            self._computations |= {wanted: made, made.precision: made}
+        return self._computations[wanted]
 
     def _to_weights(self, clips: Tensor) -> Tensor:
         check_fork()

@@ -52,7 +52,7 @@ class Attention(nn.Module):
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)  # each [B, heads, N, head_dim]
         if rope is not None:
-            q, k = rotate(q, rope).type_as(v), rotate(k, rope).type_as(v)
+            q, k = _rotated(q, rope), _rotated(k, rope)
         mixed = attend(q, k, v)
         out: Tensor = self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))
         return out
@@ -79,8 +79,26 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., D]` to `[..., D]`."""
-        out: Tensor = self.fc2(self.act(self.fc1(x)))
+        hidden = self.fc1(x)
+        # in place where nothing is differentiated: the widest tensor of a pass is there once
+        is_plain = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        out: Tensor = self.fc2(self.act(hidden) if is_plain else torch.ops.aten.gelu_(hidden))
         return out
+
+
+def _rotated(x: Tensor, rope: Tensor) -> Tensor:
+    """Return what `rotate` does, in the dtype of `x`, whose memory may be used up."""
+    # where nothing is differentiated, on the processor for which it was measured; a compiler fuses the plain form
+    is_plain = torch.is_grad_enabled() or not x.is_cpu or x.dtype == torch.float64 or torch.compiler.is_compiling()
+    return (rotate(x, rope) if is_plain else rotate_(x.float(), rope)).type_as(x)
+
+
+def rotate_(x: Tensor, rope: Tensor) -> Tensor:
+    """Rotate float32 `x` in place: the bits of `rotate`, without moving channels, in half the time."""
+    sines, cosines = rope.chunk(2, -1)
+    # pairs as complex numbers: times i, (a, b) becomes (-b, a) exactly
+    turned = torch.view_as_real(torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)) * 1j).flatten(-2)
+    return x.mul_(cosines).add_(turned.mul_(sines))
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..config.model import ModelConfig
 from ..errors import InputError
 from .layers import PatchEmbed3D, gather_tokens, init_weights, run_block, transformer_blocks
+from .pixels import Pixels
 from .positions import Grid, PositionTables, resize_sincos, rope_table, sincos_buffer
 
 
@@ -48,11 +49,11 @@ class VideoEncoder(PositionTables):
             self.norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         init_weights(self, self.blocks, rescale=config.position == "rope")
 
-    def forward(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, clips: Tensor | Pixels, keep: Tensor | None = None) -> Tensor:
         """Encode clips into tokens, all of them or only those kept.
 
         Args:
-            clips: normalised pixels `[B, 3, T, H, W]`; T a multiple of the tubelet, H and W of the patch.
+            clips: normalised `[B, 3, T, H, W]`, or pixels; T a multiple of the tubelet, H and W of the patch.
             keep: indices `int64 [B, K]` of the tokens to encode; the others are dropped before the first block, so
                 nothing of them is seen.
 
@@ -65,14 +66,16 @@ class VideoEncoder(PositionTables):
         features: Tensor = self._norm_after(self.config.depth - 1)(self._run(clips, keep, ())[0])
         return features
 
-    def forward_levels(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward_levels(self, clips: Tensor | Pixels, keep: Tensor | None = None) -> Tensor:
         """Encode into all feature levels, shallow to deep, side by side: `[B, N, levels * D]`."""
         if not self.config.level_layers:
             return self.forward(clips, keep)
         outputs = self._run(clips, keep, self.config.level_layers)
         return torch.cat([norm(x) for norm, x in zip(self.norms_block, outputs, strict=True)], dim=-1)
 
-    def get_intermediate_layers(self, clips: Tensor, layers: tuple[int, ...], *, norm: bool = True) -> list[Tensor]:
+    def get_intermediate_layers(
+        self, clips: Tensor | Pixels, layers: tuple[int, ...], *, norm: bool = True
+    ) -> list[Tensor]:
         """Return the tokens `[B, N, D]` after the given blocks (counted from 0), in the order asked for.
 
         Each is under the final norm, those that are feature levels (V-JEPA 2.1) under their own.
@@ -80,7 +83,7 @@ class VideoEncoder(PositionTables):
         outputs = self._run(clips, None, layers)
         return [self._norm_after(layer)(x) for layer, x in zip(layers, outputs, strict=True)] if norm else outputs
 
-    def grid_of(self, clips: Tensor) -> Grid:
+    def grid_of(self, clips: Tensor | Pixels) -> Grid:
         """Return the token grid (frames, rows, columns) of clips `[B, 3, T, H, W]`."""
         if clips.ndim != 5 or clips.shape[1] != 3:
             raise InputError(
@@ -97,7 +100,7 @@ class VideoEncoder(PositionTables):
                 )
         return frames // tubelet, height // self.config.patch_size, width // self.config.patch_size
 
-    def _is_image(self, clips: Tensor) -> bool:
+    def _is_image(self, clips: Tensor | Pixels) -> bool:
         return self.config.image_tokenizer and clips.shape[2] == 1
 
     def _norm_after(self, layer: int) -> nn.Module:
@@ -106,14 +109,14 @@ class VideoEncoder(PositionTables):
             return self.norm
         return self.norms_block[levels.index(layer) if layer in levels else -1]
 
-    def _embed(self, clips: Tensor, keep: Tensor | None) -> Tensor:
+    def _embed(self, clips: Tensor | Pixels, keep: Tensor | None) -> Tensor:
         if self._is_image(clips):
             tokens: Tensor = self.patch_embed_img(clips, keep)
             return tokens + self.img_mod_embed
         tokens = self.patch_embed(clips, keep)
         return tokens + self.video_mod_embed if self.config.image_tokenizer else tokens
 
-    def _run(self, clips: Tensor, keep: Tensor | None, taps: tuple[int, ...]) -> list[Tensor]:
+    def _run(self, clips: Tensor | Pixels, keep: Tensor | None, taps: tuple[int, ...]) -> list[Tensor]:
         """Return the outputs of the blocks `taps`, or of the last block alone."""
         config, grid = self.config, self.grid_of(clips)
         x, rope = self._embed(clips, keep), None

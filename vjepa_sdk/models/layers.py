@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from .block import Block
+from .pixels import Pixels
 
 
 class PatchEmbed3D(nn.Module):
@@ -24,17 +25,23 @@ class PatchEmbed3D(nn.Module):
         self.kernel = (tubelet_size, patch_size, patch_size)
         self.proj = nn.Conv3d(3, embed_dim, kernel_size=self.kernel, stride=self.kernel)
 
-    def forward(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, clips: Tensor | Pixels, keep: Tensor | None = None) -> Tensor:
         """Map clips `[B, 3, T, H, W]` to tokens `[B, N, D]`, or to `[B, K, D]` for the tokens `keep` `[B, K]`."""
-        batch, channels, *size = clips.shape
-        (t, p, q), (frames, rows, columns) = self.kernel, (n // k for n, k in zip(size, self.kernel, strict=True))
-        tubelets = clips.view(batch, channels, frames, t, rows, p, columns, q)
-        tubelets = tubelets.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(
-            batch, frames * rows * columns, channels * t * p * q
-        )
+        weight = self.proj.weight
+        if isinstance(clips, Pixels):
+            tubelets = clips.tubelets(self.kernel).to(weight.dtype)
+        else:
+            tubelets = _cut(clips, self.kernel)
         if keep is not None:
             tubelets = gather_tokens(tubelets, keep)
-        return F.linear(tubelets, self.proj.weight.flatten(1), self.proj.bias)
+        return F.linear(tubelets, weight.flatten(1), self.proj.bias)
+
+
+def _cut(clips: Tensor, kernel: tuple[int, int, int]) -> Tensor:
+    batch, channels, *size = clips.shape
+    (t, p, q), (frames, rows, columns) = kernel, (n // k for n, k in zip(size, kernel, strict=True))
+    tubelets = clips.view(batch, channels, frames, t, rows, p, columns, q)
+    return tubelets.permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(batch, frames * rows * columns, channels * t * p * q)
 
 
 def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
