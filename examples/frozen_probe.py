@@ -57,7 +57,7 @@ def main() -> None:
             shape = replace(SHAPES["vit_tiny"], num_frames=NUM_FRAMES, img_size=SIZE)
             networks["random ViT-T at 96 px"] = VJEPA.untrained(shape, seed=seed)
         for clips in clip_sets(arguments, seed):
-            ask(networks, clips, arguments.pooling, seed, answers)
+            ask(networks, clips, arguments, seed, answers)
     for pooling in arguments.pooling:
         print_table(answers, pooling)
     if arguments.json:
@@ -72,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="repetitions, 3 to 5")
     parser.add_argument("--clips", type=int, default=512, help="rendered clips to fit to, and as many to test on")
     parser.add_argument("--pooling", type=_poolings, default=("mean",), help=f"some of {','.join(POOLINGS)}")
+    parser.add_argument("--C", type=float, help="of logistic regression; left out: chosen in folds for each probe")
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--quick", action="store_true", help="without the larger random network")
     arguments = parser.parse_args()
@@ -102,20 +103,23 @@ def clip_sets(arguments: argparse.Namespace, seed: int) -> Iterator[ClipSet]:
         yield from real_sets(read_list(arguments.real), seed=seed, size=SIZE)
 
 
-def ask(networks: dict[str, VJEPA], clips: ClipSet, poolings: tuple[str, ...], seed: int, answers: Answers) -> None:
+def ask(networks: dict[str, VJEPA], clips: ClipSet, arguments: argparse.Namespace, seed: int, answers: Answers) -> None:
     """Fit a probe to each kind of features for each task, and keep what it says of the clips that are tested."""
     readings: dict[str, Callable[[np.ndarray], Pooled]] = {
-        **{name: encoder(network, poolings) for name, network in networks.items()},
+        **{name: encoder(network, arguments.pooling) for name, network in networks.items()},
         "raw pixels": lambda each: {"mean": grey(each)},
         "frame differences": lambda each: {"mean": np.diff(grey(each), axis=1)},
         "absolute differences": lambda each: {"mean": abs(np.diff(grey(each), axis=1))},
     }
     for name, read in readings.items():
         train, test = read(clips.train), read(clips.test)
-        for pooling in set(poolings) & set(train):
+        for pooling in set(arguments.pooling) & set(train):
             for task, labels in clips.labels.items():
-                said = predictions(train[pooling], test[pooling], labels, clips.groups, seed)
-                answers.setdefault((pooling, task, name), []).append(said)
+                said = predictions(train[pooling], test[pooling], labels, clips.groups, arguments.C, seed)
+                several = answers.setdefault((pooling, task, name), [])
+                several.append(said)
+                if len(said.truth) != len(several[0].truth):
+                    raise SystemExit(f"{task}: too few clips, not every label is fitted to with every seed; list more")
 
 
 def predictions(
@@ -123,9 +127,10 @@ def predictions(
     test: np.ndarray,
     labels: tuple[np.ndarray, np.ndarray],
     groups: np.ndarray | None,
+    C: float | None,
     seed: int,
 ) -> Predictions:
-    probe = Probe.fit(train, labels[0], seed=seed)
+    probe = Probe.fit(train, labels[0], C=C, seed=seed)
     known = groups if groups is not None else np.arange(len(test))
     codes = np.unique(known, return_inverse=True)[1]
     return Predictions(probe.targets_of(list(labels[1])), probe.outputs(test), codes)

@@ -195,7 +195,7 @@ def most_frequent(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
 
 
 RENDERED = [("shape", "direction"), ("texture", "speed")]
-REAL = [("label", "moving window"), ("label", "speed")]
+REAL = [("label", "moving window"), ("label", "playback speed")]
 """Pairs of axes: appearance and motion."""
 
 

@@ -47,21 +47,26 @@ def real_sets(rows: list[Row], *, seed: int, size: int = SIZE) -> list[ClipSet]:
         _spread(list(names), len(rows), seed + 100 * number)
         for number, names in enumerate((SPEEDS, ORDERS, DIRECTIONS))
     )
-    views: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "speed", "order", "moving window")}
+    views: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("label", "playback speed", "playback order", "moving window")
+    }
     for number, row in enumerate(rows):
         frames, rng = _small(read_video(row["path"]), size * _SHORT_SIDE // SIZE), np.random.default_rng((seed, number))
         if len(frames) < _LONGEST:  # it says nothing about speed
             speeds[number] = orders[number] = ""
         start = int(rng.integers(0, max(1, len(frames) - _LONGEST + 1)))
         views["label"].append(_view(_every(frames, start, 2), (0.0, 0.0), size))
-        views["speed"].append(_view(_every(frames, start, SPEEDS.get(speeds[number], 1)), (0.0, 0.0), size))
+        views["playback speed"].append(_view(_every(frames, start, SPEEDS.get(speeds[number], 1)), (0.0, 0.0), size))
         step = -1 if orders[number] == "backwards" else 1
-        views["order"].append(_view(_every(frames, start, 4), (0.0, 0.0), size)[::step])
+        views["playback order"].append(_view(_every(frames, start, 4), (0.0, 0.0), size)[::step])
         way = np.array(DIRECTIONS[directions[number]]) * rng.uniform(8, _SHORT_SIDE - SIZE) * size / SIZE
         views["moving window"].append(_view(_every(frames, start, 2), way, size))
     labels = {
-        "label": np.array([row["label"] for row in rows]), "speed": speeds, "order": orders, "moving window": directions
-    }  # fmt: skip
+        "label": np.array([row["label"] for row in rows]),
+        "playback speed": speeds,
+        "playback order": orders,
+        "moving window": directions,
+    }
     groups = np.array([row.get("group") or row["path"] for row in rows])
     sets = [_set(name, views[name], labels[name], is_test, groups) for name in views]
     return [each for each in sets if len(each.train) and len(each.test)]

@@ -87,7 +87,10 @@ def counted(count: int, what: str) -> str:
 
 def printable(path: object) -> str:
     """Escape what could drive a terminal or break a line: names come from strangers."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
+    text = str(path)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: BaseException | str) -> str:

@@ -59,7 +59,7 @@ def test_interval_of_three_seeds_uses_two_degrees_of_freedom() -> None:
 def real_list(directory: Path) -> Path:
     """Write videos long enough to be played at four times their speed, and a list of them."""
     rows = ["path,label,group"]
-    for number in range(24):
+    for number in range(64):
         way = list(DIRECTIONS)[number % 2]
         write_video(directory / f"{number}.mp4", render_pan(way, seed=number, num_frames=32, size=64))
         rows.append(f"{number}.mp4,{way},{number // 2}")
@@ -70,10 +70,20 @@ def real_list(directory: Path) -> Path:
 def test_frozen_probe_prints_every_kind_of_features_and_paired_differences(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "model")
     command = [sys.executable, EXAMPLES / "frozen_probe.py", "--model", model, "--clips", "64", "--quick"]
-    beside = ["--beside", f"twin={model}", "--json", tmp_path / "all.json"]
+    beside = ["--C", "0.01", "--beside", f"twin={model}", "--json", tmp_path / "all.json"]
     options = ["--real", real_list(tmp_path), *beside]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
-    tasks = ("shape", "texture", "direction", "speed", "moving view", "label", "order", "moving window")
+    tasks = (
+        "shape",
+        "texture",
+        "direction",
+        "speed",
+        "moving view",
+        "label",
+        "playback speed",
+        "playback order",
+        "moving window",
+    )
     (heading,) = (line for line in done.stdout.splitlines() if line.startswith("| features"))
     assert all(task in heading for task in tasks)
     kinds = ("trained encoder", "random weights", "twin", "raw pixels", "frame differences", "absolute differences")

@@ -283,11 +283,13 @@ def _unique(sources: list[ClipSource]) -> list[ClipSource]:
     """Drop repeats, refuse ids that stand for two clips, and sort."""
     kept: dict[tuple[object, ...], ClipSource] = {}
     owners: dict[str, ClipSource] = {}
-    here = working_directory()
+    here = str(working_directory())
     for source in sources:
         # a relative path and its absolute form are one clip; the first spelling stays
-        given = source.id if source.id != default_id(source.path, source.start_seconds, source.end_seconds) else None
-        key = (here / source.path, source.start_seconds, source.end_seconds, given)
+        is_whole = source.start_seconds is None and source.end_seconds is None
+        default = source.path if is_whole else default_id(source.path, source.start_seconds, source.end_seconds)
+        given = source.id if source.id != default else None
+        key = (os.path.normcase(os.path.join(here, source.path)), source.start_seconds, source.end_seconds, given)
         if key in kept:
             kept[key] = _joined(kept[key], source)
             continue

@@ -32,7 +32,7 @@ _LIKE_PATH = re.compile(r"path|file|video|clip|name", re.I)
 LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl"})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClipSource:
     """One clip to read: a file or a directory of frames, all of it or a part."""
 

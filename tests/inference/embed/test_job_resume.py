@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from vjepa_sdk.features.embeddings import sidecar
 from vjepa_sdk.hub.locate import load_embeddings
 from vjepa_sdk.inference.embed import batches, environment, workspace
 from vjepa_sdk.inference.vjepa import VJEPA
+from vjepa_sdk.runtime.files import digest_of, write_json
 from vjepa_sdk.video.clips import ClipLoader
 
 
@@ -141,8 +143,24 @@ class TestResume:
     def test_work_of_another_version_of_the_format_is_refused(self, run: Embed, tmp_path: Path) -> None:
         with workspace.Workspace(tmp_path / "feats.npy.work") as work:
             work.start({"format_version": 99})
-        with pytest.raises(ResumeError, match=r"\(format_version: 99 -> 2\)"):
+        with pytest.raises(ResumeError, match=r"\(format_version: 99 -> 3\)"):
             run(tmp_path / "feats.npy")
+
+    def test_work_of_the_version_before_goes_on(
+        self, run: Embed, interrupted: Path, expected: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        work = interrupted.with_name("feats.npy.work")
+        plan = json.loads((work / "plan.json").read_bytes())["plan"]
+        del plan["units_sha256"]
+        clips_of = [json.loads(line) for line in (work / "units.jsonl").read_bytes().splitlines()]
+        plan |= {"format_version": 2, "inputs": clips_of}  # one document, which listed the clips
+        (work / "units.jsonl").unlink()
+        write_json(work / "plan.json", {"plan": plan, "sha256": digest_of(plan)})
+        sizes: list[int] = []
+        monkeypatch.setattr(VJEPA, "embed_clips", recording(VJEPA.embed_clips, sizes))
+        assert run(interrupted).rows == NUM_CLIPS
+        assert len(sizes) == 1
+        assert contents(interrupted) == expected
 
     def test_overwrite_starts_over(self, run: Embed, interrupted: Path) -> None:
         run(interrupted, pooling="none", overwrite=True)
@@ -160,7 +178,7 @@ class TestResume:
         with pytest.raises(ResumeError, match=message):
             run(out, inputs=[directory])
 
-    @pytest.mark.parametrize("name", ["part-00000000", "part-00000004", "journal.jsonl", "plan.json"])
+    @pytest.mark.parametrize("name", ["part-00000000", "part-00000004", "journal.jsonl", "plan.json", "units.jsonl"])
     @pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
     def test_damage_is_repaired(
         self, run: Embed, interrupted: Path, expected: dict[str, bytes], name: str, damage: str
@@ -477,8 +495,8 @@ def test_a_signal_while_the_plan_is_written_keeps_the_job(
 
     start = workspace.Workspace.start
 
-    def signalled(self: workspace.Workspace, plan: dict[str, Any]) -> None:
-        start(self, plan)
+    def signalled(self: workspace.Workspace, *plan: Any) -> None:
+        start(self, *plan)
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, unprepared)

@@ -15,8 +15,11 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
+
+from ...config.choices import Dtype
 from ...corpus.lists import ClipSource
 from ...errors import OutputError
 from ...features.columns import OURS, brought_along, column_kinds
@@ -68,6 +71,8 @@ class ListColumns:
 
     def entry(self, entry: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """Return an entry with these columns; where nothing is known of it they are null."""
+        if not names and not self.by_id:
+            return dict(entry)  # which has none
         values = self._values(entry)
         own = {name: value for name, value in entry.items() if name in OURS}
         return {**own, **{name: values.get(name) for name in names}}
@@ -126,12 +131,31 @@ def _write_features(out: Path, meta: Mapping[str, Any], work: Workspace) -> None
     if out.suffix != ".parquet":
         _take_over(out, work.directory / FEATURES)
         return
-    shapes = [row.shape for row in iter_rows(out)]
-    rows = (Row(*pair) for pair in zip(entries_of(work.directory / INDEX), iter_rows(out), strict=True))
-    columns = column_kinds(work.directory / INDEX)
+    shapes, dtype = [row.shape for row in iter_rows(out)], meta["settings"]["dtype"]
     with atomic_file(work.directory / FEATURES) as file:
-        dtype = meta["settings"]["dtype"]
-        write_features(file, rows, suffix=out.suffix, shapes=shapes, dtype=dtype, columns=columns)
+        write_rows(file, work.directory / INDEX, iter_rows(out), suffix=out.suffix, shapes=shapes, dtype=dtype)
+
+
+def write_rows(
+    file: IO[bytes],
+    index: Path,
+    values: Iterable[np.ndarray],
+    *,
+    suffix: str,
+    shapes: Sequence[Sequence[int]],
+    dtype: Dtype,
+) -> None:
+    """Write features whose index is written already; a table alone has its columns, and it alone reads them.
+
+    Args:
+        values: of each row.
+        shapes: of each row.
+    """
+    if suffix == ".parquet":
+        rows, columns = (Row(*pair) for pair in zip(entries_of(index), values, strict=True)), column_kinds(index)
+    else:
+        rows, columns = (Row({}, each) for each in values), {}
+    write_features(file, rows, suffix=suffix, shapes=shapes, dtype=dtype, columns=columns)
 
 
 def _take_over(source: Path, target: Path) -> None:

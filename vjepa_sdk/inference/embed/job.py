@@ -271,7 +271,7 @@ def _run(
     with stop_on_signal() as stop, on_threads(threads):
         if unfinished is None:
             parts = []
-            work.start({**job.plan, "environment": environment, "num_threads": threads})
+            work.start({**job.plan, "environment": environment, "num_threads": threads}, job.units)
         row_shape = None if extension is None else extension.base.row_shape
         ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
         encoding = Encoding(job.clips, model, loader, slots=job.slots, options=options, ledger=ledger, nursery=nursery)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -61,9 +61,12 @@ class Ledger:
         self.num_taken = 0
         """Clips that this run has finished."""
         self._stored = {part.first: part.end for part in parts if part.end is not None}
+        self._shapes = {tuple(shape) for part in parts for shape in part.facts["shapes"]}
+        """Of rows in parts."""
         self._whole: dict[int, Outcome] = {}
         self._open: dict[int, list[Row]] = {}
         """Rows that are not on disk, of clips of which more are to come."""
+        self._pending_bytes = 0
         self._pending_since = time.monotonic()
 
     @property
@@ -90,6 +93,7 @@ class Ledger:
         self._guard([outcome.failure for outcome in outcomes if outcome.failure is not None])
         for number, outcome in enumerate(outcomes, start=first):
             self._take(number, outcome)
+            self._pending_bytes += _num_bytes(outcome.rows)
         self._commit_if_due()
 
     def add_rows(self, number: int, piece: Outcome) -> None:
@@ -101,6 +105,7 @@ class Ledger:
         self._guard([piece.failure] if piece.failure is not None else [])
         rows = self._open.setdefault(number, [])
         rows += piece.rows
+        self._pending_bytes += _num_bytes(piece.rows)
         if piece.is_last:
             del self._open[number]
             self._take(number, Outcome(() if piece.failure is not None else tuple(rows), piece.failure))
@@ -117,7 +122,7 @@ class Ledger:
                 self._stored[number] = begin + len(rows)
                 self._write([Outcome(tuple(rows), None)], first=number, begin=begin, end=begin + len(rows))
                 self._open[number] = []
-        self._pending_since = time.monotonic()
+        self._pending_bytes, self._pending_since = 0, time.monotonic()
 
     def check_failures(self) -> None:
         """Refuse to go on if an earlier run was allowed more failures."""
@@ -133,17 +138,14 @@ class Ledger:
             self._whole[number] = whole
 
     def _commit_if_due(self) -> None:
-        rows = [row for outcome in self._whole.values() for row in outcome.rows]
-        rows += [row for rows in self._open.values() for row in rows]
-        num_bytes = sum(row.values.nbytes for row in rows)
-        if num_bytes >= PART_BYTES or time.monotonic() - self._pending_since >= PART_SECONDS:
+        if self._pending_bytes >= PART_BYTES or time.monotonic() - self._pending_since >= PART_SECONDS:
             self.commit()
 
     def _write(self, outcomes: Sequence[Outcome], *, first: int, begin: int = 0, end: int | None = None) -> None:
         rows = [row for outcome in outcomes for row in outcome.rows]
         shapes = sorted({row.values.shape for row in rows})
-        earlier = (shape for part in self.parts for shape in part.facts["shapes"])
-        check_shapes(self._out, [*shapes, *earlier, *([self._row_shape] if self._row_shape else [])])
+        self._shapes.update(shapes)
+        check_shapes(self._out, [*self._shapes, *([self._row_shape] if self._row_shape else [])])
         failed = sum(outcome.failure is not None for outcome in outcomes)
         facts = {"rows": len(rows), "failed": failed, "shapes": shapes}
         last, data = first + len(outcomes), _pack(outcomes, self._options.dtype)
@@ -177,8 +179,7 @@ def _runs(outcomes: Mapping[int, Outcome]) -> Iterator[tuple[int, list[Outcome]]
 def stored_outcomes(work: Workspace, parts: Sequence[Part]) -> Iterator[Outcome]:
     """Read back, in order, what became of the clips; one with rows in several parts comes in as many pieces."""
     for part in _counting(parts):
-        for outcome in _unpack(work.read(part)):
-            yield replace(outcome, is_last=part.end is None)
+        yield from _unpack(work.read(part), is_last=part.end is None)
 
 
 def _counting(parts: Sequence[Part]) -> list[Part]:
@@ -199,7 +200,7 @@ def _pack(outcomes: Sequence[Outcome], dtype: Dtype) -> list[bytes]:
     return [json_line(header), *(to_bytes(row.values, dtype) for outcome in outcomes for row in outcome.rows)]
 
 
-def _unpack(data: bytes) -> Iterator[Outcome]:
+def _unpack(data: bytes, *, is_last: bool) -> Iterator[Outcome]:
     start = data.index(b"\n") + 1
     header = json.loads(data[:start])
     for clip in header["clips"]:
@@ -207,4 +208,8 @@ def _unpack(data: bytes) -> Iterator[Outcome]:
         for entry, shape in clip["rows"]:
             rows.append(Row(entry, values := from_bytes(data, header["dtype"], shape=shape, offset=start)))
             start += values.nbytes
-        yield Outcome(tuple(rows), clip["failure"])
+        yield Outcome(tuple(rows), clip["failure"], is_last)
+
+
+def _num_bytes(rows: Sequence[Row]) -> int:
+    return sum(row.values.nbytes for row in rows)

@@ -17,11 +17,11 @@ import numpy as np
 from ...corpus.lists import ClipSource
 from ...corpus.snapshot import Clip, sorted_inputs_digest
 from ...errors import InputError, OutputError, ResumeError, printable
-from ...features.columns import column_kinds
 from ...features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
-from ...features.formats import Row, check_shapes, json_line, open_rows, write_features
+from ...features.formats import check_shapes, json_line, open_rows
 from ...runtime.files import atomic_file, disk_errors, sha256_of, write_json
 from ...video.safety import PathLike
+from .columns import write_rows
 from .output import check_output, existing_output, finish, give_up
 from .shards import ListDigest, Shard, share_of
 from .share_parts import (
@@ -259,11 +259,8 @@ def _write_features(out: Path, work: Workspace, parts: Sequence[SharePart], plac
         distinct: dict[tuple[int, ...], tuple[int, ...]] = {}  # a million rows share one tuple
         shapes = [distinct.setdefault(row.shape, row.shape) for row in rows()]
         check_shapes(out, distinct)
-        entries = (json.loads(line) for line in _lines(work.directory / INDEX))
-        found = (Row(entry, values) for entry, values in zip(entries, rows(), strict=True))
         dtype = parts[0].output.meta["settings"]["dtype"]
-        kinds = column_kinds(work.directory / INDEX)
-        write_features(file, found, suffix=out.suffix, shapes=shapes, dtype=dtype, columns=kinds)
+        write_rows(file, work.directory / INDEX, rows(), suffix=out.suffix, shapes=shapes, dtype=dtype)
 
 
 def _write_lists(work: Workspace, parts: Sequence[SharePart], places: Sequence[_Place]) -> int:

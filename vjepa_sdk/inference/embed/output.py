@@ -12,12 +12,11 @@ from typing import IO, Any, NoReturn
 
 from ...corpus.snapshot import Clip, clip_changes, inputs_digest, setting_changes
 from ...errors import OutputError, ResumeError, VideoDecodeError
-from ...features.columns import column_kinds
 from ...features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
-from ...features.formats import Row, check_suffix, iter_rows, json_line, write_features
+from ...features.formats import check_suffix, iter_rows, json_line
 from ...runtime.files import atomic_file, disk_errors, sha256_of, write_json
 from ...runtime.ownership import is_file_here
-from .columns import ListColumns, entries_of
+from .columns import ListColumns, entries_of, write_rows
 from .ledger import stored_outcomes
 from .shards import UNSHARDED
 from .workspace import FEATURES, Part, Workspace
@@ -272,10 +271,8 @@ def write_output(
         with atomic_file(work.directory / FEATURES) as file:
             new = (row.values for outcome in stored_outcomes(work, parts) for row in outcome.rows)
             values = chain(iter_rows(base.path) if base is not None else (), new)
-            rows = (Row(*pair) for pair in zip(entries_of(work.directory / INDEX), values, strict=True))
-            kinds = column_kinds(work.directory / INDEX)
             dtype = about["settings"]["dtype"]
-            write_features(file, rows, suffix=out.suffix, shapes=shapes, dtype=dtype, columns=kinds)
+            write_rows(file, work.directory / INDEX, values, suffix=out.suffix, shapes=shapes, dtype=dtype)
         kept = extension.kept if extension is not None else []
         meta = {
             **about,
@@ -337,7 +334,7 @@ def _write_lists(
                 index.write(json_line(columns.entry({"row": first_row + len(shapes), **row.entry}, names)))
                 shapes.append(row.values.shape)
             if outcome.is_last:
-                inputs.write(json_line({**vars(next(left)), "rows": len(shapes) - num_before}))
+                inputs.write(json_line({**next(left).to_dict(), "rows": len(shapes) - num_before}))
                 num_before = len(shapes)
         if next(left, None) is not None:
             raise OutputError(f"{work.directory}: holds fewer clips than its plan; run again to redo what is missing")

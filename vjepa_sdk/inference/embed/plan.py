@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...corpus.snapshot import Clip, clip_changes, setting_changes
 from ...errors import ResumeError
+from ...features.formats import json_line
 from .columns import ListColumns
 from .options import EmbedOptions
 from .output import Extension
 from .shards import UNSHARDED, Slots
-from .workspace import Workspace
+from .workspace import Workspace, lines_sha256
 
 OUTPUT_FORMAT = 2
+PLAN_FORMAT = 3
+_OLDER_PLAN = 2
+"""In which the plan itself lists the clips; work that began with it is finished with it."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,13 @@ class Job:
 
     @property
     def plan(self) -> dict[str, Any]:
-        """What makes two jobs the same in one environment, as plain data."""
-        return {
-            "format_version": OUTPUT_FORMAT,
-            **self.described,
-            "extends": self.extends,
-            "inputs": [asdict(clip) for clip in self.clips],
-        }
+        """What makes two jobs the same in one environment, besides their clips, as plain data."""
+        return {"format_version": PLAN_FORMAT, **self.described, "extends": self.extends}
+
+    @property
+    def units(self) -> Iterator[bytes]:
+        """The clips, as lines beside the plan."""
+        return (json_line(clip.to_dict()) for clip in self.clips)
 
     def unfinished(self, work: Workspace, environment: Mapping[str, str] | None = None) -> dict[str, Any] | None:
         """Return the plan of unfinished work to go on with, None if there is none; refuse work with another plan.
@@ -65,17 +69,25 @@ class Job:
         old = work.read_plan()
         if old is None:
             return None
-        new = {"format_version": OUTPUT_FORMAT}
-        changes = setting_changes({"format_version": old["format_version"]}, new)
-        if not changes:  # another format may lack what is compared here
+        is_known = old["format_version"] in (PLAN_FORMAT, _OLDER_PLAN)
+        changes = [] if is_known else [f"format_version: {old['format_version']} -> {PLAN_FORMAT}"]
+        if is_known:  # another format may lack what is compared here
             changes += setting_changes(old["settings"], self.settings)
             changes += setting_changes(old.get("share", UNSHARDED), self.share)
             changes += setting_changes({"extends": old["extends"]}, {"extends": self.extends})
             changes += setting_changes(old["environment"], environment or {})
-            changes += clip_changes([Clip(**clip) for clip in old["inputs"]], self.clips)
+            changes += self._changed_clips(old, work)
         if changes and not self.options.overwrite:
             raise ResumeError(
                 f"{work.directory}: holds unfinished work with another plan ({'; '.join(changes)}); "
                 "restore that, or pass --overwrite to start over"
             )
         return None if changes else old
+
+    def _changed_clips(self, old: Mapping[str, Any], work: Workspace) -> list[str]:
+        if old["format_version"] == _OLDER_PLAN:
+            return clip_changes([Clip(**clip) for clip in old["inputs"]], self.clips)
+        if old["units_sha256"] == lines_sha256(self.units):
+            return []
+        old_clips = [Clip(**clip) for clip in work.read_units()]
+        return clip_changes(old_clips, self.clips) or ["inputs: in another order"]

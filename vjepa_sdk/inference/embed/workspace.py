@@ -2,7 +2,8 @@
 
     feats.npy.work/
       lock             held while a run is alive
-      plan.json        what is to be done, with its own checksum
+      plan.json        what is to be done, with its own checksum and that of the units
+      units.jsonl      what the units are, one line for each
       part-00000016    results of the units from number 16 on
       part-00000020-00000300   results of unit 20, which has many, from its 300th on
       journal.jsonl    one line for each finished part, with its own checksum
@@ -21,24 +22,25 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from ...errors import OutputError, printable
 from ...features.embeddings import ERRORS, INDEX, INPUTS, META
-from ...runtime.files import atomic_file, canonical_json, digest_of, disk_errors, sync_directory, write_json
+from ...runtime.files import atomic_file, canonical_json, digest_of, disk_errors, sha256_of, sync_directory, write_json
 from ...runtime.lock import RemovableLock, check_lock
 from ...runtime.ownership import stranger_in
 
 logger = logging.getLogger(__name__)
 
-_LOCK, _PLAN, _JOURNAL, _COMMIT = "lock", "plan.json", "journal.jsonl", "commit"
+_LOCK, _PLAN, _UNITS, _JOURNAL, _COMMIT = "lock", "plan.json", "units.jsonl", "journal.jsonl", "commit"
+_UNITS_SHA256 = "units_sha256"
 FEATURES = "features"
-_NAMED = (_LOCK, _PLAN, _JOURNAL, _COMMIT, FEATURES, INDEX, ERRORS, INPUTS, META)
+_NAMED = (_LOCK, _PLAN, _UNITS, _JOURNAL, _COMMIT, FEATURES, INDEX, ERRORS, INPUTS, META)
 _NAMES = "|".join([*map(re.escape, _NAMED), r"part-\d{8,}(-\d{8,})?"])
 _OURS = re.compile(rf"{_NAMES}|\.({_NAMES})\.[0-9a-f]{{12}}\.tmp")
 
@@ -114,13 +116,16 @@ class Workspace:
         check_lock(self.directory / _LOCK)
 
     def read_plan(self) -> dict[str, Any] | None:
-        """Return the plan, or None where there is none that can be trusted."""
+        """Return the plan, or None where there is none that can be trusted; of units it says their `units_sha256`."""
         path = self.directory / _PLAN
         try:
             stored = json.loads(path.read_bytes())
             plan: dict[str, Any] = stored["plan"]
             if stored["sha256"] == digest_of(plan):
-                return plan
+                units = self.directory / _UNITS
+                if _UNITS_SHA256 not in plan or (units.exists() and sha256_of(units) == plan[_UNITS_SHA256]):
+                    return plan
+                path = units
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -128,12 +133,25 @@ class Workspace:
         logger.warning("%s is damaged; starting over", path)
         return None
 
-    def start(self, plan: dict[str, Any]) -> None:
-        """Forget whatever was here and freeze a new plan."""
+    def read_units(self) -> Iterator[Any]:
+        """Read what the units of the plan are, one by one."""
+        with open(self.directory / _UNITS, "rb") as lines:
+            for line in lines:
+                yield json.loads(line)
+
+    def start(self, plan: dict[str, Any], units: Iterable[bytes] | None = None) -> None:
+        """Forget whatever was here and freeze a new plan.
+
+        Args:
+            units: what each is, as lines of JSON; None: the plan says all.
+        """
         with disk_errors(self.directory):
             self._forget()
             with atomic_file(self.directory / _JOURNAL):
                 pass
+            if units is not None:
+                with atomic_file(self.directory / _UNITS) as file:
+                    plan = {**plan, _UNITS_SHA256: lines_sha256(_copied(units, file))}
             write_json(self.directory / _PLAN, {"plan": plan, "sha256": digest_of(plan)})
 
     def recover(self) -> list[Part]:
@@ -149,7 +167,7 @@ class Workspace:
                 logger.warning("%s: %d parts are intact, the rest is done again", self.directory, len(parts))
                 with atomic_file(path) as file:
                     file.writelines(_line(part) for part in parts)
-            self._keep_only([_PLAN, _JOURNAL, *(part.name for part in parts)])
+            self._keep_only([_PLAN, _UNITS, _JOURNAL, *(part.name for part in parts)])
         return parts
 
     def commit(
@@ -259,6 +277,20 @@ class Workspace:
         except OutputError as error:
             return str(error)
         return None
+
+
+def lines_sha256(lines: Iterable[bytes]) -> str:
+    """Return the sha256 of a file of these lines."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def _copied(lines: Iterable[bytes], file: IO[bytes]) -> Iterator[bytes]:
+    for line in lines:
+        file.write(line)
+        yield line
 
 
 def has_plan(directory: Path) -> bool:
