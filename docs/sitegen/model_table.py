@@ -10,8 +10,9 @@ from vjepa_sdk.config.registry import ModelInfo
 _HEAD = """\
 # Models, licences, scores
 
-Made from the table that `vjepa models` and `VJEPA.from_pretrained` use; `features` is the length of the vector that
-`encode` returns for one video. How files are fetched, checked and converted: [the hub](../hub.md#official-weights).
+Made from the table that `vjepa models` and `VJEPA.from_pretrained` use. `features` is the feature dimension of a model,
+the length of the vector that `encode` returns for one video; of a loaded one it is `model.embed_dim`. How files are
+fetched, checked and converted: [the hub](../hub.md#official-weights).
 
 """
 _LICENCES = """
