@@ -183,6 +183,23 @@ def test_damage_in_a_frame_that_none_refers_to_is_an_error_for_who_reads_it(tmp_
             list(reader.iter_frames())
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+def test_damage_that_runs_on_behind_the_last_frame_is_an_error(codec: str, tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.mp4", codec, "bframes=3")
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+    shown = sorted(packet.pts for packet in packets)
+    last = next(n for n in range(20, 40) if packets[n + 1].pts < packets[n].pts)  # pictures shown before it follow
+    frame = shown.index(packets[last].pts)
+    with open_video(path) as reader:
+        assert read_numbers(reader.get_frames([3, frame])) == [3, frame]
+    with path.open("r+b") as file:
+        file.seek(packets[last + 1].pos)
+        file.write(b"\x5a" * 4)  # where the length of its first unit was
+    with open_video(path) as reader, pytest.raises(VideoDecodeError, match=r"a\.mp4: is truncated or corrupt"):
+        reader.get_frames([3, frame])
+
+
 @pytest.fixture
 def openings(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     opened: list[object] = []

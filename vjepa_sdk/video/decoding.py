@@ -56,13 +56,14 @@ class Cursor:
     def _needed(self, left: set[int]) -> Iterator[Packet[VideoStream]]:
         """Yield the packets up to the last one that is wanted, but those that are not and that none refers to."""
         for packet in self._container.demux(self._stream):
+            # one that is not filled is damaged, and perhaps that before it, too: the decoder shall tell
+            if not packet.size or (not left and self._content.is_filled(packet)):
+                break
             if packet.pts in left:
                 left.discard(packet.pts)
-            elif not packet.is_keyframe and packet.size and self._content.is_unreferenced(packet):
+            elif not packet.is_keyframe and self._content.is_unreferenced(packet):
                 continue
             yield packet
-            if not left:
-                break
         yield end_of(self._stream)
 
 

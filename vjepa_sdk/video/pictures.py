@@ -33,12 +33,21 @@ class PacketContent:
     Only H.264 and HEVC tell. A frame of VP9 that none refers to still leaves motion and probabilities to the next.
     """
 
+    is_filled: Callable[[Any], bool]
+    """Return whether units fill a packet, as they do unless damage of the one before it runs on into it.
+
+    False for H.264 and HEVC that do not tell. For other codecs True: their decoders give a frame at once, so that
+    no packet is looked at for the sake of the one before it.
+    """
+
     def __init__(self, stream: VideoStream) -> None:
         if stream.codec_context.codec.canonical_name in _UNIT_CODECS:
             units = _Units(stream)
             self.count_fields, self.is_unreferenced = units.count_fields, units.are_unreferenced
+            self.is_filled = units.fill
         else:
             self.count_fields, self.is_unreferenced = lambda _: 2, lambda _: False
+            self.is_filled = lambda _: True
 
 
 def fields_counter(stream: VideoStream) -> Callable[[Any], int]:
@@ -124,6 +133,11 @@ class _Units:
                 self._sequences.add(_read_sequence(bytes(unit)))
                 self.__dict__.pop("_is_frames_only", None)
         return 0 if self.hold_no_picture(packet) else 2
+
+    def fill(self, packet: Any) -> bool:
+        """Whether the lengths of units lead from one to the next up to the end."""
+        data = memoryview(packet)
+        return bool(self._length_size) and sum(self._length_size + len(unit) for unit in self._split(data)) == len(data)
 
     def are_unreferenced(self, packet: Any) -> bool:
         """Whether units are parts of a picture that none refers to, and what else concerns this picture alone.

@@ -36,6 +36,16 @@ if TYPE_CHECKING:
     from ..vjepa import VJEPA
 
 _MAX_FRAMES = 1 << 48  # of a video
+_AHEAD_BYTES = 1 << 30
+
+
+def num_ahead(*, batch_size: int, num_workers: int, clip_bytes: int) -> int:
+    """Return how many decoded clips may wait for the encoder, beside those of the batch that is being put together.
+
+    Two batches, so that the next is there when one is encoded; but of large clips no more than a gibibyte, as long as
+    that leaves each process one to put down.
+    """
+    return min(2 * batch_size, max(num_workers, _AHEAD_BYTES // clip_bytes))
 
 
 @dataclass(frozen=True)
@@ -157,12 +167,17 @@ class Encoding:
             nursery=self._nursery,
         )
 
+    def _num_ahead(self, batch_size: int) -> int:
+        side, num_frames = self._loader.preprocess.crop_size, max(self._loader.clip_lengths)
+        clip_bytes = num_frames * 3 * side * side
+        return num_ahead(batch_size=batch_size, num_workers=self._options.num_workers, clip_bytes=clip_bytes)
+
     def _run_clips(self, task: _ClipReader, todo: Sequence[int], stop: StopRequest, bar: ProgressBar) -> None:
         """Go through the frozen batches of which no part has the clips."""
         size, left = self._slots.batch_size, set(todo)
         batches = [batch for batch in self._slots.batches() if not left.isdisjoint(batch)]
         with self._pool(task) as pool:
-            results = pool.map((self._clips[n] for batch in batches for n in batch), prefetch=2 * size)
+            results = pool.map((self._clips[n] for batch in batches for n in batch), prefetch=self._num_ahead(size))
             for batch in batches:
                 decoded = self._take(results, len(batch), stop)
                 if decoded is not None:
@@ -188,7 +203,7 @@ class Encoding:
         firsts = {number: video.first for number, video in left.items()}
         batches: dict[int, list[TaskResult[Any]]] = {}
         with self._pool(task) as pool:
-            results = pool.map_unordered(list(left.values()), prefetch=2 * size)
+            results = pool.map_unordered(list(left.values()), prefetch=self._num_ahead(size))
             while left:
                 taken = self._take(results, 1, stop)
                 if taken is None:

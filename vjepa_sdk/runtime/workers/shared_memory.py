@@ -43,6 +43,8 @@ def fits(array: np.ndarray) -> bool:
 
 def write(descriptor: int, array: np.ndarray) -> None:
     """Put a contiguous array there, in the place of the one before."""
+    if sys.platform != "linux":
+        raise NotImplementedError("see create")
     left, position = array.reshape(-1).view(np.uint8).data, 0
     while left:
         written = os.pwrite(descriptor, left, position)
@@ -55,6 +57,8 @@ def read(descriptor: int, shape: list[int], dtype: str) -> np.ndarray:
     Raises:
         ValueError: there cannot be as much.
     """
+    if sys.platform != "linux":
+        raise NotImplementedError("see create")
     array = np.empty(shape, dtype)
     left, position = array.reshape(-1).view(np.uint8).data, 0
     while left:
