@@ -1,146 +1,194 @@
-"""Ask what frozen features know: a ridge probe on motion, and on any labelled set of videos.
+"""Ask what frozen features know of motion and of appearance, beside what has learnt nothing.
 
     python examples/frozen_probe.py
-    python examples/frozen_probe.py --labels videos.csv --split test
+    python examples/frozen_probe.py --real videos.csv --pooling mean,grid --beside "pixel twin=runs/pixels/model"
 
-Four kinds of features are compared: the trained encoder, the same network with random weights, raw pixels and pixel
-differences between frames. Random weights are the bar: features that do not clear it have learnt nothing for the task.
+Logistic regression is fitted to frozen features of one half of some clips and tested on the other. Features are those
+of the model, of the same network and of a larger one with random weights, of other models that are named, raw pixels,
+and differences of pixels in time, signed and absolute. Random weights and pixels are the bar: features that do not
+clear it have learnt nothing for the task.
 
-Motion: rendered clips in which one shape, or the whole view, moves in one of eight directions (chance 0.125); shape,
-place, speed and textures say nothing about the direction. Each seed renders new clips.
+Rendered clips ask for shape, texture, direction and speed of something that moves, and where the whole view goes. Real
+ones, of a CSV with the columns path, label[, split, group], ask for their labels, how fast and in which order they are
+played, and where a view of them goes. Fits are on the rows whose split is not `test`, or on half of the groups.
 
-Labels: a CSV with the columns `path`, `label` and, optionally, `split` and `group`; clips of one group are never on
-both sides of a split, and each seed draws new folds.
+Each seed draws other clips, or views of them, and other random weights. In brackets are 95 % intervals over seeds and
+groups of clips, of one seed's result; the second table has paired differences.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-from collections.abc import Callable
-from functools import partial
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from render_clips import DIRECTIONS, render_clip, render_pan
+from motion_tasks import NUM_FRAMES, ClipSet, moving_views, rendered_sets, small
+from real_clip_tasks import read_list, real_sets
 
-from vjepa_sdk import VJEPA
+from vjepa_sdk import VJEPA, Probe
+from vjepa_sdk.config.recipes import SHAPES
+from vjepa_sdk.downstream.scores import Predictions, paired_difference, pooled_metrics
+from vjepa_sdk.inference.pooling import pool_tokens
 
-Features = dict[str, np.ndarray]
-"""Kinds of features by name, each `[clips, D]`."""
+POOLINGS = ("mean", "temporal", "grid", "change")
+SIZE = 96
+"""Height and width of clips, which each encoder gets as small as it takes them."""
+
+Pooled = dict[str, np.ndarray]
+"""Rows `[clips, D]` by pooling; of pixels under `mean`."""
+Answers = dict[tuple[str, str, str], list[Predictions]]
+"""What probes said, seed by seed, by pooling, task and features."""
 
 
 def main() -> None:
+    arguments = parse()
+    model = VJEPA.from_pretrained(arguments.model)
+    print(f"{model}, {arguments.seeds} seeds")
+    others = {name: VJEPA.from_pretrained(path) for name, path in arguments.beside}
+    answers: Answers = {}
+    for seed in range(arguments.seeds):
+        random = VJEPA.untrained(model.config, seed=seed)
+        networks = {"trained encoder": model, "random weights": random, **others}
+        if not arguments.quick:
+            shape = replace(SHAPES["vit_tiny"], num_frames=NUM_FRAMES, img_size=SIZE)
+            networks["random ViT-T at 96 px"] = VJEPA.untrained(shape, seed=seed)
+        for clips in clip_sets(arguments, seed):
+            ask(networks, clips, arguments.pooling, seed, answers)
+    for pooling in arguments.pooling:
+        print_table(answers, pooling)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(list(plain_rows(answers)), indent=1) + "\n")
+
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="vjepa-tiny", help="name, directory or hub id")
-    parser.add_argument("--weights", choices=("target", "context"), help="which encoder, where both exist")
-    parser.add_argument("--labels", type=Path, help="CSV with the columns path, label[, split, group]")
-    parser.add_argument("--split", help="use only the rows with this value in the column split")
-    parser.add_argument("--seeds", type=int, default=5, help="repetitions, at least 3")
-    parser.add_argument("--first-seed", type=int, default=0, help="choose checkpoints on other seeds than you report")
-    parser.add_argument("--clips", type=int, default=320, help="rendered clips to train the probe on; as many to test")
+    parser.add_argument("--beside", type=_named, action="append", default=[], metavar="NAME=MODEL", help="others")
+    parser.add_argument("--real", type=Path, help="CSV with the columns path, label[, split, group]")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions, 3 to 5")
+    parser.add_argument("--clips", type=int, default=512, help="rendered clips to fit to, and as many to test on")
+    parser.add_argument("--pooling", type=_poolings, default=("mean",), help=f"some of {','.join(POOLINGS)}")
+    parser.add_argument("--json", type=Path, help="file for all numbers")
+    parser.add_argument("--quick", action="store_true", help="without the larger random network")
     arguments = parser.parse_args()
-    if arguments.seeds < 3:
-        parser.error(f"--seeds {arguments.seeds} must be at least 3; one number is no result")
-    model = VJEPA.from_pretrained(arguments.model, weights=arguments.weights)
-    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
-    print(f"{model}")
-    for name, render in (("moving shape", render_clip), ("moving view", render_pan)):
-        print(f"{name}, {len(DIRECTIONS)} directions, {arguments.clips} training and {arguments.clips} test clips")
-        _report(model, seeds, partial(_motion_task, model, render=render, count=arguments.clips))
-    if arguments.labels:
-        clips, labels, groups = _labelled(model, arguments.labels, arguments.split)
-        print(f"{arguments.labels.name}: {len(clips)} clips, {len(set(labels))} labels, 5 folds by group")
-        _report(model, seeds, lambda seed: (clips, labels, _folds(groups, seed)))
+    if not 3 <= arguments.seeds <= 5:
+        parser.error(f"--seeds {arguments.seeds} must be 3 to 5; fewer are no result")
+    return arguments
 
 
-Split = tuple[np.ndarray, np.ndarray]
-"""Which clips train a probe and which test it."""
+def _named(text: str) -> tuple[str, str]:
+    name, separator, path = text.partition("=")
+    if not separator or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=MODEL")
+    return name, path
 
 
-def _report(model: VJEPA, seeds: range, task_of: Callable[[int], tuple[torch.Tensor, np.ndarray, list[Split]]]) -> None:
-    accuracies: dict[str, list[float]] = {}
-    for seed in seeds:
-        clips, labels, splits = task_of(seed)
-        for name, features in _kinds(model, clips, seed).items():
-            hits = [ridge_probe(features[a], labels[a], features[b]) == labels[b] for a, b in splits]
-            accuracies.setdefault(name, []).append(float(np.concatenate(hits).mean()))
-    for name, values in accuracies.items():
-        low, high = interval(values)
-        print(f"  {name:<34} {np.mean(values):.3f}   95 % [{low:.3f}, {high:.3f}]")
+def _poolings(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not set(names) <= set(POOLINGS):
+        raise argparse.ArgumentTypeError(f"{text!r} must be some of {','.join(POOLINGS)}")
+    return names
 
 
-def _kinds(model: VJEPA, clips: torch.Tensor, seed: int) -> Features:
-    kinds = {}
-    for name, network in (("trained", model), ("random", VJEPA.untrained(model.config, seed=seed))):
-        tokens = torch.cat([network.embed_clips(part, pooling="none").cpu() for part in clips.split(16)])
-        kinds[f"{name} encoder, mean"] = tokens.mean(dim=(1, 2, 3)).numpy()
-        # how much each token changes from one tubelet to the next: a map of motion energy, (T' - 1) H' W' numbers
-        kinds[f"{name} encoder, change"] = tokens.diff(dim=1).norm(dim=-1).flatten(1).numpy()
-    # grey frames of 12 x 12 pixels
-    grey = torch.nn.functional.adaptive_avg_pool2d(clips.float().mean(dim=2) / 255.0, 12).flatten(2)
-    kinds["raw pixels"] = grey.flatten(1).numpy()
-    kinds["frame differences"] = grey.diff(dim=1).flatten(1).numpy()
-    return kinds
+def clip_sets(arguments: argparse.Namespace, seed: int) -> Iterator[ClipSet]:
+    """Yield clips with labels; of motion without the controls, which prove tasks and not models."""
+    yield from rendered_sets(arguments.clips, seed=seed, size=SIZE)[:2]
+    yield moving_views(arguments.clips, seed=seed)
+    if arguments.real:
+        yield from real_sets(read_list(arguments.real), seed=seed, size=SIZE)
 
 
-def ridge_probe(train: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Fit one ridge regression per class and return the best class of each test row.
-
-    The penalty is chosen by leave-one-out error on the training rows alone.
-    """
-    classes = np.unique(labels)
-    targets = np.where(labels[:, None] == classes, 1.0, -1.0)
-    mean, std = train.mean(0), train.std(0) + 1e-6
-    x, z = (train - mean) / std, (test - mean) / std
-    kernel = x @ x.T / x.shape[1]
-    values, vectors = np.linalg.eigh(kernel)
-    centre = targets.mean(0)
-    best_error, best_weights = np.inf, np.zeros_like(targets)
-    for penalty in 10.0 ** np.arange(-4, 3, 0.5):
-        inverse = (vectors / (values + penalty)) @ vectors.T
-        weights = inverse @ (targets - centre)
-        error = float(np.mean((weights / np.diag(inverse)[:, None]) ** 2))
-        if error < best_error:
-            best_error, best_weights = error, weights
-    scores = z @ x.T / x.shape[1] @ best_weights + centre
-    return classes[scores.argmax(1)]
+def ask(networks: dict[str, VJEPA], clips: ClipSet, poolings: tuple[str, ...], seed: int, answers: Answers) -> None:
+    """Fit a probe to each kind of features for each task, and keep what it says of the clips that are tested."""
+    readings: dict[str, Callable[[np.ndarray], Pooled]] = {
+        **{name: encoder(network, poolings) for name, network in networks.items()},
+        "raw pixels": lambda each: {"mean": grey(each)},
+        "frame differences": lambda each: {"mean": np.diff(grey(each), axis=1)},
+        "absolute differences": lambda each: {"mean": abs(np.diff(grey(each), axis=1))},
+    }
+    for name, read in readings.items():
+        train, test = read(clips.train), read(clips.test)
+        for pooling in set(poolings) & set(train):
+            for task, labels in clips.labels.items():
+                said = predictions(train[pooling], test[pooling], labels, clips.groups, seed)
+                answers.setdefault((pooling, task, name), []).append(said)
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return the 95 % t-interval of the mean over seeds."""
-    quantiles = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-    half = quantiles.get(len(values), 2.262) * np.std(values, ddof=1) / np.sqrt(len(values))
-    return float(np.mean(values) - half), float(np.mean(values) + half)
+def predictions(
+    train: np.ndarray,
+    test: np.ndarray,
+    labels: tuple[np.ndarray, np.ndarray],
+    groups: np.ndarray | None,
+    seed: int,
+) -> Predictions:
+    probe = Probe.fit(train, labels[0], seed=seed)
+    known = groups if groups is not None else np.arange(len(test))
+    codes = np.unique(known, return_inverse=True)[1]
+    return Predictions(probe.targets_of(list(labels[1])), probe.outputs(test), codes)
 
 
-def _motion_task(
-    model: VJEPA, seed: int, *, render: Callable[..., np.ndarray], count: int
-) -> tuple[torch.Tensor, np.ndarray, list[Split]]:
-    size, frames, names = model.preprocess.crop_size, model.config.num_frames, list(DIRECTIONS)
-    labels = np.array([names[number % len(names)] for number in range(2 * count)])
-    clips = [
-        render(label, seed=seed * 1_000_000 + number, num_frames=frames, size=size)
-        for number, label in enumerate(labels)
-    ]
-    stacked = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3)
-    return stacked, labels, [(np.arange(count), np.arange(count, 2 * count))]
+def encoder(network: VJEPA, poolings: tuple[str, ...]) -> Callable[[np.ndarray], Pooled]:
+    """Return what encodes clips `uint8 [n, 8, 96, 96, 3]` and pools their tokens."""
+
+    def read(clips: np.ndarray) -> Pooled:
+        pixels = torch.from_numpy(small(clips, network.preprocess.crop_size)).permute(0, 1, 4, 2, 3)
+        tokens = torch.cat([network.embed_clips(part, pooling="none") for part in pixels.split(32)])
+        flat, grid = tokens.flatten(1, 3), (tokens.shape[1], tokens.shape[2], tokens.shape[3])
+        return {name: pool_tokens(flat, grid, pooling=name).flatten(1).numpy() for name in poolings}
+
+    return read
 
 
-def _labelled(model: VJEPA, path: Path, split: str | None) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["label"] and (split is None or row["split"] == split)]
-    load = model.clip_loader()
-    clips = torch.stack([torch.from_numpy(load(path.parent / row["path"])[0]) for row in rows])
-    groups = [row.get("group") or str(number) for number, row in enumerate(rows)]
-    return clips, np.array([row["label"] for row in rows]), np.array(groups)
+def grey(clips: np.ndarray) -> np.ndarray:
+    """Return 12 x 12 grey pixels of each frame."""
+    frames = torch.from_numpy(clips).float().mean(dim=-1) / 255
+    return torch.nn.functional.adaptive_avg_pool2d(frames, 12).flatten(2).numpy()
 
 
-def _folds(groups: np.ndarray, seed: int) -> list[Split]:
-    names = np.random.default_rng(seed).permutation(np.unique(groups))
-    masks = [np.isin(groups, part) for part in np.array_split(names, 5)]
-    return [(np.flatnonzero(~mask), np.flatnonzero(mask)) for mask in masks]
+def print_table(answers: Answers, pooling: str) -> None:
+    """Print what each kind of features reaches in each task, and how far the trained encoder is ahead."""
+    tasks = list(dict.fromkeys(task for pooled, task, _ in answers if pooled == pooling))
+    names = list(dict.fromkeys(name for pooled, _, name in answers if pooled == pooling))
+    trained = {task: answers[pooling, task, "trained encoder"] for task in tasks}
+    chances = [f"{1 / trained[task][0].outputs.shape[1]:.3f}" for task in tasks]
+    print(f"\nlinear probe, pooling {pooling}\n")
+    print(_line("features", *tasks), _line(*["---"] * (len(tasks) + 1)), sep="\n")
+    for name in names:
+        print(_line(name, *(_cell(*pooled_accuracy(answers[pooling, task, name])) for task in tasks)))
+    print(_line("chance", *chances))
+    print("\n" + _line("trained encoder minus", *tasks), _line(*["---"] * (len(tasks) + 1)), sep="\n")
+    for name in names[1:]:
+        pairs = (paired_difference(trained[task], answers[pooling, task, name], "accuracy") for task in tasks)
+        print(_line(name, *(_cell(*pair, sign="+") for pair in pairs)))
+
+
+def pooled_accuracy(several: list[Predictions]) -> tuple[float, tuple[float, float] | None]:
+    mean, intervals = pooled_metrics(several)
+    return mean["accuracy"], intervals.get("accuracy")
+
+
+def plain_rows(answers: Answers) -> Iterator[dict[str, object]]:
+    for (pooling, task, name), several in answers.items():
+        accuracy, interval = pooled_accuracy(several)
+        each = [said.metrics()["accuracy"] for said in several]
+        yield {
+            "pooling": pooling, "task": task, "features": name, "accuracy": accuracy, "interval": interval,
+            "seeds": each, "clips": len(several[0].truth), "groups": several[0].num_groups,
+        }  # fmt: skip
+
+
+def _cell(value: float, interval: tuple[float, float] | None, sign: str = "") -> str:
+    if interval is None:
+        return f"{value:{sign}.3f}"
+    return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

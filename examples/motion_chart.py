@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from frozen_probe import interval
 
 from vjepa_sdk.viz.charts import FOR_PAPER, charts, to_svg_file
 
@@ -33,6 +32,13 @@ def accuracies(rows: list[Row], method: str, task: str, probe: str) -> list[floa
     """Return what the runs of a method reach, by seed."""
     wanted = {"method": method, "task": task, "probe": probe}
     return [row["accuracy"] for row in rows if wanted.items() <= row.items()]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Return the 95 % t-interval of the mean over seeds."""
+    quantiles = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+    half = quantiles.get(len(values), 2.262) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return float(np.mean(values) - half), float(np.mean(values) + half)
 
 
 def guess(rows: list[Row], task: str) -> float:

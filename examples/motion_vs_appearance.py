@@ -11,7 +11,8 @@ and run the same command again to go on. `--quick` does a little of everything i
     python examples/motion_vs_appearance.py runs/mine --clips videos.csv
 
 takes real clips instead, listed with the columns path, label[, split, group]: the labels stand for appearance, the
-speed at which a clip is played and the way that a view of it goes for motion.
+speed at which a clip is played the way
+that a view of it goes, and whether it is played forwards or backwards for motion.
 """
 
 from __future__ import annotations
@@ -194,7 +195,7 @@ def most_frequent(train_labels: np.ndarray, test_labels: np.ndarray) -> float:
 
 
 RENDERED = [("shape", "direction"), ("texture", "speed")]
-REAL = [("label", "direction"), ("label", "speed")]
+REAL = [("label", "moving window"), ("label", "speed")]
 """Pairs of axes: appearance and motion."""
 
 

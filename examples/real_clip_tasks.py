@@ -16,7 +16,10 @@ from vjepa_sdk import read_video
 
 SPEEDS = {"x1": 1, "x2": 2, "x4": 4}
 """Frames from one that is seen to the next."""
-_SHORT_SIDE, _SHORTEST = 64, (NUM_FRAMES - 1) * max(SPEEDS.values()) + 1
+ORDERS = ("forwards", "backwards")
+_SHORT_SIDE = 64
+"""Of a frame through which a view of 48 pixels goes; larger for a larger view, in proportion."""
+_LONGEST = (NUM_FRAMES - 1) * max(SPEEDS.values()) + 1
 
 Row = dict[str, str]
 """A line of the list: `path`, and maybe `label`, `split` and `group`."""
@@ -31,39 +34,45 @@ def read_list(path: Path) -> list[Row]:
     return [{**row, "path": str((path.parent / row["path"]).resolve())} for row in rows]
 
 
-def real_sets(rows: list[Row], *, seed: int) -> list[ClipSet]:
-    """Return appearance and motion of real clips; no group is on both sides.
+def real_sets(rows: list[Row], *, seed: int, size: int = SIZE) -> list[ClipSet]:
+    """Return appearance and motion of real clips, as far as there are clips for it; no group is on both sides.
 
     Args:
         rows: of `read_list`. Where they have no split, half of the groups are tested on.
-        seed: decides that, and starts and directions.
+        seed: decides that, and starts, speeds, orders and directions.
+        size: height and width of the views.
     """
     is_test = _tested(rows, seed)
-    speeds, directions = (_spread(list(names), len(rows), seed) for names in (SPEEDS, DIRECTIONS))
-    still, fast, moving = [], [], []
+    speeds, orders, directions = (
+        _spread(list(names), len(rows), seed + 100 * number)
+        for number, names in enumerate((SPEEDS, ORDERS, DIRECTIONS))
+    )
+    views: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "speed", "order", "moving window")}
     for number, row in enumerate(rows):
-        frames, rng = _small(read_video(row["path"])), np.random.default_rng((seed, number))
-        if len(frames) < _SHORTEST:
-            raise SystemExit(f"{row['path']}: has {len(frames)} frames and must have {_SHORTEST}; leave it out")
-        start = int(rng.integers(0, len(frames) - _SHORTEST + 1))
-        still.append(_view(frames[start::2][:NUM_FRAMES], (0.0, 0.0)))
-        fast.append(_view(frames[start :: SPEEDS[speeds[number]]][:NUM_FRAMES], (0.0, 0.0)))
-        way = np.array(DIRECTIONS[directions[number]]) * rng.uniform(8, _SHORT_SIDE - SIZE)
-        moving.append(_view(frames[start::2][:NUM_FRAMES], way))
-    labels = np.array([row["label"] for row in rows])
-    return [
-        _set("label", still, labels, is_test),
-        _set("speed", fast, speeds, is_test),
-        _set("direction", moving, directions, is_test),
-    ]
+        frames, rng = _small(read_video(row["path"]), size * _SHORT_SIDE // SIZE), np.random.default_rng((seed, number))
+        if len(frames) < _LONGEST:  # it says nothing about speed
+            speeds[number] = orders[number] = ""
+        start = int(rng.integers(0, max(1, len(frames) - _LONGEST + 1)))
+        views["label"].append(_view(_every(frames, start, 2), (0.0, 0.0), size))
+        views["speed"].append(_view(_every(frames, start, SPEEDS.get(speeds[number], 1)), (0.0, 0.0), size))
+        step = -1 if orders[number] == "backwards" else 1
+        views["order"].append(_view(_every(frames, start, 4), (0.0, 0.0), size)[::step])
+        way = np.array(DIRECTIONS[directions[number]]) * rng.uniform(8, _SHORT_SIDE - SIZE) * size / SIZE
+        views["moving window"].append(_view(_every(frames, start, 2), way, size))
+    labels = {
+        "label": np.array([row["label"] for row in rows]), "speed": speeds, "order": orders, "moving window": directions
+    }  # fmt: skip
+    groups = np.array([row.get("group") or row["path"] for row in rows])
+    sets = [_set(name, views[name], labels[name], is_test, groups) for name in views]
+    return [each for each in sets if len(each.train) and len(each.test)]
 
 
-def _set(name: str, clips: list[np.ndarray], labels: np.ndarray, is_test: np.ndarray) -> ClipSet:
+def _set(name: str, clips: list[np.ndarray], labels: np.ndarray, is_test: np.ndarray, groups: np.ndarray) -> ClipSet:
     """Take the clips that have a label; one that cannot be learnt is not tested."""
     train = (labels != "") & ~is_test
     test = is_test & np.isin(labels, labels[train])
     stacked = np.stack(clips)
-    return ClipSet(stacked[train], stacked[test], {name: (labels[train], labels[test])})
+    return ClipSet(stacked[train], stacked[test], {name: (labels[train], labels[test])}, groups[test])
 
 
 def _tested(rows: list[Row], seed: int) -> np.ndarray:
@@ -79,18 +88,23 @@ def _spread(names: list[str], count: int, seed: int) -> np.ndarray:
     return np.array(names)[np.random.default_rng(seed).permutation(count) % len(names)]
 
 
-def _small(frames: np.ndarray) -> np.ndarray:
-    """Scale frames `[T, H, W, 3]` to a short side of 64 px."""
+def _small(frames: np.ndarray, short_side: int) -> np.ndarray:
+    """Scale frames `[T, H, W, 3]` to a short side of so many pixels."""
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    scale = _SHORT_SIDE / min(pixels.shape[-2:])
-    size = [max(_SHORT_SIDE, round(side * scale)) for side in pixels.shape[-2:]]
+    scale = short_side / min(pixels.shape[-2:])
+    size = [max(short_side, round(side * scale)) for side in pixels.shape[-2:]]
     smooth: Callable[..., torch.Tensor] = F.interpolate
     return smooth(pixels, size, mode="bilinear", antialias=True).permute(0, 2, 3, 1).numpy()
 
 
-def _view(frames: np.ndarray, way: np.ndarray | tuple[float, float]) -> np.ndarray:
-    """Look through a window of 48 px in the middle that goes so many pixels (down, right)."""
-    middle = (np.array(frames.shape[1:3]) - SIZE) / 2
+def _every(frames: np.ndarray, start: int, stride: int) -> np.ndarray:
+    """Take 8 frames; where the video ends before, its last one again and again."""
+    return frames[np.minimum(start + stride * np.arange(NUM_FRAMES), len(frames) - 1)]
+
+
+def _view(frames: np.ndarray, way: np.ndarray | tuple[float, float], size: int) -> np.ndarray:
+    """Look through a window of `size` px in the middle that goes so many pixels (down, right)."""
+    middle = (np.array(frames.shape[1:3]) - size) / 2
     places = middle + np.linspace(-0.5, 0.5, len(frames))[:, None] * np.asarray(way)
     corners = places.round().astype(int)
-    return np.stack([f[y : y + SIZE, x : x + SIZE] for f, (y, x) in zip(frames, corners, strict=True)])
+    return np.stack([f[y : y + size, x : x + size] for f, (y, x) in zip(frames, corners, strict=True)])

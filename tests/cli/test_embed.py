@@ -25,6 +25,7 @@ DEFAULTS = {
 """Of the options of the library call."""
 
 VALUES: dict[str, Any] = {
+    "split": "train",
     "model": "m",
     "revision": "r",
     "weights": "context",

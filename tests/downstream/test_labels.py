@@ -134,7 +134,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
         read_labels(tmp_path / "absent.csv")
     with pytest.raises(InputError, match="labels of type int are neither a path nor a data frame"):
         read_labels(5)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="labels have no column 'path', only file"):
+    with pytest.raises(InputError, match="data frame has no column 'path', only file"):
         read_labels(Frame([{"file": "a.mp4"}]))
 
 

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as arrays
 
 from vjepa_sdk.errors import ConfigError, InputError
 from vjepa_sdk.features import parquet
-from vjepa_sdk.features.embeddings import sidecar
+from vjepa_sdk.features.embeddings import Embeddings, sidecar
 from vjepa_sdk.features.formats import Row, iter_rows, write_features
 from vjepa_sdk.hub.locate import load_embeddings
 
@@ -32,7 +32,7 @@ def _entry(row: int) -> dict[str, Any]:
 def _write(path: Path, values: list[np.ndarray], dtype: Any = "float32") -> Path:
     rows = [Row(_entry(number), array) for number, array in enumerate(values)]
     with open(path, "wb") as file:
-        write_features(file, rows, suffix=path.suffix, shapes=[row.shape for row in values], dtype=dtype)
+        write_features(file, rows, suffix=path.suffix, shapes=[row.shape for row in values], dtype=dtype, columns={})
     sidecar(path, "index.jsonl").write_text("".join(json.dumps(row.entry) + "\n" for row in rows))
     sidecar(path, "meta.json").write_text(json.dumps({"output": path.name}))
     return path
@@ -124,7 +124,7 @@ def test_names_that_are_not_utf8_are_escaped_in_parquet(tmp_path: Path) -> None:
 
     entry = _entry(0) | {"path": os.fsdecode(b"\xff.mp4")}
     with open(path := tmp_path / "feats.parquet", "wb") as file:
-        write_features(file, [Row(entry, np.zeros(3))], suffix=".parquet", shapes=[(3,)], dtype="float32")
+        write_features(file, [Row(entry, np.zeros(3))], suffix=".parquet", shapes=[(3,)], dtype="float32", columns={})
     assert pq.read_table(path)["path"].to_pylist() == ["\\udcff.mp4"]
 
 
@@ -255,3 +255,10 @@ def test_without_pandas_the_remedy_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match="needs pandas; install it with `pip install pandas`"):
         found.to_pandas()
+
+
+def test_a_table_takes_columns_of_several_kinds() -> None:
+    index = [{"id": "a", "path": "a", "mixed": 1, "n": 2}, {"id": "b", "path": "b", "mixed": ["x"], "n": 0.5}]
+    table = Embeddings(np.zeros((2, 3), np.float32), index, {}).to_arrow()
+    assert table["mixed"].to_pylist() == ["1", '["x"]']
+    assert table["n"].to_pylist() == [2.0, 0.5]

@@ -22,7 +22,7 @@ def write_output(path: Path, rows: np.ndarray, names: Sequence[str] | None = Non
     with open(path, "wb") as file:
         lines = [Row(entry, row) for entry, row in zip(index, rows, strict=True)]
         shapes = [row.shape for row in rows]
-        write_features(file, lines, suffix=path.suffix, shapes=shapes, dtype="float32")
+        write_features(file, lines, suffix=path.suffix, shapes=shapes, dtype="float32", columns={})
     path.with_suffix(".index.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in index))
     meta = {"output": path.name, "rows": len(rows), "sha256": sha256_of(path), "model": {"name": "tiny"}}
     path.with_suffix(".meta.json").write_text(json.dumps({**meta, "settings": {"decoder": "pyav"}}))

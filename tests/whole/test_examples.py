@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ridge import ridge_probe
 from tiny_models import save_tiny
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.append(str(EXAMPLES))
 
-from frozen_probe import interval, ridge_probe  # noqa: E402
-from render_clips import DIRECTIONS, render_clip, render_pan  # noqa: E402
+from motion_chart import interval  # noqa: E402
+from render_clips import DIRECTIONS, render_clip, render_pan, write_video  # noqa: E402
 
 
 @pytest.mark.parametrize("render", [render_clip, render_pan])
@@ -54,13 +56,44 @@ def test_interval_of_three_seeds_uses_two_degrees_of_freedom() -> None:
     assert high - low == pytest.approx(2 * 4.303 * 0.1 / 3**0.5)
 
 
-def test_frozen_probe_prints_every_kind_of_features(tmp_path: Path) -> None:
-    command = [sys.executable, EXAMPLES / "frozen_probe.py", "--model", save_tiny(tmp_path / "model"), "--clips", "16"]
-    labels = ("--labels", EXAMPLES / "clips" / "labels.csv")
-    done = subprocess.run([*command, *labels, "--seeds", "3"], capture_output=True, text=True, check=True)
-    for title in ("moving shape", "moving view", "labels.csv: 12 clips, 8 labels"):
-        assert title in done.stdout
-    for kind in ("trained encoder", "random encoder", "raw pixels", "frame differences"):
-        assert done.stdout.count(kind) >= 3
-    refused = subprocess.run([*command, "--seeds", "2"], capture_output=True, text=True, check=False)
-    assert refused.returncode == 2 and "--seeds 2 must be at least 3" in refused.stderr
+def real_list(directory: Path) -> Path:
+    """Write videos long enough to be played at four times their speed, and a list of them."""
+    rows = ["path,label,group"]
+    for number in range(24):
+        way = list(DIRECTIONS)[number % 2]
+        write_video(directory / f"{number}.mp4", render_pan(way, seed=number, num_frames=32, size=64))
+        rows.append(f"{number}.mp4,{way},{number // 2}")
+    (directory / "list.csv").write_text("\n".join(rows) + "\n")
+    return directory / "list.csv"
+
+
+def test_frozen_probe_prints_every_kind_of_features_and_paired_differences(tmp_path: Path) -> None:
+    model = save_tiny(tmp_path / "model")
+    command = [sys.executable, EXAMPLES / "frozen_probe.py", "--model", model, "--clips", "64", "--quick"]
+    beside = ["--beside", f"twin={model}", "--json", tmp_path / "all.json"]
+    options = ["--real", real_list(tmp_path), *beside]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
+    tasks = ("shape", "texture", "direction", "speed", "moving view", "label", "order", "moving window")
+    (heading,) = (line for line in done.stdout.splitlines() if line.startswith("| features"))
+    assert all(task in heading for task in tasks)
+    kinds = ("trained encoder", "random weights", "twin", "raw pixels", "frame differences", "absolute differences")
+    for kind in kinds:
+        assert f"\n| {kind} |" in done.stdout
+    rows = json.loads((tmp_path / "all.json").read_text())
+    assert all(len(row["seeds"]) == 3 for row in rows)
+    by_task = {(row["task"], row["features"]): row["accuracy"] for row in rows}
+    assert all(by_task[task, "twin"] == by_task[task, "trained encoder"] for task in tasks)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seeds", "2"], "--seeds 2 must be 3 to 5"),
+        (["--beside", "runs/mine"], "'runs/mine' must be NAME=MODEL"),
+        (["--pooling", "max"], "'max' must be some of mean,temporal,grid,change"),
+    ],
+)
+def test_frozen_probe_refuses_what_it_cannot_do(options: list[str], message: str) -> None:
+    command = [sys.executable, EXAMPLES / "frozen_probe.py", *options]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and message in refused.stderr

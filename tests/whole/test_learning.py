@@ -19,7 +19,8 @@ from vjepa_sdk.config.training import DataConfig, MaskConfig, ObjectiveConfig, O
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
-from frozen_probe import interval, ridge_probe
+from motion_chart import interval
+from ridge import ridge_probe
 
 CLASSES = 8
 # settings were chosen on seeds 100 and above

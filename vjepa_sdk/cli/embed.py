@@ -24,6 +24,9 @@ def embed(
             "--out", "-o", help="Output; the suffix decides the format: .npy, .npz, .safetensors or .parquet."
         ),
     ],
+    split: Annotated[
+        str | None, typer.Option(help="Only lines of lists with this value in the column `split`.")
+    ] = None,
     model: Model = DEFAULT_MODEL,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub repository.")] = None,
     weights: Annotated[EncoderWeights | None, typer.Option(help="Which encoder, where both exist.")] = None,
@@ -76,6 +79,7 @@ def embed(
     result = embed_files(
         inputs,
         out,
+        split=split,
         model=model,
         revision=revision,
         weights=weights,
@@ -110,6 +114,7 @@ def embed(
         print_result(result, as_json, f"{out}: stopped; run the same command again to go on")
         raise typer.Exit(STOPPED)
     state = "already complete, " if result.already_complete else ""
+    state += "columns updated, " if result.columns_updated else ""
     skipped = f", {result.failed} skipped (see {result.errors_path})" if result.failed else ""
     print_result(result, as_json, f"{out}: {state}{result.rows} rows{skipped}")
     raise typer.Exit(SOME_SKIPPED if result.failed else COMPLETE)

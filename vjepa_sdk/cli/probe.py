@@ -47,7 +47,13 @@ Html = Annotated[Path | None, typer.Option(help="Write the table as a page too, 
 
 @probe.command()
 def train(
-    labels: LabelsArgument,
+    labels: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[LABELS]",
+            help="List with columns path and label, or a directory of classes; those in --features if left out.",
+        ),
+    ] = None,
     *,
     out: Annotated[Path, typer.Option("--out", "-o", help="Directory of the probe.")],
     model: Model = DEFAULT_MODEL,

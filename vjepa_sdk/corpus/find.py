@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,8 @@ from ..runtime.host import working_directory
 from ..video.images import STILL_SUFFIXES, is_animation
 from ..video.reader import OTHER_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from ..video.safety import PathLike, check_is_path
-from .lists import LIST_SUFFIXES, ClipSource, default_id, read_sources, whole
+from .lists import LIST_SUFFIXES, ClipSource, default_id, frame_sources, read_sources, whole
+from .tables import DataFrame
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ Images = Literal["frames", "stills", "both", "none"]
 """What images in a directory are: numbered `frames` of one video, single `stills`, `both`, or `none` of interest."""
 Links = Literal["refuse", "named", "follow"]
 """Which symbolic links are followed: none, those that were `named` by the caller, or all."""
+Inputs = PathLike | DataFrame | Iterable[PathLike | DataFrame]
+"""What names clips: files, directories, patterns, lists and data frames."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class FoundClips:
         """Return the clips, sorted by path and time, each once.
 
         Raises:
-            InputError: there is none, or two of them have one id.
+            InputError: there is none, two of them have one id, or two lines of lists say different things of one.
         """
         sources = [*self.named, *(whole(path) for folder in self.folders for path in folder.clips(images))]
         if not sources:
@@ -90,25 +93,34 @@ class FoundClips:
         return f"{where}: no video there; looked for {_suffixes(VIDEO_SUFFIXES)}{hint if has_images else ''}"
 
 
-def find_clips(inputs: PathLike | Iterable[PathLike], *, links: Links = "refuse") -> FoundClips:
-    """Look up what files, directories, patterns and lists name.
+def find_clips(inputs: Inputs, *, links: Links = "refuse", split: str | None = None) -> FoundClips:
+    """Look up what files, directories, patterns, lists and data frames name.
 
     Directories are searched recursively; hidden files in them are left out. A pattern has * ? [, and ** for any depth.
     A file that ends in .txt, .csv or .jsonl, or that is written @file, is a list. A path that exists is never read as a
-    pattern. A file named directly is taken whatever its suffix.
+    pattern. A file named directly is taken whatever its suffix. A data frame of pandas, polars or pyarrow has the
+    columns of a list.
+
+    Args:
+        split: only lines of lists and data frames that have this in their column `split`.
 
     Raises:
         InputError: a path does not exist or is a symbolic link, a directory or pattern holds neither video nor image,
-            or a list is not valid.
+            a list is not valid, or `split` is given for what is no list.
     """
     found = FoundClips()
-    for item in [inputs] if isinstance(inputs, str | os.PathLike) else inputs:
+    for item in [inputs] if isinstance(inputs, str | os.PathLike | DataFrame) else inputs:
+        if isinstance(item, DataFrame):
+            _add_sources(found, frame_sources(item, split=split), links)
+            continue
         check_is_path(item)
         name = str(Path(item))
         if name.startswith("@") and not os.path.lexists(name):
-            _add_list(found, Path(name[1:]), links)
+            _add_list(found, Path(name[1:]), links, split)
         elif os.path.lexists(name):
-            _add_named(found, name, links)
+            _add_named(found, name, links, split)
+        elif split is not None and glob.has_magic(name):
+            raise _without_split(name, split)
         elif glob.has_magic(name):
             _add_pattern(found, name, links)
         else:
@@ -143,25 +155,36 @@ def find_stills(inputs: Sequence[PathLike]) -> list[Path]:
     return [Path(source.path) for source in found.clips("stills" if has_images else "none")]
 
 
-def _add_named(found: FoundClips, name: str, links: Links) -> None:
+def _add_named(found: FoundClips, name: str, links: Links, split: str | None) -> None:
     if links == "refuse" and os.path.islink(name):
         raise _link(name)
-    if os.path.isdir(name):
+    if not os.path.isdir(name) and Path(name).suffix.lower() in LIST_SUFFIXES:
+        _add_list(found, Path(name), links, split)
+    elif split is not None:
+        raise _without_split(name, split)
+    elif os.path.isdir(name):
         _add_directory(found, name, links)
-    elif Path(name).suffix.lower() in LIST_SUFFIXES:
-        _add_list(found, Path(name), links)
     else:
         found.named.append(whole(name))
 
 
-def _add_list(found: FoundClips, path: Path, links: Links) -> None:
+def _add_list(found: FoundClips, path: Path, links: Links, split: str | None) -> None:
     if not path.is_file():
         raise InputError(f"{printable(path)}: no such list; check the spelling or the working directory")
-    sources = read_sources(path)
+    _add_sources(found, read_sources(path, split=split), links)
+
+
+def _add_sources(found: FoundClips, sources: list[ClipSource], links: Links) -> None:
     for source in sources:
         if links == "refuse" and os.path.islink(source.path):
             raise _link(source.path)
     found.named += sources
+
+
+def _without_split(name: str, split: str) -> InputError:
+    return InputError(
+        f"{printable(name)}: is no list, and split={split!r} needs one with a column 'split'; leave it out"
+    )
 
 
 def _link(name: str) -> InputError:
@@ -261,6 +284,7 @@ def _unique(sources: list[ClipSource]) -> list[ClipSource]:
         given = source.id if source.id != default_id(source.path, source.start_seconds, source.end_seconds) else None
         key = (here / source.path, source.start_seconds, source.end_seconds, given)
         if key in kept:
+            kept[key] = _joined(kept[key], source)
             continue
         kept[key] = source
         other = owners.setdefault(source.id, source)
@@ -270,6 +294,18 @@ def _unique(sources: list[ClipSource]) -> list[ClipSource]:
                 "give each its own"
             )
     return sorted(kept.values(), key=lambda source: source.place)
+
+
+def _joined(kept: ClipSource, again: ClipSource) -> ClipSource:
+    """Return a clip that is named twice with what lists say of it, which must be the same."""
+    columns, others = kept.columns or {}, again.columns or {}
+    for name, value in others.items():
+        if name in columns and columns[name] != value:
+            raise InputError(
+                f"{printable(_span(kept))}: has two values in the column {name!r}, {columns[name]!r} and {value!r}; "
+                "keep one line, or give each an id"
+            )
+    return kept if again.columns is None else replace(kept, columns={**columns, **others})
 
 
 def _span(source: ClipSource) -> str:

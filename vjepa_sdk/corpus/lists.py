@@ -1,11 +1,11 @@
 """Read lists of clips: plain text, CSV and JSON lines.
 
-clips.txt     one `path`, `path label` or `path::label` a line, with numbers as labels, which only probes look at
+clips.txt     one `path`, `path label` or `path::label` a line, with numbers as labels
 clips.csv     header with a column `path`, and optional `id`, `start_seconds`, `end_seconds`; or no header and lines
               as in a `.txt`, which is the form of the official lists
 clips.jsonl   one object a line, with the same keys
 
-Paths are relative to the list.
+Paths are relative to the list. Its other columns, such as `label`, `split` and `group`, go with each clip.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, printable
 from ..video.safety import check_is_path
+from .tables import DataFrame, columns_of, records_of
 
 _LABELLED = re.compile(r"(.*\S)(?:\s+|\s*::\s*)(-?\d+)")  # the path may hold spaces, the label is a number
 
@@ -42,6 +43,8 @@ class ClipSource:
     """Where the part starts, by the video's time stamps, which most videos count from 0; None: at its first frame."""
     end_seconds: float | None = None
     """Where the part ends; None: at the video's end."""
+    columns: Mapping[str, Any] | None = field(default=None, hash=False)
+    """What a list says of it besides, as plain JSON data; None: no list names it."""
 
     @property
     def place(self) -> tuple[str, float, float, str]:
@@ -62,21 +65,56 @@ def whole(path: str | os.PathLike[str]) -> ClipSource:
     return ClipSource(path=os.fspath(path), id=os.fspath(path))
 
 
-def read_sources(path: Path) -> list[ClipSource]:
+def read_sources(path: Path, *, split: str | None = None) -> list[ClipSource]:
     """Read the clips of a list; what its suffix does not say is plain text.
+
+    Args:
+        split: only lines that have this in their column `split`.
 
     Raises:
         InputError: it cannot be read, is empty, or a line is not valid; the message names the line.
     """
-    sources = [source_of(path, number, row) for number, row in read_table(path)]
-    if not sources:
-        raise InputError(f"{printable(path)}: lists no clips")
+    sources = _sources(path, read_table(path), split)
     if not any(os.path.lexists(source.path) for source in sources):
         raise InputError(
             f"{printable(path)}: none of its {len(sources)} clips exists, for example {printable(sources[0].path)}; "
             "paths are relative to the list"
         )
     return sources
+
+
+def frame_sources(frame: DataFrame, *, split: str | None = None) -> list[ClipSource]:
+    """Return the clips of a data frame with the columns of a list; its paths are relative to the working directory.
+
+    Raises:
+        InputError: as `read_sources`.
+    """
+    table = list(enumerate(records_of(frame), start=1))
+    for number, row in table:
+        if not isinstance(row["path"], str) or not row["path"]:
+            raise InputError(f"data frame: row {number} has no path; correct it")
+    return _sources(Path("data frame"), table, split)
+
+
+def _sources(path: Path, table: Sequence[tuple[int, dict[str, Any]]], split: str | None) -> list[ClipSource]:
+    sources = []
+    for number, row in table if split is None else _of_split(path, table, split):
+        columns = columns_of(f"{printable(path)}: line {number}", row)
+        sources.append(replace(source_of(path, number, row), columns=columns))
+    if not sources:
+        raise InputError(f"{printable(path)}: lists no clips")
+    return sources
+
+
+def _of_split(path: Path, table: Sequence[tuple[int, dict[str, Any]]], split: str) -> list[tuple[int, dict[str, Any]]]:
+    """Keep the lines of one split."""
+    splits = {str(row["split"]) for _, row in table if row.get("split") not in (None, "")}
+    if not splits:
+        raise InputError(f"{printable(path)}: has no column 'split', which split={split!r} needs; leave it out")
+    if split not in splits:
+        names = ", ".join(sorted(map(printable, splits)))
+        raise InputError(f"{printable(path)}: lists no clips with split={split!r}; its splits are {names}")
+    return [(number, row) for number, row in table if str(row.get("split")) == split]
 
 
 def read_table(path: Path) -> list[tuple[int, dict[str, Any]]]:

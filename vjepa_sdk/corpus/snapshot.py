@@ -41,7 +41,17 @@ def describe_clips(sources: Iterable[ClipSource]) -> list[Clip]:
         if source.path not in looks:
             looks[source.path] = _look(source.path)
         size, mtime_ns, digest = looks[source.path]
-        clips.append(Clip(**asdict(source), size=size, mtime_ns=mtime_ns, edges_sha256=digest))
+        clips.append(
+            Clip(
+                id=source.id,
+                path=source.path,
+                start_seconds=source.start_seconds,
+                end_seconds=source.end_seconds,
+                size=size,
+                mtime_ns=mtime_ns,
+                edges_sha256=digest,
+            )
+        )
     return clips
 
 

@@ -3,7 +3,7 @@
 labels.csv    columns `path` and `label`, and optional `split` (train, val, test), `group`, `id`, `start_seconds`,
               `end_seconds`; `.jsonl` with the same keys; or the official form without a header, `path number` a line
 clips/        a directory for each class: clips/walking/a.mp4 has the label walking
-a data frame  with the columns of a CSV; whatever has `columns` and `to_dict("records")`, as pandas has
+a data frame  of pandas, polars or pyarrow, with the columns of a CSV
 """
 
 from __future__ import annotations
@@ -15,29 +15,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from ..corpus.find import Images, Links, find_clips
 from ..corpus.lists import ClipSource, read_table, source_of
 from ..corpus.snapshot import describe_clips
+from ..corpus.tables import DataFrame, records_of
 from ..errors import ConfigError, InputError, printable
+from ..features.columns import brought_along
+from ..features.embeddings import INDEX, INPUTS, sidecar
 
 _DIGITS = 12
+_CLIP = ("path", "id", "start_seconds", "end_seconds")
 SPLITS = ("train", "val", "test")
 _SPELLINGS = {"train": "train", "training": "train", "val": "val", "validation": "val", "valid": "val", "dev": "val"}
 _SPELLINGS |= {"test": "test", "testing": "test"}
-
-
-@runtime_checkable
-class DataFrame(Protocol):
-    """What is asked of a table."""
-
-    @property
-    def columns(self) -> Any:
-        """Return the names of its columns."""
-
-    def to_dict(self, orient: Any) -> Any:
-        """Return its rows as mappings, for `records`."""
 
 
 Labels = str | os.PathLike[str] | DataFrame
@@ -103,6 +95,29 @@ def read_labels(
     return _of_table(path, table, label_column=label_column, split_column=split_column, group_column=group_column)
 
 
+def read_labels_of_features(
+    features: Path, *, label_column: str, split_column: str, group_column: str
+) -> LabelledClips:
+    """Return the labels that the list of a file of features had; the columns are as in `read_labels`.
+
+    Raises:
+        InputError: it cannot be read, or has none.
+    """
+    index = sidecar(features, INDEX)
+    rows = {row["id"]: row for _, row in read_table(index)}
+    # the index tells of windows, and this list of the clips that they are of
+    clips = [clip for _, clip in read_table(sidecar(features, INPUTS)) if clip["id"] in rows]
+    table = [({**brought_along(rows[clip["id"]]), **{name: clip[name] for name in _CLIP}}) for clip in clips]
+    # by its name alone, since paths are relative to the working directory here
+    return _of_table(
+        Path(index.name),
+        list(enumerate(table, start=1)),
+        label_column=label_column,
+        split_column=split_column,
+        group_column=group_column,
+    )
+
+
 def fingerprints(clips: Sequence[LabelledClip]) -> list[str]:
     """Return for each clip what tells its file from others, wherever it lies: the start of the digest of its ends.
 
@@ -141,24 +156,10 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _records(frame: DataFrame) -> list[dict[str, Any]]:
+def _records(frame: object) -> list[dict[str, Any]]:
     if not isinstance(frame, DataFrame):
         raise InputError(f"labels of type {type(frame).__name__} are neither a path nor a data frame; pass one of them")
-    records: list[dict[str, Any]] = frame.to_dict("records")
-    if "path" not in list(frame.columns):
-        raise InputError(f"labels have no column 'path', only {', '.join(map(str, frame.columns))}; name it so")
-    # what is missing is NaN there
-    return [
-        {key: None if value is None or value != value else _plain(value) for key, value in row.items()}
-        for row in records
-    ]
-
-
-def _plain(value: Any) -> Any:
-    """Return the Python value of a numpy scalar, and the text of a path object."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    return value.item() if hasattr(value, "item") else value
+    return records_of(frame)
 
 
 def _of_directories(root: Path, images: Images, links: Links) -> list[LabelledClip]:

@@ -111,6 +111,7 @@ def job_of(probe: Probe, options: UseOptions) -> EmbedOptions:
         layers = config.layers or None
     windows = options.window_seconds is not None
     return EmbedOptions(
+        split=None,
         model=model,
         revision=None,
         weights=probe.source.model.get("encoder_weights"),

@@ -16,7 +16,7 @@ from ..inference.embed.model import find_model
 from ..weights.description import read_shape
 from .evaluation import Evaluation, join_test, settle_splits
 from .labelled_features import FeatureCache, LabelledFeatures, gather, look_up, stream
-from .labels import LabelledClips, Labels, check_classes, numbers_of, read_labels
+from .labels import LabelledClips, Labels, check_classes, numbers_of, read_labels, read_labels_of_features
 from .probe_fitting import Comparison, Task, compare, notes_on
 from .probe_options import EncodeOptions, FitOptions
 from .probe_report import ProbeReport
@@ -29,8 +29,10 @@ from .streaming import ViewEncoder
 class LabelLists:
     """Where labels are; see `train_probe`."""
 
-    labels: Labels
+    labels: Labels | None
+    """None: those that `features` come with."""
     test: Labels | None
+    features: Path | None
     label_column: str
     split_column: str
     group_column: str
@@ -46,15 +48,17 @@ class LabelLists:
         learnt = self._read(self.labels, images)
         return learnt if self.test is None else join_test(learnt, self._read(self.test, images))
 
-    def _read(self, labels: Labels, images: Images) -> LabelledClips:
-        return read_labels(
-            labels,
-            images=images,
-            links=self.links,
-            label_column=self.label_column,
-            split_column=self.split_column,
-            group_column=self.group_column,
-        )
+    def _read(self, labels: Labels | None, images: Images) -> LabelledClips:
+        columns = {
+            "label_column": self.label_column,
+            "split_column": self.split_column,
+            "group_column": self.group_column,
+        }
+        if labels is not None:
+            return read_labels(labels, images=images, links=self.links, **columns)
+        if self.features is None:
+            raise ConfigError("labels is not given; pass a list with columns path and label, or features with labels")
+        return read_labels_of_features(self.features, **columns)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,6 +90,7 @@ class EncodeOptions:
     def embedding(self, *, normalize_embeddings: bool = False) -> EmbedOptions:
         """Return the options of the job that encodes clips."""
         return EmbedOptions(
+            split=None,
             model=self.model,
             revision=self.revision,
             weights=self.weights,

@@ -20,7 +20,7 @@ from .probe_saving import check_probe_output
 
 
 def train_probe(
-    labels: Labels,
+    labels: Labels | None = None,
     *,
     out: str | os.PathLike[str],
     model: str | os.PathLike[str] = DEFAULT_MODEL,
@@ -80,7 +80,8 @@ def train_probe(
 
     Args:
         labels: a list (`.csv`, `.jsonl`, `.txt`) with `path`, `label` and optional `split` and `group`; a directory
-            with one directory for each class; or a data frame. See `vjepa_sdk.downstream.labels`.
+            with one directory for each class; or a data frame. See `vjepa_sdk.downstream.labels`. None: those that
+            `features` come with, from the list that was embedded.
         out: directory of the probe.
         model: a name from `list_models()`, a model directory or a hub id.
         features: what `vjepa embed` wrote; its rows are used instead of encoding the videos. None: encode them.
@@ -189,6 +190,7 @@ def train_probe(
     lists = LabelLists(
         labels=labels,
         test=test_labels,
+        features=None if features is None else Path(features),
         label_column=label_column,
         split_column=split_column,
         group_column=group_column,

@@ -60,11 +60,13 @@ def check_are_views(embeddings: Embeddings) -> None:
 
 
 def labels_of(features: Features) -> list[str]:
-    """Return the column `label` of the index; raises InputError if there is none."""
-    index = features.index if isinstance(features, Embeddings) else []
-    if not index or any("label" not in entry for entry in index):
+    """Return the column `label` of the index; raises InputError if there is none, or a row has none."""
+    if not isinstance(features, Embeddings):
         raise InputError("the features come without labels; pass labels, one a row")
-    return [str(entry["label"]) for entry in index]
+    labels = features.labels
+    if missing := labels.count(None):
+        raise InputError(f"{missing} of {len(labels)} rows have no label; leave them out, or pass labels, one a row")
+    return [str(label) for label in labels]
 
 
 def targets_of(labels: Sequence[str | int | float], kind: str) -> tuple[list[str], np.ndarray]:

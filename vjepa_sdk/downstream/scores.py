@@ -172,6 +172,27 @@ def difference(
     return mean, interval_of(samples, one.num_groups) if samples else None
 
 
+def paired_difference(
+    ones: Sequence[Predictions], others: Sequence[Predictions], metric: str, *, bootstrap: int = 1000, seed: int = 0
+) -> tuple[float, Interval | None]:
+    """Return how much better some probes are than others, and the interval of that over groups and pairs.
+
+    Args:
+        ones: the first of each pair. All have as many videos, of the same groups.
+        others: the second of each pair, on the same videos as the first.
+
+    Returns:
+        The mean difference, and its 95 % interval; None: too few groups to say.
+    """
+    pairs = list(zip(ones, others, strict=True))
+    mean = float(np.mean([one.metrics()[metric] - other.metrics()[metric] for one, other in pairs]))
+    draw, samples = np.random.default_rng([seed, 1]), []
+    for weights in _resampled(ones[0].groups, bootstrap, seed):
+        one, other = pairs[int(draw.integers(len(pairs)))]
+        samples.append(one.metrics(weights)[metric] - other.metrics(weights)[metric])
+    return mean, interval_of(samples, ones[0].num_groups) if samples else None
+
+
 def interval_of(samples: Sequence[float], num_groups: int) -> Interval:
     """Return the 95 % interval of bootstrap samples of so many groups.
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..corpus.lists import default_id, read_rows
 from ..errors import InputError, printable
+from ..features.columns import OURS
 from ..features.embeddings import INDEX, META, Embeddings, sidecar
 from ..features.formats import iter_rows, load_npy
 from ..hub.client import HubOptions
@@ -112,7 +113,9 @@ class Features:
         return first + [name for name in next(iter(self.labels.values()), {}) if name not in first]
 
     def _joined(self, entry: Mapping[str, Any]) -> dict[str, Any]:
-        return {**(self.labels_of(entry) or {}), **entry}
+        # what the index has of a list's columns may be older than these
+        further = {name: value for name, value in (self.labels_of(entry) or {}).items() if name not in OURS}
+        return {**entry, **further}
 
     def labels_of(self, entry: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the further columns of a row: those of its id, else those of its file."""

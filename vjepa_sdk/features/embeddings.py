@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ConfigError
-from .parquet import check_installed
+from ..errors import ConfigError, InputError
+from .columns import brought_along, kinds_of
+from .parquet import cell_of, check_installed
 
 if TYPE_CHECKING:
     import pandas
@@ -35,7 +36,7 @@ class Embeddings:
     """float32 or float16 `[rows, ...]`; if the rows differ in shape, an object array of `rows` arrays."""
     index: list[dict[str, Any]]
     """What row i is: `id`, `path`, `start_seconds`, `end_seconds`, `frames` (their numbers in the video), `decoder`,
-    `size` (of the file, in bytes)."""
+    `size` (of the file, in bytes); and the further columns of the list that named it."""
     meta: dict[str, Any]
     """Model, settings and versions; of an output from the hub also `repository` and `commit`."""
 
@@ -58,6 +59,17 @@ class Embeddings:
         """The file of each row."""
         return [entry["path"] for entry in self.index]
 
+    @property
+    def labels(self) -> list[Any]:
+        """What the list of clips had in its column `label`, for each row; None where it had nothing.
+
+        Raises:
+            InputError: there was no such column.
+        """
+        if not any("label" in entry for entry in self.index):
+            raise InputError("the features come without labels; pass labels, or embed a list with a column label")
+        return [entry.get("label") for entry in self.index]
+
     def to_arrow(self) -> pyarrow.Table:
         """Return index and features as a table; of rows with several axes, `embedding` is flat and `shape` says how.
 
@@ -67,7 +79,9 @@ class Embeddings:
         check_installed()
         import pyarrow as pa
 
-        table = pa.Table.from_pylist(self.index)
+        kinds = kinds_of(map(brought_along, self.index))
+        index = [{key: cell_of(value, kinds.get(key)) for key, value in entry.items()} for entry in self.index]
+        table = pa.Table.from_pylist(index)
         rows = [np.asarray(row) for row in self.features]
         if any(row.ndim > 1 for row in rows):
             table = table.append_column("shape", pa.array([row.shape for row in rows]))

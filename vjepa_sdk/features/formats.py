@@ -6,7 +6,7 @@ import json
 import math
 import struct
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from ..config.choices import Dtype
 from ..errors import ConfigError, InputError
+from .columns import Kind
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".parquet")
 _LITTLE_ENDIAN: dict[Dtype, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
@@ -66,18 +67,25 @@ def from_bytes(data: bytes, dtype: Dtype, *, shape: Sequence[int], offset: int) 
 
 
 def write_features(
-    file: IO[bytes], rows: Iterable[Row], *, suffix: str, shapes: Sequence[Sequence[int]], dtype: Dtype
+    file: IO[bytes],
+    rows: Iterable[Row],
+    *,
+    suffix: str,
+    shapes: Sequence[Sequence[int]],
+    dtype: Dtype,
+    columns: Mapping[str, Kind],
 ) -> None:
     """Write rows one by one, so that memory does not grow with their number; the bytes depend on the rows alone.
 
     Args:
         rows: as many as `shapes`.
         shapes: of each row.
+        columns: what the entries hold besides what says which row it is; a table has these columns too.
     """
     if suffix == ".parquet":
         from .parquet import write_parquet
 
-        write_parquet(file, ((row.entry, row.values) for row in rows), shapes=shapes, dtype=dtype)
+        write_parquet(file, ((row.entry, row.values) for row in rows), shapes=shapes, dtype=dtype, columns=columns)
         return
     if suffix == ".npz":
         _write_npz(file, rows, dtype)

@@ -1,12 +1,13 @@
 """Write and read features as Parquet: a table with the index's columns and the features, for databases.
 
-Columns: `row`, `id`, `path`, `window` (of videos cut into windows), `start_seconds`, `end_seconds`, `frames`, `decoder`
-and `embedding`. `embedding` is a list of fixed length where all rows have one shape, else of any length; a row of
-several axes is flattened, and `shape` says how.
+Columns: `row`, `id`, `path`, `window` (of videos cut into windows), `start_seconds`, `end_seconds`, `frames`,
+`decoder`, those that a list of clips brought along, and `embedding`. `embedding` is a list of fixed length where all
+rows have one shape, else of any length; a row of several axes is flattened, and `shape` says how.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 
 from ..errors import ConfigError
+from .columns import Kind
 
 _GROUP_BYTES, _GROUP_ROWS = 16 << 20, 16384
 
@@ -33,12 +35,20 @@ def check_installed() -> None:
         raise ConfigError(".parquet needs pyarrow; install it with `pip install 'vjepa-sdk[parquet]'`") from error
 
 
-def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Sequence[int]], dtype: str) -> None:
+def write_parquet(
+    file: IO[bytes],
+    rows: Iterable[_Row],
+    *,
+    shapes: Sequence[Sequence[int]],
+    dtype: str,
+    columns: Mapping[str, Kind],
+) -> None:
     """Write rows in groups of a size that depends on their shape alone.
 
     Args:
         rows: entry of the index and values of each.
         shapes: of each row.
+        columns: those that a list brought along; of several kinds or nested they are written as text in JSON.
     """
     import pyarrow as pa
     from pyarrow import parquet as pq
@@ -51,7 +61,8 @@ def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Seq
     value = pa.float32() if dtype == "float32" else pa.float16()
     remaining = iter(rows)
     first = next(remaining, None)
-    columns = {
+    kinds = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string(), "json": pa.string()}
+    fields = {
         "row": pa.int64(),
         "id": pa.string(),
         "path": pa.string(),
@@ -60,22 +71,23 @@ def write_parquet(file: IO[bytes], rows: Iterable[_Row], *, shapes: Sequence[Seq
         "end_seconds": pa.float64(),
         "frames": pa.list_(pa.int64()),
         "decoder": pa.string(),
+        **{name: kinds[kind] for name, kind in columns.items()},
         **({"shape": pa.list_(pa.int32())} if has_shape else {}),
         "embedding": pa.list_(value, length),
     }
-    schema = pa.schema(list(columns.items()))
+    schema = pa.schema(list(fields.items()))
     with pq.ParquetWriter(pa.PythonFile(file, mode="w"), schema) as writer:
         pending: list[_Row] = []
         for row in chain([] if first is None else [first], remaining):
             pending.append(row)
             if len(pending) == group:
-                writer.write_table(_table(pending, schema, dtype), row_group_size=group)
+                writer.write_table(_table(pending, schema, dtype, columns), row_group_size=group)
                 pending = []
         if pending:
-            writer.write_table(_table(pending, schema, dtype), row_group_size=group)
+            writer.write_table(_table(pending, schema, dtype, columns), row_group_size=group)
 
 
-def _table(rows: list[_Row], schema: Any, dtype: str) -> Any:
+def _table(rows: list[_Row], schema: Any, dtype: str, kinds: Mapping[str, Kind]) -> Any:
     import pyarrow as pa
 
     values = np.concatenate([np.ascontiguousarray(row, dtype).reshape(-1) for _, row in rows])
@@ -92,12 +104,17 @@ def _table(rows: list[_Row], schema: Any, dtype: str) -> Any:
         elif field.name == "shape":
             columns.append(pa.array([list(row.shape) for _, row in rows], field.type))
         else:
-            columns.append(pa.array([_cell(entry.get(field.name)) for entry, _ in rows], field.type))
+            cells = [entry.get(field.name) for entry, _ in rows]
+            columns.append(pa.array([cell_of(cell, kinds.get(field.name)) for cell in cells], field.type))
     return pa.table(columns, schema=schema)
 
 
-def _cell(value: Any) -> Any:
-    """Escape what is not UTF-8 in names of files; the index has them unchanged."""
+def cell_of(value: Any, kind: Kind | None) -> Any:
+    """Return a value of the index as a table holds it: what is not UTF-8 in names of files is escaped."""
+    if value is None or kind == "float":  # whole numbers among others
+        return value if value is None else float(value)
+    if kind == "json":
+        return json.dumps(value)
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 

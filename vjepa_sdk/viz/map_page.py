@@ -114,7 +114,8 @@ def draw_embeddings(
         vectors, method=method, perplexity=perplexity, seed=seed, points=None if points is None else points[rows]
     )
     clusters = [] if cluster is None else [_clusters(vectors, cluster, seed)]
-    colourings = [*of_labels, *clusters, *known_colourings(index)] or [colouring("clip", ["all clips"] * len(index))]
+    known = [each for each in known_colourings(index) if each.name != "label" or not of_labels]
+    colourings = [*of_labels, *clusters, *known] or [colouring("clip", ["all clips"] * len(index))]
     is_page = path.suffix.lower() == ".html"
     chosen = spread_out(placed, min(thumbnails, MAX_THUMBNAILS) if is_page or export is not None else 0)
     pictures = read_thumbnails(

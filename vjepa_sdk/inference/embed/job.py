@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import numpy as np
 
 from ...config.choices import Decoder, Device, Dtype, EncoderWeights, OnError, Pooling, Tail, device_name
 from ...config.registry import DEFAULT_MODEL
-from ...corpus.find import FoundClips, Links, find_clips
+from ...corpus.find import FoundClips, Inputs, Links, find_clips
 from ...corpus.snapshot import describe_clips
 from ...errors import OutputError
 from ...features.embeddings import ERRORS, sidecar
@@ -28,9 +28,9 @@ from ...runtime.host import load_torch_from_anywhere
 from ...runtime.signals import stop_on_signal
 from ...runtime.workers.pool import prepare
 from ...runtime.workers.start import Nursery
-from ...video.safety import PathLike
 from ...weights.description import Shape, read_shape
 from .batches import Encoding
+from .columns import ListColumns, update_columns
 from .environment import describe_environment, num_threads, on_threads
 from .ledger import Ledger
 from .model import describe_sampling, find_model, load_model, model_sha256
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Inputs = PathLike | Iterable[PathLike]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedResult:
@@ -60,7 +58,9 @@ class EmbedResult:
     failed: int
     """Clips without; `errors_path` says why."""
     already_complete: bool = False
-    """The output was there before; nothing was done."""
+    """The output was there before; nothing was encoded."""
+    columns_updated: bool = False
+    """Its list says other things of its clips by now, and the index took them over."""
     interrupted: bool = False
     """A signal stopped the run; its state is saved, call again to go on."""
     clips: int = 0
@@ -84,6 +84,7 @@ def embed_files(
     inputs: Inputs,
     out: str | os.PathLike[str],
     *,
+    split: str | None = None,
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     revision: str | None = None,
     weights: EncoderWeights | None = None,
@@ -118,10 +119,12 @@ def embed_files(
 
     Args:
         inputs: files, directories (searched recursively), patterns such as `clips/**/*.mp4`, and lists of clips:
-            `.txt`, `.csv` or `.jsonl`, see `vjepa_sdk.corpus.lists`. For video models a directory of numbered images is
-            one video; for image models every image is a clip.
+            `.txt`, `.csv` or `.jsonl`, see `vjepa_sdk.corpus.lists`, or data frames of pandas, polars or pyarrow. Their
+            further columns go into the index. For video models a directory of numbered images is one video; for image
+            models every image is a clip.
         out: `.npy` (all rows of one shape), `.npz`, `.safetensors` (one array for each row) or `.parquet` (a table,
             needs pyarrow).
+        split: only lines of lists that have this in their column `split`.
         model: a name from `list_models()`, a model directory or a hub id.
         revision: branch, tag or commit of a hub repository.
         weights: `target` or `context` encoder; None takes what is there, target first.
@@ -166,6 +169,7 @@ def embed_files(
         VideoDecodeError: every clip failed, more than `max_failures` did, or one did and `on_error` is `stop`.
     """
     options = EmbedOptions(
+        split=split,
         # a path object is never a hub id, even if it looks like one
         model=model if isinstance(model, str) else os.path.join(os.curdir, os.path.expanduser(model)),
         revision=revision,
@@ -216,20 +220,21 @@ def _embed(
     if output is not None:
         output.check(options.settings, extend=options.extend)
     links: Links = "follow" if options.follow_symlinks else "refuse"
-    found = inputs if isinstance(inputs, FoundClips) else find_clips(inputs, links=links)
+    found = inputs if isinstance(inputs, FoundClips) else find_clips(inputs, links=links, split=options.split)
     directory = find_model(options)
     shape = read_shape(directory)
     num_frames = options.frames_per_row(shape.config.num_frames)
     if options.clip_set is None:
         shape.config.check_num_frames(num_frames)
     wants_stills = shape.config.is_image_model and not options.has_windows
+    sources = found.clips("stills" if wants_stills else "frames")
     share = take_share(
-        found.clips("stills" if wants_stills else "frames"),
+        sources,
         options.taken_shard,
         batch_size=options.batch_size,
         in_batches=options.clip_set is None and not options.has_windows,
     )
-    clips = describe_clips(share.sources)
+    clips, columns = describe_clips(share.sources), ListColumns.of(share.sources, inputs=sources)
     settings = {**options.settings, "model_sha256": model_sha256(directory)}
     extension = None
     if output is not None:
@@ -237,10 +242,13 @@ def _embed(
         extension = output.extension(clips) if options.extend else None
         output.verify()
         if extension is None or not extension.clips:
-            return EmbedResult(out=out, rows=output.rows, failed=output.failed, already_complete=True)
+            if is_new := update_columns(out, output.meta, work, columns):
+                finish(out, work)
+            rows, failed = output.rows, output.failed
+            return EmbedResult(out=out, rows=rows, failed=failed, already_complete=True, columns_updated=is_new)
     todo = extension.clips if extension else clips
     slots = share.slots or Slots.in_turn(len(todo), options.batch_size)
-    job = Job(options, out, settings, todo, share.facts, slots, extension)
+    job = Job(options, out, settings, todo, columns, share.facts, slots, extension)
     unfinished = job.unfinished(work)
     parts = work.recover() if unfinished is not None else []
     done = [job.clips[number].id for part in parts if part.end is None for number in range(part.first, part.last)]
@@ -281,7 +289,9 @@ def _run(
         )
         if is_complete:
             about = _about(result, job, {**environment, "num_threads": threads}, model, loader)
-            write_output(job.out, work, ledger.parts, clips=job.clips, extension=extension, about=about)
+            write_output(
+                job.out, work, ledger.parts, clips=job.clips, columns=job.columns, extension=extension, about=about
+            )
     return result
 
 
@@ -332,6 +342,8 @@ def _about(
         "environment": dict(environment),
         "plan": job.described,
     }
+    if job.columns.facts is not None:
+        about["columns"] = job.columns.facts
     if job.extension is not None:  # its rows may come from other versions or another machine
         old = job.extension.base.meta
         runs = [*old.get("earlier_runs", []), {key: old[key] for key in ("rows", "seconds", "environment")}]

@@ -17,13 +17,23 @@ import numpy as np
 from ...corpus.lists import ClipSource
 from ...corpus.snapshot import Clip, sorted_inputs_digest
 from ...errors import InputError, OutputError, ResumeError, printable
+from ...features.columns import column_kinds
 from ...features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
 from ...features.formats import Row, check_shapes, json_line, open_rows, write_features
 from ...runtime.files import atomic_file, disk_errors, sha256_of, write_json
 from ...video.safety import PathLike
 from .output import check_output, existing_output, finish, give_up
 from .shards import ListDigest, Shard, share_of
-from .share_parts import CARRIED, SECONDS, SharePart, check_environments, check_set, check_unaltered, read_parts
+from .share_parts import (
+    CARRIED,
+    SECONDS,
+    SharePart,
+    check_columns,
+    check_environments,
+    check_set,
+    check_unaltered,
+    read_parts,
+)
 from .workspace import FEATURES, Workspace
 
 
@@ -54,7 +64,8 @@ def merge_embeddings(
 ) -> MergeResult:
     """Make one output of all shares of a job, once it is proven that they are all of it and belong together.
 
-    Features, index, errors and inputs are the same bytes as those of the job without shards, on one kind of machine;
+    Features, index, errors and inputs are the same bytes as those of the job without shards, on one kind of machine,
+    labels and other columns of lists included;
     `merged_from` in the meta file says what they were made of. Rows are copied one by one. A kill at any moment leaves
     the parts as they are, and nothing or the finished output.
 
@@ -67,7 +78,8 @@ def merge_embeddings(
         overwrite: replace an existing output, or unfinished work of `embed_files`.
 
     Raises:
-        InputError: a part is missing, doubled, unfinished, damaged, or of another job; the message names it.
+        InputError: a part is missing, doubled, unfinished, damaged, of another job, or has other labels of a list than
+            the rest; the message names it.
         OutputError: the output exists and was made of something else, or cannot be written; a full disk.
         InUseError: another live run works on this output.
         ResumeError: unfinished work of `embed_files` is in its place.
@@ -85,6 +97,7 @@ def merge_embeddings(
         check_set(found)
         if not allow_mixed:
             check_environments(found)
+        check_columns(found)
         check_unaltered(found)
         merged_from = [part.described for part in found]
         output = None if overwrite else existing_output(path)
@@ -215,7 +228,7 @@ def _write(out: Path, work: Workspace, parts: Sequence[SharePart]) -> None:
             give_up(out, work)
         _write_features(out, work, parts, places)
         meta = {
-            **{name: first[name] for name in CARRIED},
+            **{name: first[name] for name in (*CARRIED, "columns") if name in first},
             **{name: round(sum(part.output.meta[name] for part in parts), 3) for name in SECONDS},
             "output": out.name,
             "clips": len(places),
@@ -249,7 +262,8 @@ def _write_features(out: Path, work: Workspace, parts: Sequence[SharePart], plac
         entries = (json.loads(line) for line in _lines(work.directory / INDEX))
         found = (Row(entry, values) for entry, values in zip(entries, rows(), strict=True))
         dtype = parts[0].output.meta["settings"]["dtype"]
-        write_features(file, found, suffix=out.suffix, shapes=shapes, dtype=dtype)
+        kinds = column_kinds(work.directory / INDEX)
+        write_features(file, found, suffix=out.suffix, shapes=shapes, dtype=dtype, columns=kinds)
 
 
 def _write_lists(work: Workspace, parts: Sequence[SharePart], places: Sequence[_Place]) -> int:

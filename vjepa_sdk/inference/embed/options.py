@@ -20,6 +20,7 @@ from .shards import Shard, read_shard
 class EmbedOptions:
     """What a job shall do; the arguments of `embed_files`, checked."""
 
+    split: str | None
     model: str
     revision: str | None
     weights: EncoderWeights | None

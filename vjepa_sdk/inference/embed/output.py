@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,10 +12,12 @@ from typing import IO, Any, NoReturn
 
 from ...corpus.snapshot import Clip, clip_changes, inputs_digest, setting_changes
 from ...errors import OutputError, ResumeError, VideoDecodeError
+from ...features.columns import column_kinds
 from ...features.embeddings import ERRORS, INDEX, INPUTS, META, sidecar
 from ...features.formats import Row, check_suffix, iter_rows, json_line, write_features
 from ...runtime.files import atomic_file, disk_errors, sha256_of, write_json
 from ...runtime.ownership import is_file_here
+from .columns import ListColumns, entries_of
 from .ledger import stored_outcomes
 from .shards import UNSHARDED
 from .workspace import FEATURES, Part, Workspace
@@ -247,6 +249,7 @@ def write_output(
     parts: Sequence[Part],
     *,
     clips: Sequence[Clip],
+    columns: ListColumns,
     extension: Extension | None,
     about: Mapping[str, Any],
 ) -> None:
@@ -254,6 +257,7 @@ def write_output(
 
     Args:
         clips: those of the parts.
+        columns: what lists say of clips.
         extension: what the output is added to, None if it is new.
         about: what the meta file says besides counts and checksums.
     """
@@ -261,14 +265,17 @@ def write_output(
     base = extension.base if extension is not None else None
     with disk_errors(out):
         old_shapes = [row.shape for row in iter_rows(base.path)] if base is not None else []
-        counts = _write_lists(work, parts, clips=clips, extension=extension, first_row=len(old_shapes))
+        counts = _write_lists(work, parts, clips=clips, columns=columns, extension=extension, first_row=len(old_shapes))
         shapes = [*old_shapes, *counts.shapes]
         if not shapes and "share" not in about["plan"]:  # a share without rows is one of those that make the whole
             give_up(out, work)
         with atomic_file(work.directory / FEATURES) as file:
-            new = (row for outcome in stored_outcomes(work, parts) for row in outcome.rows)
-            rows = chain(_old_rows(base) if base is not None else (), _numbered(new, len(old_shapes)))
-            write_features(file, rows, suffix=out.suffix, shapes=shapes, dtype=about["settings"]["dtype"])
+            new = (row.values for outcome in stored_outcomes(work, parts) for row in outcome.rows)
+            values = chain(iter_rows(base.path) if base is not None else (), new)
+            rows = (Row(*pair) for pair in zip(entries_of(work.directory / INDEX), values, strict=True))
+            kinds = column_kinds(work.directory / INDEX)
+            dtype = about["settings"]["dtype"]
+            write_features(file, rows, suffix=out.suffix, shapes=shapes, dtype=dtype, columns=kinds)
         kept = extension.kept if extension is not None else []
         meta = {
             **about,
@@ -298,11 +305,19 @@ class _Counts:
 
 
 def _write_lists(
-    work: Workspace, parts: Sequence[Part], *, clips: Sequence[Clip], extension: Extension | None, first_row: int
+    work: Workspace,
+    parts: Sequence[Part],
+    *,
+    clips: Sequence[Clip],
+    columns: ListColumns,
+    extension: Extension | None,
+    first_row: int,
 ) -> _Counts:
     """Write index, errors and inputs: what an output that is extended has already, and then what is new."""
     shapes: list[tuple[int, ...]] = []
     failed = 0
+    old = sidecar(extension.base.path, INDEX) if extension is not None else None
+    names = columns.names(entries_of(old) if old is not None else ())
     with (
         atomic_file(work.directory / INDEX) as index,
         atomic_file(work.directory / ERRORS) as errors,
@@ -310,7 +325,7 @@ def _write_lists(
     ):
         if extension is not None:
             base, dropped = extension.base.path, extension.replaced
-            index.write(sidecar(base, INDEX).read_bytes())
+            index.writelines(json_line(columns.entry(entry, names)) for entry in entries_of(sidecar(base, INDEX)))
             failed += _copy_lines(sidecar(base, ERRORS), errors, without=dropped)
             _copy_lines(sidecar(base, INPUTS), inputs, without=dropped)
         left, num_before = iter(clips), 0
@@ -319,7 +334,7 @@ def _write_lists(
                 errors.write(json_line(outcome.failure))
                 failed += 1
             for row in outcome.rows:
-                index.write(json_line({"row": first_row + len(shapes), **row.entry}))
+                index.write(json_line(columns.entry({"row": first_row + len(shapes), **row.entry}, names)))
                 shapes.append(row.values.shape)
             if outcome.is_last:
                 inputs.write(json_line({**vars(next(left)), "rows": len(shapes) - num_before}))
@@ -333,17 +348,6 @@ def _copy_lines(source: Path, target: IO[bytes], *, without: frozenset[str]) -> 
     lines = [line for line in source.read_bytes().splitlines(keepends=True) if json.loads(line)["id"] not in without]
     target.writelines(lines)
     return len(lines)
-
-
-def _old_rows(base: Output) -> Iterator[Row]:
-    with open(sidecar(base.path, INDEX), "rb") as index:
-        for line, values in zip(index, iter_rows(base.path), strict=True):
-            yield Row(json.loads(line), values)
-
-
-def _numbered(rows: Iterator[Row], first: int) -> Iterator[Row]:
-    for number, row in enumerate(rows, start=first):
-        yield Row({"row": number, **row.entry}, row.values)
 
 
 def give_up(out: Path, work: Workspace) -> None:

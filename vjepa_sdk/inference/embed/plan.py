@@ -9,6 +9,7 @@ from typing import Any
 
 from ...corpus.snapshot import Clip, clip_changes, setting_changes
 from ...errors import ResumeError
+from .columns import ListColumns
 from .options import EmbedOptions
 from .output import Extension
 from .shards import UNSHARDED, Slots
@@ -27,6 +28,8 @@ class Job:
     """With the digest of the model."""
     clips: list[Clip]
     """To encode; for an extension the new ones."""
+    columns: ListColumns
+    """What lists say of clips, which is no part of the plan."""
     share: dict[str, Any]
     """Which share of all inputs they are, see `shards.Share.facts`."""
     slots: Slots

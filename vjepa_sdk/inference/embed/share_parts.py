@@ -124,6 +124,21 @@ def check_set(parts: Sequence[SharePart]) -> None:
         )
 
 
+def check_columns(parts: Sequence[SharePart]) -> None:
+    """Raise InputError if the list of a part's job said other things of the clips than that of most parts."""
+    found = [part.output.meta.get("columns") for part in parts]
+    keys = [canonical_json(each) for each in found]
+    usual = keys.index(Counter(keys).most_common(1)[0][0])
+    for part, columns, key in zip(parts, found, keys, strict=True):
+        if key != keys[usual]:
+            names = [", ".join((each or {}).get("names", ())) or "none" for each in (found[usual], columns)]
+            change = f"{names[0]} -> {names[1]}" if names[0] != names[1] else f"other values of {names[0]}"
+            raise InputError(
+                f"{part}: its list had other columns than that of {parts[usual]} ({change}); run the `vjepa embed` of "
+                "each with the same list again, which takes them over and encodes nothing"
+            )
+
+
 def check_environments(parts: Sequence[SharePart]) -> None:
     """Raise InputError if a part was made by other versions, or on another kind of processor, than the first."""
     first = parts[0]
