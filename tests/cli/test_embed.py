@@ -40,6 +40,8 @@ VALUES: dict[str, Any] = {
     "batch_size": 3,
     "normalize_embeddings": True,
     "dtype": "float16",
+    "precision": "int8",
+    "compile": True,
     "decoder": "decord",
     "device": "cpu",
     "num_workers": 5,

@@ -13,6 +13,7 @@ import typer
 from .._version import __version__
 from ..errors import VJEPAError, one_line
 from ..runtime.host import load_torch_from_anywhere
+from .bench import bench
 from .check import check
 from .cluster import cluster
 from .convert import convert
@@ -55,6 +56,7 @@ app.command(cls=PretrainCommand)(pretrain)
 app.command()(convert)
 app.command()(push)
 app.command()(models)
+app.command()(bench)
 app.command()(doctor)
 app.add_typer(probe, name="probe")
 app.add_typer(viz, name="viz")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from ..config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Precision, Tail
 from ..config.registry import DEFAULT_MODEL
 from ..errors import ConfigError
 from .exit_codes import COMPLETE, SOME_SKIPPED, STOPPED
 from .options import FollowSymlinks, Inputs, Json, Model, Quiet, Verbose, print_result, set_up_logging
+
+if TYPE_CHECKING:
+    from ..inference.embed.job import EmbedResult
 
 
 def embed(
@@ -51,6 +54,12 @@ def embed(
         bool, typer.Option("--normalize-embeddings", help="Scale every vector to length 1.")
     ] = False,
     dtype: Annotated[Dtype, typer.Option(help="Of the features on disk.")] = "float32",
+    precision: Annotated[
+        Precision, typer.Option(help="What features are computed in; auto measures whether bfloat16 is quicker here.")
+    ] = "float32",
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model first, which takes a minute; needs a C++ compiler.")
+    ] = False,
     decoder: Annotated[Decoder, typer.Option(help="Video decoder.")] = "pyav",
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,
     num_workers: Annotated[int, typer.Option(help="Decoding processes.")] = 2,
@@ -94,6 +103,8 @@ def embed(
         batch_size=batch_size,
         normalize_embeddings=normalize_embeddings,
         dtype=dtype,
+        precision=precision,
+        compile=compile,
         decoder=decoder,
         device=device,
         num_workers=num_workers,
@@ -110,6 +121,8 @@ def embed(
         number, unit = (result.windows, "windows") if result.windows else (result.clips, "clips")
         rate = f"{number} {unit} in {result.clips_seconds:.1f} s, {number / result.clips_seconds:.3g} {unit}/s"
         print(f"vjepa: {rate}; the encoder waited {result.decode_wait_seconds:.1f} s for decoding", file=sys.stderr)
+        if verbose:
+            print(f"vjepa: {describe_seconds(result)}", file=sys.stderr)
     if result.interrupted:
         print_result(result, as_json, f"{out}: stopped; run the same command again to go on")
         raise typer.Exit(STOPPED)
@@ -118,6 +131,20 @@ def embed(
     skipped = f", {result.failed} skipped (see {result.errors_path})" if result.failed else ""
     print_result(result, as_json, f"{out}: {state}{result.rows} rows{skipped}")
     raise typer.Exit(SOME_SKIPPED if result.failed else COMPLETE)
+
+
+def describe_seconds(result: EmbedResult) -> str:
+    """Return where the seconds of a run went; what is not told apart is writing."""
+    parts = {
+        "listing": result.listing_seconds,
+        "starting": result.starting_seconds,
+        "waiting for decoding": result.decode_wait_seconds,
+        "encoding": result.encode_seconds,
+    }
+    parts["writing"] = result.seconds - sum(parts.values())
+    told = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in parts.items())
+    workers = f"; decoding processes took {result.decode_cpu_seconds:.2f} CPU s" if result.decode_cpu_seconds else ""
+    return f"{told}{workers}"
 
 
 def read_layers(text: str) -> int | list[int]:

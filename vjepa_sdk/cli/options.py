@@ -13,11 +13,13 @@ import typer
 
 from .early import existing_inputs, known_model
 
+INPUTS_HELP = "Files, directories (searched recursively), patterns, and lists of clips: .txt, .csv or .jsonl."
+
 FollowSymlinks = Annotated[bool, typer.Option("--follow-symlinks", help="Read what symbolic links point to.")]
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        help="Files, directories (searched recursively), patterns, and lists of clips: .txt, .csv or .jsonl.",
+        help=INPUTS_HELP,
         callback=existing_inputs,
     ),
 ]

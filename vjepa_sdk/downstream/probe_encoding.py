@@ -126,6 +126,8 @@ def job_of(probe: Probe, options: UseOptions) -> EmbedOptions:
         batch_size=8,
         normalize_embeddings=bool(settings.get("normalize_embeddings")),
         dtype="float32",
+        precision=settings.get("precision") or "float32",
+        compile=False,
         decoder=options.decoder or settings.get("decoder", "pyav"),
         device=options.device,
         num_workers=options.num_workers,

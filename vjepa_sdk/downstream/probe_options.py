@@ -105,6 +105,8 @@ class EncodeOptions:
             batch_size=self.batch_size,
             normalize_embeddings=normalize_embeddings,
             dtype="float16" if self.pooling == "none" else "float32",
+            precision="float32",
+            compile=False,
             decoder=self.decoder,
             device=self.device,
             num_workers=self.num_workers,

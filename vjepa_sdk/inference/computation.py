@@ -97,4 +97,5 @@ def _seconds(block: Block, tokens: Tensor) -> float:
 
 def _state_of(encoder: VideoEncoder) -> tuple[tuple[int, int], ...]:
     """Return what changes when weights are trained, loaded or moved."""
-    return tuple((weight.data_ptr(), weight._version) for weight in encoder.parameters())
+    # what was loaded in inference mode cannot change, and is not counted
+    return tuple((each.data_ptr(), 0 if each.is_inference() else each._version) for each in encoder.parameters())

@@ -73,6 +73,8 @@ class TestOutput:
         assert set(meta["environment"]) >= {"vjepa_sdk", "torch", "av", "numpy", "device", "num_threads"}
         assert (meta["clips"], meta["rows"], meta["failed"]) == (NUM_CLIPS, NUM_CLIPS, 0)
         assert 0 < meta["decode_wait_seconds"] <= meta["clips_seconds"] <= meta["seconds"]
+        assert meta["timings"].keys() == {"listing", "starting", "waiting", "encoding", "rows"}
+        assert sum(meta["timings"].values()) == pytest.approx(meta["seconds"], abs=0.1)
 
     def test_nothing_else_is_left_beside_the_output(self, run: Embed, tmp_path: Path) -> None:
         run(tmp_path / "feats.npy")
@@ -284,6 +286,7 @@ class TestEarlyErrors:
             ({"max_failures": "101%"}, "max_failures=101% must be a fraction"),
             ({"max_failures": "few"}, "max_failures=few must be a fraction"),
             ({"dtype": "int8"}, "dtype='int8' must be one of 'float32', 'float16'"),
+            ({"precision": "fp8"}, "precision='fp8' must be one of 'float32', 'bfloat16', 'float16', 'int8', 'auto'"),
             ({"source_fps": 0.0}, "source_fps=0.0 must be a number above 0"),
             ({"extend": True, "overwrite": True}, "extend and overwrite exclude each other; pass one"),
             ({"pooling": "max"}, "pooling='max' must be one of 'mean', 'temporal', 'grid', 'change', 'none'"),

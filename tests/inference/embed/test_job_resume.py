@@ -46,6 +46,8 @@ class TestExistingOutput:
             ({"batch_size": 3}, "batch_size: 4 -> 3"),
             ({"num_frames": 2}, "num_frames: None -> 2"),
             ({"normalize_embeddings": True}, "normalize_embeddings: False -> True"),
+            ({"precision": "bfloat16"}, "precision: None -> bfloat16"),
+            ({"compile": True}, "compile: None -> True"),
         ],
     )
     def test_another_job_is_refused(

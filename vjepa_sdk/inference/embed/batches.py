@@ -134,6 +134,8 @@ class Encoding:
         """How long the clips of this run took."""
         self.decode_wait_seconds = 0.0
         """How long the encoder waited for clips."""
+        self.encode_seconds = 0.0
+        """How long it encoded."""
         self.num_windows = 0
         """That this run has encoded."""
 
@@ -307,6 +309,7 @@ class Encoding:
             slots = [slot for slot, clip in enumerate(clips) if clip is not None and clip.shape == shape]
             for slot in slots:
                 batch[slot] = clips[slot]
+            started = time.monotonic()
             try:
                 features = self._model.embed_clips(
                     torch.from_numpy(batch), pooling=self._options.pooling, layers=self._layers
@@ -319,6 +322,7 @@ class Encoding:
                 features = F.normalize(features, dim=-1)
             with np.errstate(over="ignore"):  # what does not fit becomes infinite, and that is found
                 values = features.cpu().numpy().astype(self._options.dtype)
+            self.encode_seconds += time.monotonic() - started
             for slot in slots:
                 rows[slot] = values[slot]
         return rows

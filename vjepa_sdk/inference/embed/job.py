@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...config.choices import Decoder, Device, Dtype, EncoderWeights, OnError, Pooling, Tail, device_name
+from ...config.choices import Decoder, Device, Dtype, EncoderWeights, OnError, Pooling, Precision, Tail, device_name
 from ...config.registry import DEFAULT_MODEL
 from ...corpus.find import FoundClips, Inputs, Links, find_clips
 from ...corpus.snapshot import describe_clips
@@ -73,6 +73,14 @@ class EmbedResult:
     """Of these, how long its clips took; the rest went into loading the model and writing the output."""
     decode_wait_seconds: float = 0.0
     """Of these, how long the encoder waited for decoding."""
+    encode_seconds: float = 0.0
+    """Of these, how long it encoded."""
+    listing_seconds: float = 0.0
+    """How long it took to find the clips, and what of them was left to do."""
+    starting_seconds: float = 0.0
+    """How long it took to load the model, and to start the decoding processes."""
+    decode_cpu_seconds: float = 0.0
+    """Processor seconds of decoding processes, their start included; 0 where this process decoded."""
 
     @property
     def errors_path(self) -> Path:
@@ -99,6 +107,8 @@ def embed_files(
     batch_size: int = 8,
     normalize_embeddings: bool = False,
     dtype: Dtype = "float32",
+    precision: Precision = "float32",
+    compile: bool = False,
     decoder: Decoder = "pyav",
     device: Device = None,
     num_workers: int = 2,
@@ -143,7 +153,10 @@ def embed_files(
         source_fps: frame rate of frame directories, needed for their seconds and with `fps`.
         batch_size: clips encoded together.
         normalize_embeddings: scale each vector to length 1.
-        dtype: of the features on disk; they are computed in float32.
+        dtype: of the features on disk.
+        precision: what they are computed in: `float32`, `bfloat16`, `float16`, `int8`, or `auto`, which measures
+            whether bfloat16 is quicker here; a job that goes on keeps what it began with.
+        compile: let `torch.compile` make the model faster, at a cost of seconds to minutes at the start.
         decoder: `pyav`, or `decord` for frame-for-frame parity with the official pipelines.
         device: `cuda`, `mps` or `cpu`; None: the best there is.
         num_workers: decoding processes; 0 decodes in this process, without a deadline.
@@ -185,6 +198,8 @@ def embed_files(
         batch_size=batch_size,
         normalize_embeddings=normalize_embeddings,
         dtype=dtype,
+        precision=precision,
+        compile=compile,
         decoder=decoder,
         device=device_name(device),
         num_workers=num_workers,
@@ -261,27 +276,46 @@ def _embed(
     done = [job.clips[number].id for part in parts if part.end is None for number in range(part.first, part.last)]
     _check_room(job, shape, num_frames=num_frames, num_done=options.num_rows(done))
     # decoding processes load torch while this one does
+    listed, before = time.monotonic(), _children_seconds()
     with prepare(options.num_workers, "vjepa_sdk.video.clips", "av") as nursery:
-        return _run(job, directory, work, parts, started, nursery)
+        result = _run(job, directory, work, parts, started, nursery, listed)
+    return replace(result, decode_cpu_seconds=_children_seconds() - before)
+
+
+def _children_seconds() -> float:
+    """Return processor seconds of all child processes that have ended; 0 on Windows."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _run(
-    job: Job, directory: Path, work: Workspace, parts: list[Part], started: float, nursery: Nursery | None
+    job: Job,
+    directory: Path,
+    work: Workspace,
+    parts: list[Part],
+    started: float,
+    nursery: Nursery | None,
+    listed: float,
 ) -> EmbedResult:
     """Encode what no part has, and publish."""
     options, extension = job.options, job.extension
     environment = describe_environment(options)
     unfinished = job.unfinished(work, environment)
-    model, loader = load_model(directory, options)
+    model, loader = load_model(directory, options, precision=job.settled_precision(unfinished))
     threads = num_threads() if unfinished is None else unfinished["num_threads"]
+    taken: dict[str, Any] = {"num_threads": threads}
+    if options.precision == "auto":
+        logger.info("precision=auto: features are computed in %s", model.precision)
+        taken["precision"] = model.precision
     # from the plan on there is something to go on with, and a signal says so
     with stop_on_signal() as stop, on_threads(threads):
         if unfinished is None:
             parts = []
-            work.start({**job.plan, "environment": environment, "num_threads": threads}, job.units)
+            work.start({**job.plan, "environment": environment, **taken}, job.units)
         row_shape = None if extension is None else extension.base.row_shape
         ledger = Ledger(len(job.clips), options=options, out=job.out, parts=parts, row_shape=row_shape, work=work)
         encoding = Encoding(job.clips, model, loader, slots=job.slots, options=options, ledger=ledger, nursery=nursery)
+        ready = time.monotonic()
         is_complete = encoding.run(stop)
         result = EmbedResult(
             out=job.out,
@@ -293,9 +327,12 @@ def _run(
             seconds=time.monotonic() - started,
             clips_seconds=encoding.seconds,
             decode_wait_seconds=encoding.decode_wait_seconds,
+            encode_seconds=encoding.encode_seconds,
+            listing_seconds=listed - started,
+            starting_seconds=ready - listed,
         )
         if is_complete:
-            about = _about(result, job, {**environment, "num_threads": threads}, model, loader)
+            about = _about(result, job, {**environment, **taken}, model, loader)
             write_output(
                 job.out, work, ledger.parts, clips=job.clips, columns=job.columns, extension=extension, about=about
             )
@@ -337,6 +374,13 @@ def _about(
         "seconds": round(result.seconds, 3),
         "clips_seconds": round(result.clips_seconds, 3),
         "decode_wait_seconds": round(result.decode_wait_seconds, 3),
+        "timings": {
+            "listing": round(result.listing_seconds, 3),
+            "starting": round(result.starting_seconds, 3),
+            "waiting": round(result.decode_wait_seconds, 3),
+            "encoding": round(result.encode_seconds, 3),
+            "rows": round(result.clips_seconds - result.decode_wait_seconds - result.encode_seconds, 3),
+        },
         "model": {
             "name": job.options.model,
             "sha256": job.settings["model_sha256"],

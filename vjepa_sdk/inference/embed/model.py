@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...config.choices import Precision
 from ...errors import WeightsError
 from ...runtime.files import digest_of, sha256_of
 from ...weights.description import local_directory
@@ -78,12 +79,24 @@ def _stamp(path: Path) -> list[int]:
     return [facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
 
 
-def load_model(directory: Path, options: EmbedOptions) -> tuple[VJEPA, ClipLoader | WindowLoader | SegmentLoader]:
-    """Load the model, and check against it what can only be checked now."""
+def load_model(
+    directory: Path, options: EmbedOptions, *, precision: Precision | None = None
+) -> tuple[VJEPA, ClipLoader | WindowLoader | SegmentLoader]:
+    """Load the model, and check against it what can only be checked now.
+
+    Args:
+        precision: what `auto` was settled to; None: that of the options.
+    """
     from ...video.segments import SegmentLoader
     from ..vjepa import VJEPA
 
-    model = VJEPA.from_pretrained(directory, weights=options.weights, device=options.device)
+    model = VJEPA.from_pretrained(
+        directory,
+        weights=options.weights,
+        device=options.device,
+        precision=precision or options.precision,
+        compile=options.compile,
+    )
     if isinstance(options, ComparedOptions):
         from ..baselines import WithBaselines
 

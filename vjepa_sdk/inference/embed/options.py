@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Tail
+from ...config.choices import Decoder, Dtype, EncoderWeights, OnError, Pooling, Precision, Tail
 from ...config.protocols import Augmentation, ClipSet
 from ...config.schema import check_types
 from ...errors import ConfigError
@@ -35,6 +35,8 @@ class EmbedOptions:
     batch_size: int
     normalize_embeddings: bool
     dtype: Dtype
+    precision: Precision
+    compile: bool
     decoder: Decoder
     device: str | None
     num_workers: int
@@ -125,6 +127,9 @@ class EmbedOptions:
             **{name: getattr(self, name) for name in names},
             "tail": self.tail if self.has_windows else None,
             "layers": list(self.layers) if isinstance(self.layers, tuple) else self.layers,
+            # None is what outputs have that were made before there was a choice
+            "precision": None if self.precision == "float32" else self.precision,
+            "compile": self.compile or None,
         }
         if self.clip_set is not None:  # other outputs do not say that they have none
             settings["clip_set"] = self.clip_set.to_dict()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...config.choices import Precision
 from ...corpus.snapshot import Clip, clip_changes, setting_changes
 from ...errors import ResumeError
 from ...features.formats import json_line
@@ -66,6 +67,15 @@ class Job:
     def units(self) -> Iterator[bytes]:
         """The clips, as lines beside the plan."""
         return (json_line(clip.to_dict()) for clip in self.clips)
+
+    def settled_precision(self, unfinished: Mapping[str, Any] | None) -> Precision:
+        """Return the precision to compute in: `auto` is decided once for all rows of an output."""
+        precision: Precision = self.options.precision
+        if precision == "auto" and unfinished is not None:
+            precision = unfinished["precision"]
+        elif precision == "auto" and self.extension is not None:
+            precision = self.extension.base.meta["environment"]["precision"]
+        return precision
 
     def unfinished(self, work: Workspace, environment: Mapping[str, str] | None = None) -> dict[str, Any] | None:
         """Return the plan of unfinished work to go on with, None if there is none; refuse work with another plan.

@@ -46,7 +46,8 @@ class SharePart:
         return {
             "shares": self.shard.count,
             **{name: share[name] for name in UNSHARDED if name != "shard"},
-            **plan["settings"],
+            # a part may be older than a setting whose default is None
+            **{name: value for name, value in plan["settings"].items() if value is not None},
         }
 
     @property
