@@ -141,6 +141,24 @@ def test_plans_of_the_wrong_form_are_no_plans(directory: Path, text: str) -> Non
         assert work.read_plan() is None
 
 
+def test_units_of_a_plan_come_back_one_by_one(directory: Path) -> None:
+    with Workspace(directory) as work:
+        work.start(PLAN, (b'{"clip": %d}\n' % number for number in range(3)))
+        plan = work.read_plan()
+        assert plan is not None and plan.items() > PLAN.items()
+        assert [unit["clip"] for unit in work.read_units()] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "grow", "delete"])
+def test_damaged_units_are_no_plan(directory: Path, damage: str) -> None:
+    changed = {"flip": b'{"clip": 3}\n', "cut": b'{"clip": 2}', "grow": b'{"clip": 2}\n\n'}
+    with Workspace(directory) as work:
+        work.start(PLAN, [b'{"clip": 2}\n'])
+        units = directory / "units.jsonl"
+        units.unlink() if damage == "delete" else units.write_bytes(changed[damage])
+        assert work.read_plan() is None
+
+
 def test_overlapping_parts_are_not_taken_twice(directory: Path) -> None:
     with Workspace(directory) as work:
         work.start(PLAN)
