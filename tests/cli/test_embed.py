@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 from vjepa_sdk.cli import app
-from vjepa_sdk.cli.embed import embed
+from vjepa_sdk.cli.embed import describe_seconds, embed
 from vjepa_sdk.inference.embed import job
 from vjepa_sdk.inference.embed.job import embed_files
 from vjepa_sdk.inference.embed.options import EmbedOptions
@@ -125,3 +125,22 @@ def test_every_option_of_the_command_is_handed_on(
     with pytest.raises(Stop):
         app.main()
     assert handed_on == {**VALUES, "layers": [1, 2]}
+
+
+def test_seconds_are_told_apart_and_add_up() -> None:
+    result = job.EmbedResult(
+        out=Path("x.npy"),
+        rows=1,
+        failed=0,
+        seconds=10.0,
+        listing_seconds=1.0,
+        starting_seconds=2.0,
+        decode_wait_seconds=3.0,
+        encode_seconds=3.5,
+        decode_cpu_seconds=4.25,
+    )
+    assert describe_seconds(result) == (
+        "listing 1.00 s, starting 2.00 s, waiting for decoding 3.00 s, encoding 3.50 s, writing 0.50 s; "
+        "decoding processes took 4.25 CPU s"
+    )
+    assert "CPU s" not in describe_seconds(dataclasses.replace(result, decode_cpu_seconds=0.0))
