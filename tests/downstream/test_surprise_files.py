@@ -308,7 +308,7 @@ def test_every_option_of_the_command_is_a_keyword_of_the_call() -> None:
     assert spelt == set(inspect.signature(surprise_files).parameters) - {"show_progress_bar"}
 
 
-def test_the_command_hands_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_hands_every_option_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
     def record(*arguments: Any, **keywords: Any) -> Any:
@@ -317,16 +317,16 @@ def test_the_command_hands_every_option_on(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(module, "surprise_files", record)
     options = {
-        "--out": "x.csv", "--model": "m", "--revision": "r", "--protocol": "grasp", "--num-frames": 4, "--fps": 3,
+        "--out": "x.csv", "--model": "me/m", "--revision": "r", "--protocol": "grasp", "--num-frames": 4, "--fps": 3,
         "--frame-step": 2, "--stride-tubelets": 2, "--context": "0.5,0.75", "--reduce": 2, "--horizon": 1,
         "--targets": "past", "--crop": "squash", "--fit-normal": "n", "--normal": "o", "--labels": "l",
         "--source-fps": 7, "--batch-size": 3, "--decoder": "decord", "--device": "cpu", "--num-workers": 5,
         "--deadline-seconds": 9,
     }  # fmt: skip
     words = [str(word) for pair in options.items() for word in pair]
-    assert run(monkeypatch, "a", *words, "--floor", "--follow-symlinks", "--overwrite", "-q") == 2
+    assert run(monkeypatch, str(tmp_path), *words, "--floor", "--follow-symlinks", "--overwrite", "-q") == 2
     expected = {name.removeprefix("--").replace("-", "_"): value for name, value in options.items()}
-    expected |= {"context": (0.5, 0.75), "inputs": ["a"], "floor": True, "follow_symlinks": True, "overwrite": True}
+    expected |= {"context": (0.5, 0.75), "inputs": [str(tmp_path)], "floor": True, "follow_symlinks": True, "overwrite": True}
     paths = {name: Path(expected[name]) for name in ("out", "fit_normal", "normal", "labels")}
     assert given == expected | paths | {"show_progress_bar": False}
 
@@ -339,9 +339,14 @@ def test_the_command_hands_every_option_on(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_words_that_are_none_are_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    message: str,
 ) -> None:
-    assert run(monkeypatch, "a", option, value) == 2
+    assert run(monkeypatch, str(tmp_path), option, value) == 2
     assert message in capsys.readouterr().err
 
 

@@ -105,6 +105,8 @@ def find_clips(
     columns of a list.
 
     Args:
+        inputs: one or several of them.
+        links: which symbolic links are followed: none (`refuse`), those that are `named` here, or all (`follow`).
         split: only lines of lists and data frames that have this in their column `split`.
         show_progress_bar: on stderr, where it takes more than a second; None: if it is a terminal.
 
