@@ -326,7 +326,13 @@ def test_the_command_hands_every_option_on(tmp_path: Path, monkeypatch: pytest.M
     words = [str(word) for pair in options.items() for word in pair]
     assert run(monkeypatch, str(tmp_path), *words, "--floor", "--follow-symlinks", "--overwrite", "-q") == 2
     expected = {name.removeprefix("--").replace("-", "_"): value for name, value in options.items()}
-    expected |= {"context": (0.5, 0.75), "inputs": [str(tmp_path)], "floor": True, "follow_symlinks": True, "overwrite": True}
+    expected |= {
+        "context": (0.5, 0.75),
+        "inputs": [str(tmp_path)],
+        "floor": True,
+        "follow_symlinks": True,
+        "overwrite": True,
+    }
     paths = {name: Path(expected[name]) for name in ("out", "fit_normal", "normal", "labels")}
     assert given == expected | paths | {"show_progress_bar": False}
 
