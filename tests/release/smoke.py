@@ -51,6 +51,7 @@ vjepa pretrain {clips} --preset tiny --out run --set steps=2 --set batch_size=2
 vjepa viz run run --out run.html
 vjepa embed {clips} --out own.npy --model run/model
 vjepa convert {golden} converted --config shape.json
+vjepa bench {clips} --seconds 5
 vjepa push feats.npy somebody/something --dry-run
 """
 ONE_FIT = "--epochs 1 --learning-rates 0.001 --weight-decays 0.1"
