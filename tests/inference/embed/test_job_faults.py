@@ -219,7 +219,7 @@ class TestEveryCrashPoint:
         torch.set_num_threads(1)  # a forked process has no other threads, and OpenMP would wait for them
         loaded = VJEPA.from_pretrained(model, device="cpu")
         loaders = {None: loaded.clip_loader(), 0.2: loaded.window_loader(window_seconds=0.2)}
-        monkeypatch.setattr(embed, "load_model", lambda _, options: (loaded, loaders[options.window_seconds]))
+        monkeypatch.setattr(embed, "load_model", lambda _, options, **__: (loaded, loaders[options.window_seconds]))
         given = [clips / "0.mp4", clips / "1.mp4", clips.parent / "bad.mp4"]
         given[2].write_bytes(b"bad")
         return lambda out, inputs=None, **options: run(out, inputs=inputs or given, batch_size=2, **options)
