@@ -132,8 +132,10 @@ class Encoding:
         self._layers = None if options.layers is None else model.layer_numbers(options.layers)
         self.seconds = 0.0
         """How long the clips of this run took."""
+        self.first_clip_seconds = 0.0
+        """How long it took until the first clip came: processes start meanwhile, and there is nothing to encode."""
         self.decode_wait_seconds = 0.0
-        """How long the encoder waited for clips."""
+        """How long the encoder waited for clips after that."""
         self.encode_seconds = 0.0
         """How long it encoded."""
         self.num_windows = 0
@@ -230,7 +232,11 @@ class Encoding:
         waiting_since = time.monotonic()
         try:
             with stop.interrupting():
-                taken = list(islice(results, count))
+                taken = list(islice(results, 1))
+                if not self.first_clip_seconds:
+                    self.first_clip_seconds = time.monotonic() - waiting_since
+                    waiting_since += self.first_clip_seconds
+                taken += islice(results, count - 1)
             # a decoder in this process takes the interruption for a bad clip
             return None if stop.is_requested else taken
         except KeyboardInterrupt:

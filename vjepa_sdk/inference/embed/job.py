@@ -72,13 +72,13 @@ class EmbedResult:
     clips_seconds: float = 0.0
     """Of these, how long its clips took; the rest went into loading the model and writing the output."""
     decode_wait_seconds: float = 0.0
-    """Of these, how long the encoder waited for decoding."""
+    """Of these, how long the encoder waited for decoding, once the first clip had come."""
     encode_seconds: float = 0.0
     """Of these, how long it encoded."""
     listing_seconds: float = 0.0
     """How long it took to find the clips, and what of them was left to do."""
     starting_seconds: float = 0.0
-    """How long it took to load the model, and to start the decoding processes."""
+    """How long it took to load the model, to start the decoding processes, and until the first clip came of them."""
     decode_cpu_seconds: float = 0.0
     """Processor seconds of decoding processes, their start included; 0 where this process decoded."""
 
@@ -329,7 +329,7 @@ def _run(
             decode_wait_seconds=encoding.decode_wait_seconds,
             encode_seconds=encoding.encode_seconds,
             listing_seconds=listed - started,
-            starting_seconds=ready - listed,
+            starting_seconds=ready - listed + encoding.first_clip_seconds,
         )
         if is_complete:
             about = _about(result, job, {**environment, **taken}, model, loader)
@@ -359,6 +359,18 @@ def _check_room(job: Job, shape: Shape, *, num_frames: int, num_done: int) -> No
         raise OutputError(f"{job.out}: needs {needed:,} bytes while it is made, {free:,} are free; free some space")
 
 
+def _timings(result: EmbedResult) -> dict[str, float]:
+    """Return where the seconds of a run went until its output is written; what is not told apart is its rows."""
+    parts = {
+        "listing": result.listing_seconds,
+        "starting": result.starting_seconds,
+        "waiting": result.decode_wait_seconds,
+        "encoding": result.encode_seconds,
+    }
+    parts["rows"] = max(0.0, result.seconds - sum(parts.values()))
+    return {name: round(seconds, 3) for name, seconds in parts.items()}
+
+
 def _about(
     result: EmbedResult,
     job: Job,
@@ -374,13 +386,7 @@ def _about(
         "seconds": round(result.seconds, 3),
         "clips_seconds": round(result.clips_seconds, 3),
         "decode_wait_seconds": round(result.decode_wait_seconds, 3),
-        "timings": {
-            "listing": round(result.listing_seconds, 3),
-            "starting": round(result.starting_seconds, 3),
-            "waiting": round(result.decode_wait_seconds, 3),
-            "encoding": round(result.encode_seconds, 3),
-            "rows": round(result.clips_seconds - result.decode_wait_seconds - result.encode_seconds, 3),
-        },
+        "timings": _timings(result),
         "model": {
             "name": job.options.model,
             "sha256": job.settings["model_sha256"],
