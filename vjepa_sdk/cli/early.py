@@ -63,12 +63,12 @@ def existing_videos(context: typer.Context, videos: list[str]) -> list[str]:
     return [existing_video(context, video) for video in videos]
 
 
-def existing_labels(context: typer.Context, labels: Path) -> Path:
-    """Refuse a list of labels, or a directory of classes, that does not exist.
+def existing_labels(context: typer.Context, labels: Path | None) -> Path | None:
+    """Refuse a list of labels, or a directory of classes, that does not exist; None is none.
 
     Raises:
         InputError: it does not exist.
     """
-    if not context.resilient_parsing and not labels.exists():
+    if not context.resilient_parsing and labels is not None and not labels.exists():
         raise InputError(f"{printable(labels)}: does not exist; pass a list of labels or a directory of classes")
     return labels

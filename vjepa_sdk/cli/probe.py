@@ -56,6 +56,7 @@ def train(
         typer.Argument(
             metavar="[LABELS]",
             help="List with columns path and label, or a directory of classes; those in --features if left out.",
+            callback=existing_labels,
         ),
     ] = None,
     *,
