@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,9 @@ def check_wheel(wheel: Path) -> None:
     )
     with zipfile.ZipFile(wheel) as opened:
         names = [PurePosixPath(name) for name in opened.namelist()]
+        metadata = next(opened.read(str(name)).decode() for name in names if name.name == "METADATA")
+    lost = re.findall(r"\]\(((?!https?:|#)[^)]+)\)", metadata)
+    assert not lost, f"{wheel.name}: links of its description lead nowhere on PyPI: {lost}"
     inside = [name.relative_to("vjepa_sdk") for name in names if name.parts[0] == "vjepa_sdk"]
     outside = [name for name in names if name.parts[0] != "vjepa_sdk" and not name.parts[0].endswith(".dist-info")]
     foreign = [name for name in inside if name.suffix not in SUFFIXES.get(name.parts[0], SUFFIXES[""])]

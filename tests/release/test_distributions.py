@@ -44,6 +44,14 @@ def test_a_wheel_that_lacks_a_file_is_refused(name: str, tmp_path: Path) -> None
         distributions.check_wheel(write_wheel(tmp_path / "a.whl", without=f"vjepa_sdk/{name}"))
 
 
+def test_a_description_whose_links_lead_nowhere_is_refused(tmp_path: Path) -> None:
+    write_wheel(tmp_path / "a.whl", without="vjepa_sdk-1.dist-info/METADATA")
+    with zipfile.ZipFile(tmp_path / "a.whl", "a") as opened:
+        opened.writestr("vjepa_sdk-1.dist-info/METADATA", "[good](https://a.org) [here](#below) [bad](docs/a.md)")
+    with pytest.raises(AssertionError, match=r"lead nowhere on PyPI: \['docs/a.md'\]"):
+        distributions.check_wheel(tmp_path / "a.whl")
+
+
 def test_a_wheel_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributions, "MAX_WHEEL_BYTES", 100)
     with pytest.raises(AssertionError, match="bytes, 100 are allowed"):
