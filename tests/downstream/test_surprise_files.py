@@ -174,8 +174,11 @@ def test_an_interruption_leaves_no_file_and_130(model: str, tmp_path: Path) -> N
     (tmp_path / "clips").mkdir()
     write_video(tmp_path / "clips" / "a.mp4", num_frames=3000)
     arguments = ["surprise", "clips", "--model", model, "--fps", "10", "--out", "x.csv", "--batch-size", "1"]
+    # a shell lets what it runs in the background ignore interruptions
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from vjepa_sdk.cli.app import main; main()"
     process = subprocess.Popen(
-        [sys.executable, "-m", "vjepa_sdk", *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-c", program, *arguments], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".x.csv.*.tmp")):
