@@ -31,7 +31,7 @@ from real_clip_tasks import read_list, real_sets
 
 from vjepa_sdk import VJEPA, Probe
 from vjepa_sdk.config.recipes import SHAPES
-from vjepa_sdk.downstream.scores import Predictions, paired_difference, pooled_metrics
+from vjepa_sdk.downstream.scores import Interval, Predictions, paired_difference, pooled_metrics
 from vjepa_sdk.inference.pooling import pool_tokens
 
 POOLINGS = ("mean", "temporal", "grid", "change")
@@ -42,6 +42,8 @@ Pooled = dict[str, np.ndarray]
 """Rows `[clips, D]` by pooling; of pixels under `mean`."""
 Answers = dict[tuple[str, str, str], list[Predictions]]
 """What probes said, seed by seed, by pooling, task and features."""
+Accuracies = dict[tuple[str, str, str], tuple[float, Interval | None]]
+"""Means over seeds, with their intervals, by the same."""
 
 
 def main() -> None:
@@ -58,10 +60,11 @@ def main() -> None:
             networks["random ViT-T at 96 px"] = VJEPA.untrained(shape, seed=seed)
         for clips in clip_sets(arguments, seed):
             ask(networks, clips, arguments, seed, answers)
+    found = {key: pooled_accuracy(several, arguments.bootstrap) for key, several in answers.items()}
     for pooling in arguments.pooling:
-        print_table(answers, pooling)
+        print_table(answers, found, pooling, arguments.bootstrap)
     if arguments.json:
-        arguments.json.write_text(json.dumps(list(plain_rows(answers)), indent=1) + "\n")
+        arguments.json.write_text(json.dumps(list(plain_rows(answers, found)), indent=1) + "\n")
 
 
 def parse() -> argparse.Namespace:
@@ -72,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="repetitions, 3 to 5")
     parser.add_argument("--clips", type=int, default=512, help="rendered clips to fit to, and as many to test on")
     parser.add_argument("--pooling", type=_poolings, default=("mean",), help=f"some of {','.join(POOLINGS)}")
+    parser.add_argument("--bootstrap", type=int, default=1000, help="samples of the groups for the intervals")
     parser.add_argument("--C", type=float, help="of logistic regression; left out: chosen in folds for each probe")
     parser.add_argument("--json", type=Path, help="file for all numbers")
     parser.add_argument("--quick", action="store_true", help="without the larger random network")
@@ -154,7 +158,7 @@ def grey(clips: np.ndarray) -> np.ndarray:
     return torch.nn.functional.adaptive_avg_pool2d(frames, 12).flatten(2).numpy()
 
 
-def print_table(answers: Answers, pooling: str) -> None:
+def print_table(answers: Answers, found: Accuracies, pooling: str, bootstrap: int) -> None:
     """Print what each kind of features reaches in each task, and how far the trained encoder is ahead."""
     tasks = list(dict.fromkeys(task for pooled, task, _ in answers if pooled == pooling))
     names = list(dict.fromkeys(name for pooled, _, name in answers if pooled == pooling))
@@ -163,22 +167,24 @@ def print_table(answers: Answers, pooling: str) -> None:
     print(f"\nlinear probe, pooling {pooling}\n")
     print(_line("features", *tasks), _line(*["---"] * (len(tasks) + 1)), sep="\n")
     for name in names:
-        print(_line(name, *(_cell(*pooled_accuracy(answers[pooling, task, name])) for task in tasks)))
+        print(_line(name, *(_cell(*found[pooling, task, name]) for task in tasks)))
     print(_line("chance", *chances))
     print("\n" + _line("trained encoder minus", *tasks), _line(*["---"] * (len(tasks) + 1)), sep="\n")
     for name in names[1:]:
-        pairs = (paired_difference(trained[task], answers[pooling, task, name], "accuracy") for task in tasks)
-        print(_line(name, *(_cell(*pair, sign="+") for pair in pairs)))
+        others = (answers[pooling, task, name] for task in tasks)
+        pairs = zip(trained.values(), others, strict=True)
+        differences = (paired_difference(*pair, "accuracy", bootstrap=bootstrap) for pair in pairs)
+        print(_line(name, *(_cell(*difference, sign="+") for difference in differences)))
 
 
-def pooled_accuracy(several: list[Predictions]) -> tuple[float, tuple[float, float] | None]:
-    mean, intervals = pooled_metrics(several)
+def pooled_accuracy(several: list[Predictions], bootstrap: int) -> tuple[float, Interval | None]:
+    mean, intervals = pooled_metrics(several, bootstrap=bootstrap)
     return mean["accuracy"], intervals.get("accuracy")
 
 
-def plain_rows(answers: Answers) -> Iterator[dict[str, object]]:
+def plain_rows(answers: Answers, found: Accuracies) -> Iterator[dict[str, object]]:
     for (pooling, task, name), several in answers.items():
-        accuracy, interval = pooled_accuracy(several)
+        accuracy, interval = found[pooling, task, name]
         each = [said.metrics()["accuracy"] for said in several]
         yield {
             "pooling": pooling, "task": task, "features": name, "accuracy": accuracy, "interval": interval,
@@ -186,7 +192,7 @@ def plain_rows(answers: Answers) -> Iterator[dict[str, object]]:
         }  # fmt: skip
 
 
-def _cell(value: float, interval: tuple[float, float] | None, sign: str = "") -> str:
+def _cell(value: float, interval: Interval | None, sign: str = "") -> str:
     if interval is None:
         return f"{value:{sign}.3f}"
     return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"

@@ -70,7 +70,7 @@ def real_list(directory: Path) -> Path:
 def test_frozen_probe_prints_every_kind_of_features_and_paired_differences(tmp_path: Path) -> None:
     model = save_tiny(tmp_path / "model")
     command = [sys.executable, EXAMPLES / "frozen_probe.py", "--model", model, "--clips", "64", "--quick"]
-    beside = ["--C", "0.01", "--beside", f"twin={model}", "--json", tmp_path / "all.json"]
+    beside = ["--C", "0.01", "--bootstrap", "20", "--beside", f"twin={model}", "--json", tmp_path / "all.json"]
     options = ["--real", real_list(tmp_path), *beside]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=True)
     tasks = (
