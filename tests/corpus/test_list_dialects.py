@@ -55,3 +55,15 @@ def test_a_first_line_that_is_a_clip_is_no_header(tmp_path: Path) -> None:
 def test_a_name_may_hold_what_unicode_takes_for_the_end_of_a_line(tmp_path: Path) -> None:
     (make(tmp_path, "a\u2028b.mp4") / "l.txt").write_text("a\u2028b.mp4\r\n", encoding="utf-8")
     assert names(tmp_path / "l.txt") == ["a\u2028b.mp4"]
+
+
+def test_lines_that_say_the_same_share_it_and_what_only_equals_it_stays_itself(tmp_path: Path) -> None:
+    values = ("1", "true", "1.0", "1", '"a"', '"a"')
+    lines = [f'{{"path": "{number}.mp4", "label": {value}}}\n' for number, value in enumerate(values)]
+    (tmp_path / "list.jsonl").write_text("".join(lines))
+    (tmp_path / "0.mp4").touch()
+    columns = [source.columns for source in read_sources(tmp_path / "list.jsonl")]
+    assert [repr(each) for each in columns] == [
+        f"{{'label': {value}}}" for value in ("1", "True", "1.0", "1", "'a'", "'a'")
+    ]
+    assert columns[0] is columns[3] and columns[4] is columns[5]

@@ -34,6 +34,9 @@ LIST_SUFFIXES = frozenset({".txt", ".csv", ".jsonl"})
 _NOTHING: Mapping[str, Any] = {}
 """What most lists say of a clip besides; a million clips share it."""
 
+_SHARED = 1000
+"""So many different things that lines say are kept once for all lines that say them, such as labels."""
+
 _Line = tuple[int, dict[str, Any]]
 """Its number, and its columns."""
 
@@ -106,10 +109,14 @@ def frame_sources(frame: DataFrame, *, split: str | None = None) -> Iterator[Cli
 
 
 def _sources(path: Path, table: Iterable[_Line], split: str | None) -> Iterator[ClipSource]:
-    is_empty = True
+    is_empty, shared = True, {"{}": _NOTHING}
     for number, row in table if split is None else _of_split(path, table, split):
-        columns = columns_of(f"{printable(path)}: line {number}", row)
-        yield replace(source_of(path, number, row), columns=columns or _NOTHING)
+        columns: Mapping[str, Any] = columns_of(f"{printable(path)}: line {number}", row)
+        text = repr(columns)  # unlike their values, which are equal for 1 and True
+        columns = shared.get(text, columns)
+        if len(shared) < _SHARED:
+            shared[text] = columns
+        yield replace(source_of(path, number, row), columns=columns)
         is_empty = False
     if is_empty:
         raise InputError(f"{printable(path)}: lists no clips")
