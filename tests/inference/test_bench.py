@@ -13,7 +13,9 @@ from tiny_models import IMAGE, VIDEO, save_tiny
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from vjepa_sdk import VJEPA
 from vjepa_sdk.cli import app
+from vjepa_sdk.config.choices import Precision
 from vjepa_sdk.config.model import ModelConfig
 from vjepa_sdk.errors import VideoDecodeError
 from vjepa_sdk.inference.bench import EncodeRate, bench, best_rate, gflop_of
@@ -49,7 +51,9 @@ def test_what_is_fastest_is_recommended_unless_its_features_are_far_off() -> Non
     assert best_rate([RATE, small]) == small
 
 
-def test_the_command_prints_a_report_and_a_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_report_and_a_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     model = save_tiny(tmp_path / "model")
     write_video(tmp_path / "my clip.mp4", num_frames=8)
     (tmp_path / "bad.mp4").write_bytes(b"no video")
@@ -57,8 +61,26 @@ def test_the_command_prints_a_report_and_a_command_line(tmp_path: Path, capsys: 
     app.app(["bench", *words], standalone_mode=False)
     report = json.loads(capsys.readouterr().out)
     assert (report["clips"], report["tokens"], report["num_frames"]) == (1, 8, 4)
+    assert "bad.mp4" in caplog.text and "it is left out" in caplog.text
     assert report["decode_clips_per_second"] > 0 and report["rates"][0]["batch_size"] == 1
     assert f"--model {model} --batch-size {report['batch_size']} --num-workers" in report["command"]
+
+
+def test_all_inputs_are_in_the_command_and_every_clip_of_a_batch_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [write_video(tmp_path / name, num_frames=8) for name in ("a.mp4", "b.mp4")]
+    embed_clips = VJEPA.embed_clips
+
+    def with_a_far_last_clip(self: VJEPA, clips: torch.Tensor, *, precision: Precision | None = None) -> torch.Tensor:
+        features = embed_clips(self, clips, precision=precision)
+        return torch.cat([features[:-1], -features[-1:]]) if precision == "bfloat16" else features
+
+    monkeypatch.setattr(VJEPA, "embed_clips", with_a_far_last_clip)
+    monkeypatch.setattr("vjepa_sdk.inference.bench.BATCH_SIZES", (2,))
+    report = bench(iter(inputs), model=save_tiny(tmp_path / "model"), device="cpu", seconds=30)
+    assert report.command.startswith(f"vjepa embed {inputs[0]} {inputs[1]} --out feats.npy")
+    assert {rate.precision: round(rate.cosine) for rate in report.rates} == {"float32": 1, "bfloat16": -1, "int8": 1}
 
 
 def test_clips_that_cannot_be_decoded_are_an_error(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import typer
 
 from ..config.registry import DEFAULT_MODEL
 from ..errors import printable
+from .early import existing_inputs
 from .options import INPUTS_HELP, Json, Model, Verbose, print_result, set_up_logging
 
 if TYPE_CHECKING:
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def bench(
-    clips: Annotated[list[str] | None, typer.Argument(help=f"{INPUTS_HELP} The sample clips if left out.")] = None,
+    clips: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"{INPUTS_HELP} The sample clips if left out.", callback=existing_inputs),
+    ] = None,
     *,
     model: Model = DEFAULT_MODEL,
     device: Annotated[str | None, typer.Option(help="cuda, mps or cpu; the best there is if left out.")] = None,

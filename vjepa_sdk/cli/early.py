@@ -25,14 +25,14 @@ def known_model(context: typer.Context, model: str | None) -> str | None:
     return model
 
 
-def existing_inputs(context: typer.Context, inputs: list[str]) -> list[str]:
-    """Refuse paths that do not exist, as `find_clips` does; patterns and lists are for that.
+def existing_inputs(context: typer.Context, inputs: list[str] | None) -> list[str] | None:
+    """Refuse paths that do not exist, as `find_clips` does; patterns and lists are for that. None are none.
 
     Raises:
         InputError: one does not exist.
     """
     if not context.resilient_parsing:
-        for name in inputs:
+        for name in inputs or ():
             check_exists(name)
     return inputs
 

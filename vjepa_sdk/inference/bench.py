@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shlex
@@ -26,6 +27,8 @@ from ..errors import InputError, VideoDecodeError
 from ..video.safety import PathLike
 from .computation import WORTH
 from .vjepa import VJEPA
+
+logger = logging.getLogger(__name__)
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
@@ -109,8 +112,9 @@ def bench(
     """
     end = time.monotonic() + seconds
     network = VJEPA.from_pretrained(model, device=device)
-    named = clips if clips is not None else sample_videos()
-    found = find_clips(named)
+    if clips is not None and not isinstance(clips, str | os.PathLike):
+        clips = list(clips)
+    found = find_clips(clips if clips is not None else sample_videos())
     sources = found.clips("stills") if network.config.is_image_model else found.clips("frames")
     paths = [source.path for source in sources[:MAX_CLIPS]]
     if not paths:
@@ -123,7 +127,7 @@ def bench(
     # a worker decodes under a deadline and in a sandbox, so there is always one
     workers = max(1, min(cores, math.ceil(best.clips_per_second * decode_seconds)))
     grid = network.encoder.grid_of(torch.empty(1, 3, *_size(pixels), device="meta"))
-    words = ["vjepa", "embed", "CLIPS" if clips is None else _word(clips), "--out", "feats.npy"]
+    words = ["vjepa", "embed", *(["CLIPS"] if clips is None else _words(clips)), "--out", "feats.npy"]
     words += [] if os.fspath(model) == DEFAULT_MODEL else ["--model", os.fspath(model)]
     words += ["--batch-size", str(best.batch_size), "--num-workers", str(workers)]
     words += [] if best.precision == "float32" else ["--precision", best.precision]
@@ -168,7 +172,6 @@ def best_rate(rates: Sequence[EncodeRate]) -> EncodeRate:
 def _rates(network: VJEPA, pixels: Tensor, *, peak: float, end: float) -> tuple[EncodeRate, ...]:
     """Measure growing batches in float32 until they gain nothing, then other precisions at the best size."""
     rates = [_rate(network, pixels, "float32", BATCH_SIZES[0], peak=peak, exact=None)]
-    exact = network.embed_clips(pixels[:1])
     for size in BATCH_SIZES[1:]:
         one = 1 / rates[-1].clips_per_second
         if 2 * size * one > 0.5 * (end - time.monotonic()):  # half is for other precisions
@@ -177,6 +180,7 @@ def _rates(network: VJEPA, pixels: Tensor, *, peak: float, end: float) -> tuple[
         if rates[-1].clips_per_second < WORTH * max(rate.clips_per_second for rate in rates):
             break
     size = max(rates, key=lambda rate: rate.clips_per_second).batch_size
+    exact = network.embed_clips(pixels[torch.arange(size) % len(pixels)], precision="float32")
     for precision in PRECISIONS[1:]:
         if precision == "int8" and network.config.embed_dim % 8:
             continue
@@ -208,7 +212,7 @@ def _rate(
         tokens_per_second=rate * tokens,
         gflop_per_second=gflop,
         peak_share=gflop / peak,
-        cosine=1.0 if exact is None else float(F.cosine_similarity(features[:1], exact).min()),
+        cosine=1.0 if exact is None else float(F.cosine_similarity(features, exact).min()),
     )
 
 
@@ -221,7 +225,7 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 def _decoded(network: VJEPA, paths: Sequence[str | Path]) -> tuple[Tensor, float]:
-    """Return clips `uint8 [B, T, 3, H, W]`, and the median of the seconds that one took; bad files are passed over."""
+    """Return clips `uint8 [B, T, 3, H, W]`, and the median of the seconds of one; bad files are left out, by name."""
     load, clips, times, reason = network.clip_loader(), [], [], ""
     for path in paths:
         started = time.perf_counter()
@@ -229,6 +233,7 @@ def _decoded(network: VJEPA, paths: Sequence[str | Path]) -> tuple[Tensor, float
             clips.append(torch.from_numpy(load(path)[0]))
         except VideoDecodeError as error:
             reason = str(error)
+            logger.warning("%s; it is left out", reason)
             continue
         times.append(time.perf_counter() - started)
     if not clips:
@@ -268,6 +273,5 @@ def _memory_mb(device: torch.device) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def _word(clips: PathLike | Iterable[PathLike]) -> str:
-    first = clips if isinstance(clips, str | os.PathLike) else next(iter(clips))
-    return os.fsdecode(first)
+def _words(clips: PathLike | Iterable[PathLike]) -> list[str]:
+    return [os.fsdecode(each) for each in ([clips] if isinstance(clips, str | os.PathLike) else clips)]
