@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -86,6 +87,14 @@ def test_windows_surprise_and_predictions_take_them_too(model: VJEPA, path: Path
         assert np.allclose(found.start_seconds, windows.start_seconds), name
         assert np.array_equal(model.surprise(video, fps=10).errors, surprise.errors, equal_nan=True), name
         assert torch.equal(model.predict(video, context=[0, 1], target=[2]), predicted), name
+
+
+def test_a_pipe_is_read_to_its_end(path: Path) -> None:
+    reading, writing = os.pipe()
+    with open(reading, "rb") as pipe, open(writing, "wb") as other:
+        other.write(path.read_bytes()[:1000])
+        other.close()
+        assert in_memory.content_of(pipe) == path.read_bytes()[:1000]
 
 
 def test_an_open_file_is_read_from_its_start_and_frames_are_those_of_the_path(path: Path) -> None:

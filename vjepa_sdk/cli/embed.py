@@ -119,7 +119,8 @@ def embed(
     )
     if result.clips and not quiet:
         number, unit = (result.windows, "windows") if result.windows else (result.clips, "clips")
-        rate = f"{number} {unit} in {result.clips_seconds:.1f} s, {number / result.clips_seconds:.3g} {unit}/s"
+        counted = f"{number} {unit if number > 1 else unit.removesuffix('s')}"
+        rate = f"{counted} in {result.clips_seconds:.1f} s, {number / result.clips_seconds:.3g} {unit}/s"
         print(f"vjepa: {rate}; the encoder waited {result.decode_wait_seconds:.1f} s for decoding", file=sys.stderr)
         if verbose:
             print(f"vjepa: {describe_seconds(result)}", file=sys.stderr)

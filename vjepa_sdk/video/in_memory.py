@@ -39,7 +39,8 @@ def content_of(video: object) -> object:
     if isinstance(video, io.TextIOBase):
         raise InputError("a file that was opened as text is no video; open it with mode 'rb'")
     if isinstance(video, io.IOBase):
-        video.seek(0)
+        if video.seekable():  # else it is a pipe, which is read from where it is
+            video.seek(0)
         return video.read()
     return video
 
